@@ -1,0 +1,35 @@
+"""Where the files that come with probekit are: notebooks, question files, reference claims.
+
+In a checkout they lie beside the package, at the top level; an installed wheel carries a copy
+inside it.
+"""
+
+from pathlib import Path
+
+_PACKAGE = Path(__file__).resolve().parent
+
+
+def resource(relative):
+    """Path of a file or folder that comes with probekit.
+
+    Parameters
+    ----------
+    relative : str
+        Path as in the repository, such as ``"notebooks"`` or ``"data/questions"``.
+
+    Returns
+    -------
+    Path
+
+    Raises
+    ------
+    FileNotFoundError
+        If neither the checkout nor the installed package has it.
+    """
+    for root in (_PACKAGE.parent, _PACKAGE / "shipped"):
+        if (root / relative).exists():
+            return root / relative
+    raise FileNotFoundError(
+        f"probekit was installed without {relative!r}. Install it from a checkout or from the "
+        "probekit-notebooks wheel."
+    )
