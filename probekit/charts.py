@@ -1,23 +1,20 @@
-"""Altair charts of a grid, in one look, and the files they are saved as.
+"""Altair charts of a grid, in one look.
 
 Every chart is usable on its own, carries a text alternative in its ``description``, and reads its
 cells by name (layer, token) from an xarray Dataset. What is missing is hatched, never drawn as a
 value.
 """
 
-import html
-import json
-import os
 from collections.abc import Sequence
-from pathlib import Path
 
 import altair as alt
 import numpy as np
-import vl_convert
 import xarray as xr
-from IPython.display import Image
 
+from probekit.chart_files import save_chart, static
 from probekit.tokens import FIGURE_TOKENS, TOKENS
+
+__all__ = ["heatmap", "point_biserial", "save_chart", "static"]
 
 # Liberation Sans is the face that vl-convert carries, so a PNG looks the same on every machine; the
 # others are for a browser that has no Liberation. One weight only: with two, vl-convert writes the
@@ -214,7 +211,7 @@ def _tooltips(rows):
 
 
 def _heatmap_panel(rows, measure, layers, tokens):
-    """The cells, and over them what is not a value; without configuration, so it can be joined."""
+    """Draw the cells and what is missing; without configuration, so that panels can be joined."""
     legend, domain, values = MEASURES[measure]
     # Deep models get lower cells; a label at every second layer still has room for its line.
     cell_height = int(np.clip(450 // len(layers), 8, 18))
@@ -236,7 +233,7 @@ def _heatmap_panel(rows, measure, layers, tokens):
 
 
 def _missing(base, rows, measure, cell_height):
-    """Grey, hatched cells where there is no value. Vega-Lite itself would draw nothing, i.e. white."""
+    """Hatch in grey the cells without a value: Vega-Lite itself would leave them white."""
     missing = [row | {"state": UNMEASURED} for row in rows if row[measure] is None]
     if not missing:
         return []
@@ -278,7 +275,7 @@ def _describe_heatmap(rows, measure):
 
 
 def _finished(chart, title, description):
-    """The one look of all charts: title, text alternative, font and sizes."""
+    """Give a chart the look that all share: title, text alternative, font and sizes."""
     text = {"labelFontSize": 14, "titleFontSize": 15, "titleFontWeight": "normal"}
     colours = {"labelColor": INK, "titleColor": INK}
     return (
@@ -289,148 +286,3 @@ def _finished(chart, title, description):
         .configure_legend(**text, **colours, titleLimit=0, labelLimit=0)
         .configure_view(stroke=FAINT)
     )
-
-
-FORMATS = ("json", "svg", "png", "pdf", "html")
-
-# The policy holds even if a chart's text were to become code: the page may run its own inline
-# script and reach nothing else. Vega's expressions are interpreted (ast), not compiled with eval.
-PAGE = """\
-<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; \
-script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:">
-<title>{title}</title>
-<script>{bundle}</script>
-</head>
-<body>
-<noscript>{description}</noscript>
-<div id="chart"></div>
-<script>
-vegaEmbed("#chart", {spec}, {{
-  renderer: "svg", ast: true, actions: {{export: true, source: false, compiled: false, editor: false}}
-}});
-</script>
-</body>
-</html>
-"""
-
-
-def save_chart(chart: alt.TopLevelMixin, path: str | os.PathLike) -> list[Path]:
-    """Save a chart as Vega-Lite JSON, SVG, PNG, PDF and a web page that opens offline.
-
-    Nothing is fetched, and the same chart gives the same bytes. Each file appears whole or not
-    at all; missing folders are made.
-
-    Parameters
-    ----------
-    chart : altair chart
-    path : path
-        Without a suffix, all five files are written next to each other; with one of
-        ``.json .svg .png .pdf .html``, that file only.
-
-    Returns
-    -------
-    list of Path
-        The files written.
-
-    Raises
-    ------
-    TypeError
-        If it is no Altair chart.
-    ValueError
-        If the suffix is another one, or the folder cannot be written to.
-    """
-    path = Path(path)
-    if path.suffix.lower()[1:] in FORMATS:
-        targets = [path]
-    elif path.suffix[1:].isalpha() or not path.name:
-        # Not every suffix: "cities-1.7B" and "run.v2" are names, "heatmap.jpeg" is a wish.
-        raise ValueError(
-            f"cannot save a chart as {path.name!r}. Use .{', .'.join(FORMATS)}, "
-            "or no suffix for all of them."
-        )
-    else:
-        targets = [path.with_name(f"{path.name}.{form}") for form in FORMATS]
-    rendered = [(target, _render(chart, target.suffix.lower()[1:])) for target in targets]
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        for target, content in rendered:
-            _write(target, content)
-    except OSError as error:
-        raise ValueError(
-            f"cannot write charts to the folder {path.parent}: {error.strerror or error}. "
-            "Choose a folder that you can write to."
-        ) from error
-    return targets
-
-
-def static(chart: alt.TopLevelMixin) -> Image:
-    """Return the chart as a picture with alternative text, for a notebook that runs no JavaScript.
-
-    Parameters
-    ----------
-    chart : altair chart
-
-    Returns
-    -------
-    IPython.display.Image
-        A PNG at twice the resolution, shown at the chart's own size.
-
-    Raises
-    ------
-    TypeError
-        If it is no Altair chart.
-    """
-    png = _render(chart, "png", scale=2)
-    width = int.from_bytes(png[16:20], "big")  # PNG: the header's width, in pixels
-    return Image(data=png, format="png", width=width // 2, alt=_text(chart.description))
-
-
-def _text(value):
-    return value if isinstance(value, str) else ""
-
-
-def _spec(chart):
-    if not isinstance(chart, alt.TopLevelMixin):
-        raise TypeError(f"expected an Altair chart, got {type(chart).__name__}.")
-    # The user may have set up a transformer that writes data files or refuses 5,000 rows.
-    with alt.data_transformers.enable("default", max_rows=None):
-        return chart.to_dict()
-
-
-def _render(chart, form, scale=3):
-    """Bytes of the chart in one of the FORMATS; an empty list of base URLs forbids the network."""
-    spec = _spec(chart)
-    description = html.escape(_text(spec.get("description")))
-    if form == "json":
-        return (json.dumps(spec, indent=1, allow_nan=False) + "\n").encode()
-    if form == "svg":
-        svg = vl_convert.vegalite_to_svg(spec, allowed_base_urls=[])
-        return svg.replace("<svg ", f'<svg role="img" aria-label="{description}" ', 1).encode()
-    if form == "png":
-        return vl_convert.vegalite_to_png(spec, scale=scale, allowed_base_urls=[])
-    if form == "pdf":
-        return vl_convert.vegalite_to_pdf(spec, allowed_base_urls=[])
-    title = spec.get("title", "Chart")
-    title = title["text"] if isinstance(title, dict) else title
-    title = " ".join(title) if isinstance(title, list) else title
-    # JSON inside <script>: with no "<" in it, no text of the chart can end the script.
-    page = PAGE.format(
-        title=html.escape(title),
-        description=description,
-        bundle=vl_convert.javascript_bundle(),
-        spec=json.dumps(spec, allow_nan=False).replace("<", "\\u003c"),
-    )
-    return page.encode()
-
-
-def _write(path, content):
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        part.write_bytes(content)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
