@@ -9,22 +9,8 @@ from probekit.charts import MEASURES, heatmap, point_biserial, save_chart, stati
 from probekit.tokens import FIGURE_TOKENS, TOKENS
 
 LABELS = ["last_q", "first_answer", "second_answer", "exact_answer_before_first"]
-LABELS += ["exact_answer_first", "exact_answer_last", "-8", "-7", "-6", "-5", "-4", "-3", "-2", "-1"]
-    "last_q",
-    "first_answer",
-    "second_answer",
-    "exact_answer_before_first",
-    "exact_answer_first",
-    "exact_answer_last",
-    "-8",
-    "-7",
-    "-6",
-    "-5",
-    "-4",
-    "-3",
-    "-2",
-    "-1",
-]
+LABELS += ["exact_answer_first", "exact_answer_last"]
+LABELS += ["-8", "-7", "-6", "-5", "-4", "-3", "-2", "-1"]
 
 
 def make_grid(layers=32, examples=80, seed=0):
