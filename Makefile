@@ -29,24 +29,27 @@ help:
 env: $(STAMP)
 
 # A candidate is run, not just looked up: version managers leave commands that only print an error,
-# and Debian ships Python without venv.
+# and Debian ships Python without venv. An environment that works is kept and brought up to date;
+# --clear, because a half-made one, or one of another Python, cannot be.
 $(STAMP): pyproject.toml constraints.txt
-	@found=; \
-	for candidate in "$(PYTHON)" python3 python3.13 python3.12 python3.11 python3.14 python; do \
-		[ -n "$$candidate" ] || continue; \
-		if "$$candidate" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' \
-			>/dev/null 2>&1; then found=$$candidate; break; fi; \
-		if [ -n "$(PYTHON)" ]; then break; fi; \
+	@suits() { "$$1" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' \
+		>/dev/null 2>&1; }; \
+	found=; \
+	for candidate in $(if $(PYTHON),"$(PYTHON)",python3 python3.13 python3.12 python3.11 python3.14 python); do \
+		if suits "$$candidate"; then found=$$candidate; break; fi; \
 	done; \
-	if [ -z "$$found" ]; then \
+	if [ -z "$(PYTHON)" ] && suits $(BIN)/python && $(PIP) --help >/dev/null 2>&1; then \
+		echo "[1/3] .venv is there: $$($(BIN)/python --version)"; \
+	elif [ -n "$$found" ]; then \
+		echo "[1/3] making .venv with $$("$$found" --version)"; \
+		"$$found" -m venv --clear .venv; \
+	else \
 		echo "probekit needs Python 3.11 or newer with its venv module." \
 			"$(if $(PYTHON),$(PYTHON) is not that.,None was found on the PATH.)" >&2; \
 		echo "Install one (Debian: apt install python3 python3-venv; macOS: brew install" \
 			"python@3.13), or say where it is: make env PYTHON=/path/to/python3" >&2; \
 		exit 1; \
-	fi; \
-	echo "[1/3] .venv with $$("$$found" --version)"; \
-	"$$found" -m venv .venv
+	fi
 	@echo "[2/3] the packages pinned in constraints.txt (a few minutes, mostly downloads)"
 	@$(PIP) $(PIP_ARGS) -e ".[test]"
 	@echo "[3/3] the default model's weights, SmolLM2-135M-Instruct (98 MB)"
