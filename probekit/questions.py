@@ -1,0 +1,259 @@
+"""Read and validate a table of short-answer questions."""
+
+import csv
+import json
+import math
+from collections import Counter
+from pathlib import Path
+
+import pandas as pd
+
+from probekit.candidates import read_candidates
+from probekit.resources import resource
+
+_SUFFIXES = (".csv", ".jsonl", ".json", ".parquet")
+# Where nested answers keep their accepted forms: TriviaQA's value and aliases, SQuAD's text.
+_ANSWER_FIELDS = ("value", "aliases", "text")
+
+
+def read_questions(
+    source, *, question="question", answers="answers", id="id", candidates="candidates", limit=0
+):
+    """Read a question table from a file, a DataFrame or by the name of a shipped file.
+
+    Parameters
+    ----------
+    source : str, Path or DataFrame
+        A ``.csv``, ``.jsonl`` (or ``.json``: lines or an array) or ``.parquet`` file, text files in
+        UTF-8; a DataFrame, which is not changed; or a shipped file's name, such as ``"cities"``.
+    question, answers, id, candidates : str
+        What these columns are called in the source; `id` and `candidates` may be absent. Accepted
+        answers are a list, a text with ``|`` between them, or a mapping with ``value`` and
+        ``aliases`` (TriviaQA) or ``text`` (SQuAD). `candidates` names a list of things that could
+        be answered, looked for in the folder ``candidates`` beside the file, then among the
+        shipped ones; see `read_candidates`.
+    limit : int
+        Only the first `limit` questions are read; 0 reads all.
+
+    Returns
+    -------
+    DataFrame
+        Columns ``id`` (str, unique; from the row number where there is none), ``question`` (str),
+        ``answers`` (list of str, at least one) and ``candidates`` (`Candidates` or None).
+
+    Raises
+    ------
+    FileNotFoundError
+        If the file does not exist.
+    TypeError
+        If `source` or `limit` is of another type.
+    ValueError
+        If the file cannot be read as what its suffix says, a column is missing, a question is
+        empty or has no accepted answer, ids repeat, or `limit` is negative.
+    """
+    if isinstance(limit, bool) or not isinstance(limit, int):
+        raise TypeError(f"limit={limit!r}: expected a whole number of questions, 0 for all")
+    if limit < 0:
+        raise ValueError(f"limit={limit}: expected 0 (all questions) or a positive number")
+    table, name, folder = _load(source)
+    if not len(table):
+        raise ValueError(f"{name} has no questions: it holds no row below the column names")
+    columns = {"question": question, "answers": answers}
+    for parameter, column, default in (("id", id, "id"), ("candidates", candidates, "candidates")):
+        if column in table.columns or column != default:
+            columns[parameter] = column
+    _require(columns, table, name)
+
+    width = max(4, len(str(len(table))))
+    if limit:
+        table = table.iloc[:limit]
+    cells = {parameter: table[column].tolist() for parameter, column in columns.items()}
+    rows = []
+    for number in range(len(table)):
+        row = {parameter: values[number] for parameter, values in cells.items()}
+        identity = _text(row["id"]) if "id" in row else f"q{number + 1:0{width}d}"
+        where = f"{name}, row {number + 1}" + (f" (id {identity!r})" if "id" in row else "")
+        if not identity:
+            raise ValueError(
+                f"{where}: the id is empty. Give every row one, or leave out the column"
+            )
+        rows.append(
+            {
+                "id": identity,
+                "question": _question(row["question"], where, question),
+                "answers": _answers(row["answers"], where, answers),
+                "candidates": _text(row.get("candidates")) or None,
+            }
+        )
+    _require_unique([row["id"] for row in rows], name)
+    lists = {
+        list_name: read_candidates(list_name, folder)
+        for list_name in dict.fromkeys(row["candidates"] for row in rows)
+        if list_name is not None
+    }
+    for row in rows:
+        row["candidates"] = lists.get(row["candidates"])
+    result = {column: [row[column] for row in rows] for column in rows[0]}
+    result["candidates"] = pd.Series(result["candidates"], dtype=object)
+    return pd.DataFrame(result)
+
+
+def _load(source):
+    """Table, what to call it in messages, and the folder that it lies in (None for a DataFrame)."""
+    if isinstance(source, pd.DataFrame):
+        return source, "the DataFrame", None
+    if not isinstance(source, str | Path):
+        raise TypeError(
+            f"questions given as {type(source).__name__}: expected a path, the name of a shipped "
+            "file, or a pandas DataFrame"
+        )
+    path = Path(source)
+    if not path.suffix and path.name == str(source) and not path.exists():
+        shipped = resource("data/questions")
+        names = sorted(p.stem for p in shipped.glob("*.csv"))
+        if path.name not in names:
+            raise ValueError(
+                f"questions {source!r}: neither a file nor a shipped question file. Shipped: "
+                f"{', '.join(names)}. A file of yours needs its suffix: {', '.join(_SUFFIXES)}."
+            )
+        path = shipped / f"{path.name}.csv"
+    if not path.exists():
+        raise FileNotFoundError(f"question file {str(path)!r} does not exist")
+    if path.suffix.lower() not in _SUFFIXES or not path.is_file():
+        raise ValueError(
+            f"question file {str(path)!r}: expected a file that ends in {', '.join(_SUFFIXES)}"
+        )
+    if path.stat().st_size == 0:
+        raise ValueError(f"question file {str(path)!r} is empty")
+    return _read(path), path.name, path.parent
+
+
+def _read(path):
+    if path.suffix.lower() == ".parquet":
+        try:
+            return pd.read_parquet(path)
+        except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
+            raise ValueError(f"{path.name} is not a Parquet file: {error}") from error
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path.name} is not UTF-8 text ({error.reason} at byte {error.start}). "
+            "Save it as UTF-8."
+        ) from error
+    if not text.strip():
+        raise ValueError(f"question file {str(path)!r} is empty")
+    return (
+        _read_csv(text, path.name) if path.suffix.lower() == ".csv" else _read_json(text, path.name)
+    )
+
+
+def _read_csv(text, name):
+    try:
+        header, *rows = csv.reader(text.splitlines(keepends=True), strict=True)
+    except csv.Error as error:
+        raise ValueError(f"{name} is not a CSV file: {error}") from error
+    rows = [row for row in rows if row]  # blank lines
+    for number, row in enumerate(rows, start=1):
+        if len(row) != len(header):
+            raise ValueError(
+                f"{name}, row {number}: {len(row)} cells under {len(header)} column names. A cell "
+                'that holds a comma needs quotes: "Paris, France".'
+            )
+    return pd.DataFrame(rows, columns=header, dtype=object)
+
+
+def _read_json(text, name):
+    try:
+        rows = json.loads(text) if text.lstrip().startswith("[") else None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{name} is not a JSON array: {error}") from error
+    if rows is None:
+        rows = []
+        # Not splitlines: U+2028 and the like are allowed inside a JSON string.
+        for number, line in enumerate(text.split("\n"), start=1):
+            try:
+                rows += [json.loads(line)] if line.strip() else []
+            except json.JSONDecodeError as error:
+                raise ValueError(f"{name}, line {number} is not JSON: {error}") from error
+    for number, row in enumerate(rows, start=1):
+        if not isinstance(row, dict):
+            raise ValueError(
+                f"{name}, row {number}: expected an object such as "
+                f'{{"question": ..., "answers": [...]}}, got {type(row).__name__}'
+            )
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    return pd.DataFrame(
+        {column: pd.Series([row.get(column) for row in rows], dtype=object) for column in columns}
+    )
+
+
+def _require(columns, table, name):
+    found = [str(column) for column in table.columns]
+    for parameter, column in columns.items():
+        count = found.count(str(column))
+        if count > 1:
+            raise ValueError(f"{name} has {count} columns called {column!r}")
+        if column not in table.columns:
+            raise ValueError(
+                f"{name} has no column {column!r}. Columns found: {', '.join(found)}. Say which "
+                f"one holds the {parameter}, such as read_questions(..., {parameter}={found[0]!r})."
+            )
+
+
+def _require_unique(ids, name):
+    repeated = [identity for identity, count in Counter(ids).items() if count > 1]
+    if repeated:
+        more = f" and {len(repeated) - 5} more" if len(repeated) > 5 else ""
+        raise ValueError(
+            f"{name}: ids must be unique, but these repeat: {', '.join(repeated[:5])}{more}"
+        )
+
+
+def _text(cell):
+    """Text of a cell; "" where it holds nothing."""
+    if cell is None or cell is pd.NA or cell is pd.NaT:
+        return ""
+    if isinstance(cell, float):
+        return "" if math.isnan(cell) else str(int(cell)) if cell.is_integer() else str(cell)
+    return str(cell).strip()
+
+
+def _question(cell, where, column):
+    text = _text(cell)
+    if not text:
+        raise ValueError(f"{where}: the question is empty (column {column!r})")
+    return text
+
+
+def _answers(cell, where, column):
+    accepted = list(dict.fromkeys(_accepted(cell, where)))
+    if not accepted:
+        raise ValueError(
+            f"{where}: no accepted answer (column {column!r}). Give at least one; put | between "
+            "several"
+        )
+    return accepted
+
+
+def _accepted(cell, where):
+    """List the accepted answers in a cell: text, number, list, or mapping."""
+    if hasattr(cell, "tolist"):  # numpy's arrays and numbers, as Parquet gives them
+        cell = cell.tolist()
+    if isinstance(cell, dict):
+        fields = [field for field in _ANSWER_FIELDS if field in cell]
+        if not fields:
+            raise ValueError(
+                f"{where}: answers with the fields {', '.join(map(str, cell))}; expected one of "
+                f"{', '.join(_ANSWER_FIELDS)}"
+            )
+        return [answer for field in fields for answer in _accepted(cell[field], where)]
+    if isinstance(cell, list | tuple | set | frozenset):
+        return [text for text in map(_text, cell) if text]
+    text = _text(cell)
+    if text.startswith('["') and text.endswith("]"):
+        try:
+            return _accepted(json.loads(text), where)  # a list written as JSON in a CSV cell
+        except json.JSONDecodeError:
+            pass
+    return [part.strip() for part in text.split("|") if part.strip()]
