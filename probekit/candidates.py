@@ -186,15 +186,15 @@ class _Contexts:
     def __init__(self, decoys):
         before, after, self._around = [], [], []
         for decoy in decoys:
-            left, right = (_cased(fold(part)[0]) for part in decoy.split(_SLOT, 1))
+            left, right = (fold(part)[0] for part in decoy.split(_SLOT, 1))
             if left and right:
-                self._around.append((_ends(left), _begins(right)))
+                self._around.append((_ends([left]), _begins([right])))
             elif left:
                 before.append(left)
             elif right:
                 after.append(right)
-        self._before = _ends("|".join(before)) if before else None
-        self._after = _begins("|".join(after)) if after else None
+        self._before = _ends(before) if before else None
+        self._after = _begins(after) if after else None
 
     def mask(self, text, mentions):
         """For each mention, whether a decoy masks it."""
@@ -283,12 +283,16 @@ def _any_of(patterns):
     return re.compile(f"{WORD_START}(?:{'|'.join(patterns)}){WORD_END}" if patterns else r"(?!)")
 
 
-def _ends(pattern):
-    return re.compile(rf"{WORD_START}(?:{pattern})[\"'(*]*(?:(?i:the)\s+)?[\"'(*]*$")
+def _ends(phrases):
+    """Pattern that ends where a mention begins: one of these phrases, and what may follow it."""
+    edged = (f"{WORD_START if phrase[0].isalnum() else ''}{_cased(phrase)}" for phrase in phrases)
+    return re.compile(rf"(?:{'|'.join(edged)})[\"'(*]*(?:(?i:the)\s+)?[\"'(*]*$")
 
 
-def _begins(pattern):
-    return re.compile(rf"[\"')*]*(?:{pattern}){WORD_END}")
+def _begins(phrases):
+    """Pattern that begins where a mention ends."""
+    edged = (f"{_cased(phrase)}{WORD_END if phrase[-1].isalnum() else ''}" for phrase in phrases)
+    return re.compile(rf"[\"')*]*(?:{'|'.join(edged)})")
 
 
 def read_candidates(name, folder=None):

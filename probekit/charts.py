@@ -1,42 +1,54 @@
-"""Altair charts of a grid, in one look.
+"""Altair charts of a grid: heatmaps of layers by tokens, alone, side by side and as differences.
 
 Every chart is usable on its own, carries a text alternative in its ``description``, and reads its
 cells by name (layer, token) from an xarray Dataset. What is missing is hatched, never drawn as a
-value.
+value. Charts of lines and of single cells are in ``line_charts``, files in ``chart_files``; their
+names are offered here too.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import altair as alt
 import numpy as np
 import xarray as xr
 
 from probekit.chart_files import save_chart, static
-from probekit.tokens import FIGURE_TOKENS, TOKENS
+from probekit.chart_parts import cell_rows, finished, tooltips, variable
+from probekit.line_charts import by_layer, by_token, calibration, roc, score_distribution
+from probekit.tokens import FIGURE_TOKENS
 
-__all__ = ["heatmap", "point_biserial", "save_chart", "static"]
-
-# Liberation Sans is the face that vl-convert carries, so a PNG looks the same on every machine; the
-# others are for a browser that has no Liberation. One weight only: with two, vl-convert writes the
-# fonts of a PDF in an order that changes from run to run.
-FONT = "Liberation Sans, Arial, Helvetica, sans-serif"
-INK, FAINT, MISSING_FILL = "#222222", "#767676", "#efefef"
+__all__ = [
+    "by_layer",
+    "by_token",
+    "calibration",
+    "compare_splits",
+    "gain",
+    "heatmap",
+    "point_biserial",
+    "roc",
+    "save_chart",
+    "score_distribution",
+    "small_multiples",
+    "static",
+]
 
 #: What a heatmap can draw: legend title, colour domain, legend values.
 MEASURES = {
     "auroc": (["AUROC of", "error detection"], (0.5, 1.0), (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)),
     "correlation": (["|r| of score", "with correctness"], (0.0, 1.0), (0, 0.2, 0.4, 0.6, 0.8, 1)),
 }
-UNMEASURED = "not measured"
-CELL_WIDTH = 22
+FIGURE_TITLE = "Layer vs. Token Correlation"
+MISSING_FILL, OUTLINE = "#efefef", "#d55e00"
 
 
 def heatmap(
     grid: xr.Dataset,
     *,
     measure: str = "auroc",
-    title: str = "Layer vs. Token Correlation",
+    title: str = FIGURE_TITLE,
     tokens: Sequence[str] = FIGURE_TOKENS,
+    mute: bool | float = False,
+    outline: Sequence[tuple[int, str]] = (),
 ) -> alt.LayerChart:
     """Draw the figure: tokens across, layers down, the measure in blues.
 
@@ -52,6 +64,11 @@ def heatmap(
     title : str
     tokens : sequence of str
         Columns, in this order. A known token that the grid lacks is an empty column.
+    mute : bool or float
+        Pale and dotted where the corrected p (``p_corrected``; where the grid has none,
+        ``p_value``, and the legend says so) is not below this level; True is 0.05.
+    outline : sequence of (layer, token)
+        Cells to outline: the first as the best, the others as those it cannot be told from.
 
     Returns
     -------
@@ -62,14 +79,149 @@ def heatmap(
     TypeError
         If the grid is not an xarray Dataset.
     ValueError
-        If the measure or a token is unknown, or the grid is empty or lacks a variable.
+        If the measure, a token or an outlined cell is unknown, or the grid is empty or lacks a
+        variable that is needed.
     """
-    if measure not in MEASURES:
-        raise ValueError(f"measure={measure!r} is unknown. Use one of {', '.join(MEASURES)}.")
-    values = _cells(grid, "auroc") if measure == "auroc" else point_biserial(grid)
-    rows = _rows(grid, values.rename(measure), tokens)
-    panel = _heatmap_panel(rows, measure, grid.layer.values.tolist(), list(tokens))
-    return _finished(panel, title, _describe_heatmap(rows, measure))
+    rows = _measured_rows(grid, measure, tokens)
+    panel = _panel(rows, _blues(measure), level=_level(mute), outline=outline)
+    return finished(panel, title, _describe(rows, measure, outline))
+
+
+def compare_splits(
+    grids: Mapping[str, xr.Dataset],
+    *,
+    measure: str = "auroc",
+    title: str = FIGURE_TITLE,
+    tokens: Sequence[str] = FIGURE_TOKENS,
+    mute: bool | float = False,
+) -> alt.HConcatChart:
+    """Draw the heatmaps of several splits side by side, on one scale.
+
+    Parameters
+    ----------
+    grids : mapping of name to Dataset
+        Such as ``{"random": ..., "answer": ...}``; the names are drawn over the panels. They all
+        have the same layers.
+    measure, title, tokens, mute
+        As for `heatmap`.
+
+    Returns
+    -------
+    HConcatChart
+
+    Raises
+    ------
+    TypeError
+        If it is not a mapping of grids.
+    ValueError
+        As for `heatmap`; or if there is no grid, or they differ in their layers.
+    """
+    panels = {name: _measured_rows(grid, measure, tokens) for name, grid in _named(grids).items()}
+    if len({tuple(_layers(rows)) for rows in panels.values()}) > 1:
+        raise ValueError("the grids have different layers. Use small_multiples to compare models.")
+    level = _level(mute)
+    charts = [
+        _panel(rows, _blues(measure), level=level, y_title="" if i else "Layer").properties(
+            title=str(name)
+        )
+        for i, (name, rows) in enumerate(panels.items())
+    ]
+    chart = alt.hconcat(*charts, spacing=24)
+    return finished(chart, title, _describe_panels(panels, measure))
+
+
+def small_multiples(
+    grids: Mapping[str, xr.Dataset],
+    *,
+    measure: str = "auroc",
+    title: str = FIGURE_TITLE,
+    tokens: Sequence[str] = FIGURE_TOKENS,
+    columns: int = 3,
+) -> alt.ConcatChart:
+    """Draw one small heatmap a run (model, site or question file), all on one scale.
+
+    Parameters
+    ----------
+    grids : mapping of name to Dataset
+        They may have different numbers of layers: each panel has its own layer axis.
+    measure, title, tokens
+        As for `heatmap`.
+    columns : int
+        Panels in a row.
+
+    Returns
+    -------
+    ConcatChart
+
+    Raises
+    ------
+    TypeError
+        If it is not a mapping of grids.
+    ValueError
+        As for `heatmap`; or if there is no grid, or not at least one column.
+    """
+    if columns < 1:
+        raise ValueError(f"columns must be at least 1, got {columns}.")
+    panels = {name: _measured_rows(grid, measure, tokens) for name, grid in _named(grids).items()}
+    charts = []
+    for i, (name, rows) in enumerate(panels.items()):
+        panel = _panel(
+            rows,
+            _blues(measure),
+            cell=(15, max(3, 208 // len(_layers(rows)))),
+            y_title="Layer" if i % columns == 0 else "",
+        )
+        charts.append(panel.properties(title=str(name)))
+    chart = alt.concat(*charts, columns=columns, spacing=16).resolve_scale(y="independent")
+    return finished(chart, title, _describe_panels(panels, measure))
+
+
+def gain(
+    grid: xr.Dataset,
+    *,
+    title: str = "Gain over the best control",
+    tokens: Sequence[str] = FIGURE_TOKENS,
+) -> alt.LayerChart:
+    """Draw by how much the probe's AUROC exceeds that of the best control, in every cell.
+
+    Blue is better than the control and orange worse, which colour-blind readers tell apart. In
+    greyscale too: cells whose interval includes 0 are dotted and pale, those below it have a
+    minus sign.
+
+    Parameters
+    ----------
+    grid : Dataset
+        ``gain(layer, token)``, a difference of AUROCs in [-1, 1]; ``gain_low`` and ``gain_high``,
+        where present, decide on dots and minus signs.
+    title : str
+    tokens : sequence of str
+        As for `heatmap`.
+
+    Returns
+    -------
+    LayerChart
+
+    Raises
+    ------
+    TypeError, ValueError
+        As for `heatmap`.
+    """
+    rows = cell_rows(grid, variable(grid, "gain", ("layer", "token")).rename("gain"), tokens)
+    extent = max((abs(row["gain"]) for row in rows if row["gain"] is not None), default=0)
+    extent = max(0.1, float(np.ceil(extent * 10 - 1e-9)) / 10)  # symmetric, in whole tenths
+    colour = alt.Color(
+        "gain:Q",
+        title=["Gain in AUROC over", "the best control"],
+        scale=alt.Scale(scheme="blueorange", reverse=True, domain=[-extent, extent], domainMid=0),
+        legend=alt.Legend(
+            orient="right",
+            values=[-extent, -extent / 2, 0, extent / 2, extent],
+            format="+.2f",
+            labelExpr="datum.value == 0 ? '0' : datum.label",
+            gradientLength=180,
+        ),
+    )
+    return finished(_panel(rows, colour), title, _describe(rows, "gain"))
 
 
 def point_biserial(grid: xr.Dataset) -> xr.DataArray:
@@ -90,8 +242,8 @@ def point_biserial(grid: xr.Dataset) -> xr.DataArray:
     ValueError
         If the grid lacks ``score`` or ``correct``.
     """
-    score = _variable(grid, "score", ("example", "layer", "token")).astype("float64")
-    correct = _variable(grid, "correct", ("example",)).astype("float64")
+    score = variable(grid, "score", ("example", "layer", "token")).astype("float64")
+    correct = variable(grid, "correct", ("example",)).astype("float64")
     correct = correct.where(score.notnull())
     # Not xr.corr: it returns rounding noise, not NaN, where one side is constant.
     deviation, side = score - score.mean("example"), correct - correct.mean("example")
@@ -101,188 +253,189 @@ def point_biserial(grid: xr.Dataset) -> xr.DataArray:
     return r.clip(max=1).transpose("layer", "token")
 
 
-def _variable(grid, name, dims):
-    if not isinstance(grid, xr.Dataset):
-        raise TypeError(
-            f"a chart needs a grid (an xarray Dataset), got {type(grid).__name__}. "
-            "Make one with probe_grid, or read one with Run.grid()."
-        )
-    if name not in grid.variables:
-        have = ", ".join(map(str, grid.data_vars)) or "nothing"
-        raise ValueError(f"the grid has no variable {name!r}; it has {have}.")
-    if set(grid[name].dims) != set(dims):
-        raise ValueError(
-            f"{name!r} must be over ({', '.join(dims)}), "
-            f"it is over ({', '.join(map(str, grid[name].dims))})."
-        )
-    if grid[name].size == 0:
-        raise ValueError(f"the grid is empty: {name!r} has sizes {dict(grid[name].sizes)}.")
-    return grid[name].transpose(*dims)
+def _measured_rows(grid, measure, tokens):
+    if measure not in MEASURES:
+        raise ValueError(f"measure={measure!r} is unknown. Use one of {', '.join(MEASURES)}.")
+    if measure == "auroc":
+        values = variable(grid, "auroc", ("layer", "token"))
+    else:
+        values = point_biserial(grid)
+    return cell_rows(grid, values.rename(measure), tokens)
 
 
-def _cells(grid, name):
-    return _variable(grid, name, ("layer", "token"))
+def _named(grids):
+    if not isinstance(grids, Mapping):
+        raise TypeError(f"expected a mapping of name to grid, got {type(grids).__name__}.")
+    if not grids:
+        raise ValueError("there is no grid to draw: the mapping is empty.")
+    return grids
 
 
-def _known_tokens(grid, tokens):
-    """Check the columns asked for; those the grid lacks are allowed if they are named positions."""
-    if isinstance(tokens, str):
-        raise TypeError(f"tokens must be a sequence of names, got the string {tokens!r}.")
-    tokens = list(tokens)
-    have = grid.token.values.tolist()
-    unknown = [token for token in tokens if token not in have and token not in TOKENS]
-    if unknown or not tokens:
-        what = f"unknown token {', '.join(map(repr, unknown))}" if unknown else "no token is given"
-        raise ValueError(f"{what}. The grid has {', '.join(map(str, have))}.")
-    if len(set(tokens)) < len(tokens):
-        raise ValueError(f"a token is given twice: {', '.join(tokens)}.")
-    if not set(tokens) & set(have):
-        raise ValueError(
-            f"the grid has none of the tokens asked for. It has {', '.join(map(str, have))}."
-        )
-    return tokens
+def _layers(rows):
+    return sorted({row["layer"] for row in rows})
 
 
-def _number(value):
-    # JSON has no NaN or infinity; null is what Vega-Lite takes for "missing".
-    return float(value) if np.isfinite(value) else None
+def _tokens(rows):
+    return list(dict.fromkeys(row["token"] for row in rows))
 
 
-def _rows(grid, values, tokens):
-    """One record a cell, layer by layer, with the values as they are in the grid."""
-    tokens = _known_tokens(grid, tokens)
-    fields = {values.name: values}
-    for name in ("auroc_low", "auroc_high", "n_examples", "p_value", "p_corrected"):
-        if name in grid:
-            fields[name] = _cells(grid, name)
-    arrays = {
-        name: array.astype("float64").reindex(token=tokens).values for name, array in fields.items()
-    }
-    return [
-        {"layer": int(layer), "token": token}
-        | {name: _number(array[i, j]) for name, array in arrays.items()}
-        for i, layer in enumerate(grid.layer.values)
-        for j, token in enumerate(tokens)
-    ]
+def _level(mute):
+    """Return the level below which p is significant, or None if nothing is to be muted."""
+    if mute is False or mute is None:
+        return None
+    level = 0.05 if mute is True else mute
+    if isinstance(level, str) or not 0 < level < 1:
+        raise ValueError(f"mute must be True, False or a level between 0 and 1, got {mute!r}.")
+    return level
 
 
-def _layer_axis(layers):
-    """Layer 0 at the top, a tick and a label at every second layer."""
-    even = [layer for layer in layers if layer % 2 == 0]
-    return alt.Y(
-        "layer:O",
-        title="Layer",
-        scale=alt.Scale(domain=sorted(layers)),
-        axis=alt.Axis(values=sorted(even or layers), labelOverlap=False),
-    )
-
-
-def _token_axis(tokens):
-    return alt.X(
-        "token:N",
-        title="Token",
-        sort=None,
-        scale=alt.Scale(domain=tokens),
-        axis=alt.Axis(labelAngle=-45, labelOverlap=False, labelLimit=0),
-    )
-
-
-TOOLTIPS = {
-    "layer": ("Layer", "d"),
-    "token": ("Token", None),
-    "auroc": ("AUROC", ".3f"),
-    "correlation": ("|r|", ".3f"),
-    "auroc_low": ("AUROC, lower bound", ".3f"),
-    "auroc_high": ("AUROC, upper bound", ".3f"),
-    "n_examples": ("Examples", "d"),
-    "p_value": ("p", ".3g"),
-    "p_corrected": ("p, corrected", ".3g"),
-}
-
-
-def _tooltips(rows):
-    return [
-        alt.Tooltip(name, type="quantitative", title=title, format=form)
-        if form
-        else alt.Tooltip(name, type="nominal", title=title)
-        for name, (title, form) in TOOLTIPS.items()
-        if name in rows[0]
-    ]
-
-
-def _heatmap_panel(rows, measure, layers, tokens):
-    """Draw the cells and what is missing; without configuration, so that panels can be joined."""
+def _blues(measure):
     legend, domain, values = MEASURES[measure]
-    # Deep models get lower cells; a label at every second layer still has room for its line.
-    cell_height = int(np.clip(450 // len(layers), 8, 18))
-    base = alt.Chart(alt.Data(values=rows)).encode(x=_token_axis(tokens), y=_layer_axis(layers))
-    colour = alt.Color(
+    return alt.Color(
         f"{measure}:Q",
         title=legend,
         scale=alt.Scale(scheme="blues", domain=list(domain), clamp=True),
-        legend=alt.Legend(
-            orient="right",
-            values=list(values),
-            format=".1f",
-            gradientLength=min(180, cell_height * len(layers)),
+        legend=alt.Legend(orient="right", values=list(values), format=".1f", gradientLength=180),
+    )
+
+
+def _panel(
+    rows,
+    colour,
+    *,
+    cell=None,
+    level=None,
+    outline=(),
+    y_title="Layer",
+):
+    """Draw the cells and the marks on them; without configuration, so that panels can be joined."""
+    layers, tokens = _layers(rows), _tokens(rows)
+    # Whole pixels: fractions would show as pale seams between the cells. Deep models get lower
+    # cells, down to a height at which a label at every second layer still has room for its line.
+    width, height = cell or (22, int(np.clip(450 // len(layers), 8, 20)))
+    step = next(step for step in (2, 4, 8, 16, 32) if step * height >= 15 or step == 32)
+    ticks = [layer for layer in layers if layer % step == 0] or layers
+    base = alt.Chart(alt.Data(values=rows)).encode(
+        x=alt.X(
+            "token:N",
+            title="Token",
+            scale=alt.Scale(domain=tokens),
+            axis=alt.Axis(labelAngle=-45 if width > 20 else -90, labelOverlap=False, labelLimit=0),
+        ),
+        # Layer 0 is at the top: an ordinal scale starts there.
+        y=alt.Y(
+            "layer:O",
+            title=y_title,
+            scale=alt.Scale(domain=layers),
+            axis=alt.Axis(values=ticks, labelOverlap=False),
         ),
     )
-    cells = base.mark_rect().encode(color=colour, tooltip=_tooltips(rows))
-    chart = alt.layer(cells, *_missing(base, rows, measure, cell_height))
-    return chart.properties(width=CELL_WIDTH * len(tokens), height=cell_height * len(layers))
+    value = colour.shorthand.removesuffix(":Q")
+    cells = base.mark_rect().encode(color=colour, tooltip=tooltips(rows[0]))
+    marked = [*_stated(rows, value, level), *_outlined(rows, outline)]
+    return alt.layer(cells, *_marks(base, marked, width, height)).properties(
+        width=width * len(tokens), height=height * len(layers)
+    )
 
 
-def _missing(base, rows, measure, cell_height):
-    """Hatch in grey the cells without a value: Vega-Lite itself would leave them white."""
-    missing = [row | {"state": UNMEASURED} for row in rows if row[measure] is None]
-    if not missing:
+UNMEASURED, UNCLEAR, WORSE = "not measured", "interval includes 0", "worse"
+BEST, RIVAL = "best cell", "not told apart"
+
+
+def _stated(rows, value, level):
+    """Return the records of the cells that need a mark, each with its ``state`` in words."""
+    if level is not None:
+        p = "p_corrected" if "p_corrected" in rows[0] else "p_value"
+        if p not in rows[0]:
+            raise ValueError("mute needs p_corrected or p_value in the grid, and it has neither.")
+        muted = f"p ≥ {level:g}" + ("" if p == "p_corrected" else ", uncorrected")
+
+    def state(row):
+        if row[value] is None:
+            return UNMEASURED
+        if level is not None and (row[p] is None or row[p] >= level):
+            return muted
+        low, high = row.get("gain_low"), row.get("gain_high")
+        if value == "gain" and None not in (low, high):
+            return UNCLEAR if low <= 0 <= high else WORSE if high < 0 else None
+        return None
+
+    return [row | {"state": state(row)} for row in rows if state(row)]
+
+
+def _outlined(rows, outline):
+    cells = {(row["layer"], row["token"]): row for row in rows}
+    wrong = [cell for cell in outline if tuple(cell) not in cells]
+    if wrong:
+        raise ValueError(f"outline names cells that are not drawn: {wrong}. Give (layer, token).")
+    return [cells[tuple(cell)] | {"state": RIVAL if i else BEST} for i, cell in enumerate(outline)]
+
+
+def _marks(base, marked, width, height):
+    """Hatch on grey what was not measured (Vega-Lite would leave it white), dot what is muted."""
+    if not marked:
         return []
-    there = base.properties(data=alt.Data(values=missing)).encode(
-        tooltip=[*_tooltips(missing)[:2], alt.Tooltip("state:N", title="Value")]
-    )
-    # A symbol of size 4 is drawn at the scale of its path: one diagonal through the cell.
-    hatch = f"M{-CELL_WIDTH / 2},{cell_height / 2}L{CELL_WIDTH / 2},{-cell_height / 2}"
-    shape = alt.Shape(
-        "state:N",
-        title=None,
-        scale=alt.Scale(domain=[UNMEASURED], range=[hatch]),
-        legend=alt.Legend(symbolSize=4, offset=24),
-    )
+    names = {row["state"] for row in marked}
+    first = [name for name in (BEST, RIVAL, UNMEASURED) if name in names]
+    states = first + sorted(names - set(first))
+    # A symbol of size 4 is drawn at the scale of its path, so these are pixels of the cell.
+    x, y = width / 2 - 1, height / 2 - 1
+    dot = "M-0.7,0A0.7,0.7,0,1,1,0.7,0A0.7,0.7,0,1,1,-0.7,0"
+    paths = {
+        UNMEASURED: f"M{-width / 2},{height / 2}L{width / 2},{-height / 2}",
+        WORSE: "M-4,0L4,0",
+        BEST: _frame(x, y) + _frame(x - 1, y - 1),
+        RIVAL: _frame(x, y),
+    }
+    colours = {BEST: OUTLINE, RIVAL: OUTLINE}
+    legend = alt.Legend(symbolSize=4, symbolOffset=8, labelOffset=12, rowPadding=6)
+    shape = alt.Scale(domain=states, range=[paths.get(state, dot) for state in states])
+    stroke = alt.Scale(domain=states, range=[colours.get(state, "#555555") for state in states])
+    with_note = base.encode(tooltip=[*tooltips(marked[0]), alt.Tooltip("state:N", title="Note")])
+
+    def over(*states):
+        records = [row for row in marked if row["state"] in states]
+        return with_note.properties(data=alt.Data(values=records))
+
     return [
-        there.mark_rect(color=MISSING_FILL),
-        there.mark_point(size=4, stroke=FAINT, strokeWidth=0.8, opacity=1).encode(shape=shape),
+        over(UNMEASURED).mark_rect(color=MISSING_FILL),
+        over(*names - {UNMEASURED, WORSE, BEST, RIVAL}).mark_rect(color="white", opacity=0.55),
+        over(BEST, RIVAL).mark_rect(fill=None, stroke="white", strokeWidth=3.5),
+        over(*names)
+        .mark_point(size=4, opacity=1, strokeWidth=1.1)
+        .encode(
+            shape=alt.Shape("state:N", title=None, scale=shape, legend=legend),
+            stroke=alt.Stroke("state:N", title=None, scale=stroke, legend=legend),
+        ),
     ]
 
 
-def _describe_heatmap(rows, measure):
-    name = " ".join(MEASURES[measure][0])
-    layers = sorted({row["layer"] for row in rows})
-    tokens = list(dict.fromkeys(row["token"] for row in rows))
+def _frame(x, y):
+    return f"M{-x},{-y}L{x},{-y}L{x},{y}L{-x},{y}Z"
+
+
+def _describe(rows, value, outline=()):
+    layers, tokens = _layers(rows), _tokens(rows)
+    name = "gain in AUROC over the best control"
+    name = name if value == "gain" else " ".join(MEASURES[value][0])
     text = (
         f"Heatmap of the {name}: {len(layers)} layers ({layers[0]} to {layers[-1]}, top to bottom) "
         f"by {len(tokens)} tokens ({tokens[0]} to {tokens[-1]}). "
     )
-    measured = [row for row in rows if row[measure] is not None]
+    measured = [row for row in rows if row[value] is not None]
     if not measured:
         return text + "No cell is measured."
-    best, worst = (pick(measured, key=lambda row: row[measure]) for pick in (max, min))
+    best, worst = (pick(measured, key=lambda row: row[value]) for pick in (max, min))
     text += (
-        f"Highest {best[measure]:.2f} at layer {best['layer']}, token {best['token']}; "
-        f"lowest {worst[measure]:.2f} at layer {worst['layer']}, token {worst['token']}."
+        f"Highest {best[value]:.2f} at layer {best['layer']}, token {best['token']}; "
+        f"lowest {worst[value]:.2f} at layer {worst['layer']}, token {worst['token']}."
     )
+    if len(outline) > 1:
+        text += f" {len(outline) - 1} cells cannot be told from the best one."
     missing = len(rows) - len(measured)
     return text + (f" {missing} of {len(rows)} cells are not measured." if missing else "")
 
 
-def _finished(chart, title, description):
-    """Give a chart the look that all share: title, text alternative, font and sizes."""
-    text = {"labelFontSize": 14, "titleFontSize": 15, "titleFontWeight": "normal"}
-    colours = {"labelColor": INK, "titleColor": INK}
-    return (
-        chart.properties(title=title, description=description, background="white")
-        .configure(font=FONT)
-        .configure_title(fontSize=17, fontWeight="normal", color=INK, anchor="middle", offset=10)
-        .configure_axis(**text, **colours, domainColor=FAINT, tickColor=FAINT, grid=False)
-        .configure_legend(**text, **colours, titleLimit=0, labelLimit=0)
-        .configure_view(stroke=FAINT)
-    )
+def _describe_panels(panels, measure):
+    parts = [f"{name}: {_describe(rows, measure)}" for name, rows in panels.items()]
+    return f"{len(parts)} heatmaps on one scale. " + " ".join(parts)

@@ -274,7 +274,7 @@ class _Rows:
         return logits
 
     def advance(self, logits, stops, sample, first=0):
-        """Choose the next token of the rows from `first` on; yield those that end, and drop them."""
+        """Choose the next tokens of the rows from `first` on; yield those that end, and drop them."""
         rows = self.responses[first:]
         logprobs = logits.float().log_softmax(-1)
         if sample is None:
@@ -301,13 +301,11 @@ class _Rows:
         return Response(row.index, row.token_ids, logprobs, finished, activations)
 
     def _drop(self, ended):
-        """Let rows leave; the last rows take their places, so that the others stay where they are."""
+        """Let rows leave; the last rows take their places, so that the others can stay."""
         self.free_slots += [row.slot for row in ended]
         left = len(self) - len(ended)
         holes = [i for i, row in enumerate(self.responses[:left]) if row in ended]
-        movers = [
-            i for i, row in enumerate(self.responses[left:], start=left) if row not in ended
-        ]
+        movers = [i for i, row in enumerate(self.responses[left:], start=left) if row not in ended]
         window = slice(max(0, self.end - self.width), self.end)
         if holes:
             for layer in self.cache.layers:

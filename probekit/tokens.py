@@ -5,6 +5,8 @@ that each generated token stands for, so that a name always hits the token that 
 never one of a second tokenisation of the same text.
 """
 
+import os
+
 #: What is captured, in the figure's order.
 TOKENS = (
     "last_q",
@@ -25,3 +27,100 @@ LAST_PROMPT_TOKEN = -1
 
 #: Marks a position that a response does not have.
 MISSING = -2
+
+
+def decode_with_offsets(tokenizer, token_ids):
+    """Decode a response and say which of its characters each token stands for.
+
+    Parameters
+    ----------
+    tokenizer : transformers.PreTrainedTokenizerBase
+    token_ids : list of int
+
+    Returns
+    -------
+    text : str
+    offsets : list of (int, int)
+        Per token, its first character in the text and the one after its last. A token that holds
+        part of a character's bytes is given the whole character.
+
+    Notes
+    -----
+    A token's characters are what it adds to the decoded text of the tokens before it, which needs
+    no offsets from the tokenizer and is right for the ids that were generated, even where the text
+    would be split into others.
+    """
+    text = _decode(tokenizer, token_ids)
+    starts = [0]
+    for i in range(1, len(token_ids)):
+        so_far = _decode(tokenizer, token_ids[:i])
+        # The first bytes of a character decode to a replacement mark, which the text lacks.
+        common = os.path.commonprefix([so_far, text])  # noqa: RUF071, of characters, not folders
+        starts.append(max(starts[-1], len(common)))
+    ends = []
+    for i, start in enumerate(starts):
+        later = [s for s in starts[i + 1 :] if s > start]
+        end = later[0] if later else len(text)
+        # Tokens that start at the same character share its bytes: all but the last hold only it.
+        shares = i + 1 < len(starts) and starts[i + 1] == start
+        ends.append(min(start + 1, end) if shares else end)
+    return text, list(zip(starts, ends, strict=True))
+
+
+def _decode(tokenizer, token_ids):
+    return tokenizer.decode(token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+
+def span_tokens(offsets, span):
+    """First and last token of a span of characters.
+
+    Parameters
+    ----------
+    offsets : list of (int, int)
+    span : (int, int)
+        First character and the one after the last.
+
+    Returns
+    -------
+    (int, int) or None
+        None if no token has any of these characters.
+    """
+    start, stop = span
+    inside = [i for i, (first, end) in enumerate(offsets) if first < stop and end > start]
+    return (inside[0], inside[-1]) if inside else None
+
+
+def token_positions(n_tokens, exact_answer=None):
+    """Where each named token is in a response.
+
+    Parameters
+    ----------
+    n_tokens : int
+        Tokens of the response, without the one that ends the turn.
+    exact_answer : (int, int), optional
+        First and last token of the exact answer.
+
+    Returns
+    -------
+    list of int
+        Per name in `TOKENS`: index of a response's token, `LAST_PROMPT_TOKEN` or `MISSING`.
+
+    Notes
+    -----
+    The token before an exact answer that opens the response is the last one of the prompt: it is
+    from there that the answer is predicted.
+    """
+    found = {"last_q": LAST_PROMPT_TOKEN, "first_answer": 0, "second_answer": 1}
+    if exact_answer is not None:
+        first, last = exact_answer
+        found["exact_answer_before_first"] = first - 1
+        found["exact_answer_first"] = first
+        found["exact_answer_last"] = last
+        found["exact_answer_after_last"] = last + 1
+    for i in range(-8, 0):
+        if n_tokens + i >= 0:
+            found[str(i)] = n_tokens + i
+    return [
+        position if position < n_tokens else MISSING
+        for position in (found.get(token, MISSING) for token in TOKENS)
+    ]

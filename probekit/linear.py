@@ -1,0 +1,172 @@
+"""Linear probes with a closed form: difference of means, linear discriminant, ridge.
+
+They take the same arguments as `probekit.probes.fit_logistic` and return the same `LinearProbes`.
+"""
+
+import torch
+
+from probekit.probes import LinearProbes, check_fits
+
+
+def fit_mean_difference(X, y, sample_weight=None, *, dtype=torch.float32, device=None):
+    """Fit probes along the difference of the class means, zero half-way between them.
+
+    Parameters
+    ----------
+    X : array or Tensor, shape (examples, features)
+    y : array or Tensor of bool or 0/1, shape (examples,) or (fits, examples)
+    sample_weight : array or Tensor, shape (examples,) or (fits, examples), optional
+    dtype : torch.dtype
+    device : str or torch.device, optional
+
+    Returns
+    -------
+    LinearProbes
+
+    Raises
+    ------
+    ValueError
+        As `probekit.probes.fit_logistic`.
+    """
+    X, y, weight, _ = check_fits(X, y, sample_weight, 1.0, dtype, device)
+    X = X.to(dtype)
+    means = [_means(X, weight * label) for label in (~y, y)]
+    coef = means[1] - means[0]
+    return _closed_form(coef, -(coef * (means[0] + means[1])).sum(1) / 2)
+
+
+def fit_discriminant(
+    X, y, sample_weight=None, *, shrinkage="auto", dtype=torch.float32, device=None
+):
+    """Fit linear discriminants, as scikit-learn's LinearDiscriminantAnalysis(solver="lsqr").
+
+    Parameters
+    ----------
+    X : array or Tensor, shape (examples, features)
+    y : array or Tensor of bool or 0/1, shape (examples,) or (fits, examples)
+    sample_weight : array or Tensor, shape (examples,) or (fits, examples), optional
+        A count is the same as repeating the example.
+    shrinkage : "auto" or float in [0, 1]
+        Share of each class's covariance that is replaced by a multiple of the identity; "auto"
+        takes Ledoit and Wolf's estimate of the best share, of the class's standardised features.
+    dtype : torch.dtype
+    device : str or torch.device, optional
+
+    Returns
+    -------
+    LinearProbes
+
+    Raises
+    ------
+    ValueError
+        As `probekit.probes.fit_logistic`; or if `shrinkage` is something else; or if the
+        covariance is singular, which it is without shrinkage where examples are few.
+    """
+    if shrinkage != "auto" and not (isinstance(shrinkage, int | float) and 0 <= shrinkage <= 1):
+        raise ValueError(f'shrinkage must be "auto" or from 0 to 1, got {shrinkage!r}')
+    X, y, weight, _ = check_fits(X, y, sample_weight, 1.0, dtype, device)
+    mean = X.mean(0, dtype=torch.float64)
+    X = (X - mean).to(dtype)
+    coef = X.new_empty(len(y), X.shape[1])
+    intercept = X.new_empty(len(y))
+    for fit, (label, count) in enumerate(zip(y, weight, strict=True)):
+        means, priors, within = [], [], 0.0
+        for rows in (~label, label):
+            chosen = X[rows & (count > 0)]
+            share = count[rows & (count > 0)]
+            means.append(share @ chosen / share.sum())
+            priors.append(share.sum() / count.sum())
+            within = within + priors[-1] * _shrunk(chosen - means[-1], share, shrinkage)
+        factor, failed = torch.linalg.cholesky_ex(within)
+        if bool(failed):
+            raise ValueError(
+                f"the covariance of fit {fit} is singular with shrinkage={shrinkage}: "
+                f'{int((count > 0).sum())} examples, {X.shape[1]} features. Use shrinkage="auto".'
+            )
+        coef[fit] = torch.cholesky_solve((means[1] - means[0])[:, None], factor)[:, 0]
+        middle = (means[0] + means[1]) / 2 + mean.to(dtype)
+        intercept[fit] = (priors[1] / priors[0]).log() - middle @ coef[fit]
+    return _closed_form(coef, intercept)
+
+
+def fit_ridge(X, y, sample_weight=None, alpha=1.0, *, dtype=torch.float32, device=None):
+    """Fit ridge regressions of labels -1 and 1, as scikit-learn's RidgeClassifier(alpha).
+
+    Parameters
+    ----------
+    X : array or Tensor, shape (examples, features)
+    y : array or Tensor of bool or 0/1, shape (examples,) or (fits, examples)
+    sample_weight : array or Tensor, shape (examples,) or (fits, examples), optional
+    alpha : float
+        Strength of the penalty ``alpha * ||w||^2`` on a sum of squared errors.
+    dtype : torch.dtype
+    device : str or torch.device, optional
+
+    Returns
+    -------
+    LinearProbes
+
+    Raises
+    ------
+    ValueError
+        As `probekit.probes.fit_logistic`, or if `alpha` is not positive.
+    """
+    if not alpha > 0:
+        raise ValueError(f"alpha must be positive, got {alpha}")
+    X, y, weight, _ = check_fits(X, y, sample_weight, 1.0, dtype, device)
+    X = X.to(dtype)
+    target = 2 * y.to(dtype) - 1
+    coef = X.new_empty(len(y), X.shape[1])
+    intercept = X.new_empty(len(y))
+    # Fits with the same examples differ only in the right-hand side and share a factor.
+    patterns, pattern = torch.unique(weight, dim=0, return_inverse=True)
+    for number, count in enumerate(patterns):
+        fits = torch.nonzero(pattern == number)[:, 0]
+        mean = count @ X / count.sum()
+        offset = target[fits] @ count / count.sum()
+        root = count.sqrt()
+        scaled = (X - mean) * root[:, None]
+        goal = (target[fits] - offset[:, None]) * root
+        wide = X.shape[0] < X.shape[1]
+        gram = scaled @ scaled.T if wide else scaled.T @ scaled
+        gram.diagonal().add_(alpha)
+        factor = torch.linalg.cholesky(gram)
+        if wide:
+            coef[fits] = torch.cholesky_solve(goal.T, factor).T @ scaled
+        else:
+            coef[fits] = torch.cholesky_solve((goal @ scaled).T, factor).T
+        intercept[fits] = offset - coef[fits] @ mean
+    return _closed_form(coef, intercept)
+
+
+def _closed_form(coef, intercept):
+    converged = torch.ones(len(coef), dtype=torch.bool, device=coef.device)
+    return LinearProbes(coef, intercept, converged, 0)
+
+
+def _means(X, weight):
+    return weight @ X / weight.sum(1, keepdim=True)
+
+
+def _shrunk(X, count, shrinkage):
+    """Covariance of a class's centred examples, shrunk towards a multiple of the identity."""
+    total = count.sum()
+    covariance = (X * count[:, None]).T @ X / total
+    features = X.shape[1]
+    if shrinkage == "auto":
+        # Ledoit and Wolf (2004), with unit variances as scikit-learn does for discriminants.
+        scale = covariance.diagonal().sqrt()
+        scale = torch.where(scale > 0, scale, torch.ones_like(scale))
+        unit = covariance / scale / scale[:, None]
+        level = unit.diagonal().mean()
+        norm = (X / scale).square().sum(1)
+        spread = unit.square().sum()
+        noise = (count @ norm.square() / total - spread) / (features * total)
+        distance = (spread - 2 * level * unit.trace() + features * level**2) / features
+        share = (noise.clamp_max(distance) / distance).nan_to_num(0.0)
+        shrunk = (1 - share) * unit
+        shrunk.diagonal().add_(share * level)
+        return shrunk * scale * scale[:, None]
+    shrunk = (1 - shrinkage) * covariance
+    shrunk.diagonal().add_(shrinkage * covariance.trace() / features)
+    return shrunk

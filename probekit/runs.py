@@ -1,0 +1,365 @@
+"""A run directory: where its files are, what is finished, and what made it.
+
+Every stage ends by writing its manifest, and begins by taking the old one away, so a stage that
+died looks unfinished. Files are written beside their place and moved into it, so none is ever
+half there.
+"""
+
+import json
+import os
+import platform
+import subprocess
+import tempfile
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+
+import pandas as pd
+import xarray as xr
+import zarr
+
+from probekit.resources import sha256
+
+#: The four stages, in order; each is a notebook.
+STAGES = ("extract", "probe", "visualize", "interpret")
+
+_PACKAGES = [
+    "probekit-notebooks",
+    "torch",
+    "transformers",
+    "scikit-learn",
+    "numpy",
+    "pandas",
+    "xarray",
+    "zarr",
+    "altair",
+    "papermill",
+]
+
+
+class Run:
+    """A run directory.
+
+    Parameters
+    ----------
+    path : str or Path
+        Made when something is first written there.
+    """
+
+    def __init__(self, path):
+        if not isinstance(path, (str, os.PathLike)) or not str(path).strip():
+            raise TypeError(f"A run directory is given as a path, got {path!r}.")
+        self.path = Path(path).expanduser().resolve()
+        if self.path.exists() and not self.path.is_dir():
+            raise ValueError(f"The run directory {self.path} is a file. Give a folder's path.")
+
+    def __repr__(self):
+        return f"Run({str(self.path)!r})"
+
+    @property
+    def name(self):
+        """Last part of the path."""
+        return self.path.name
+
+    @property
+    def figures(self):
+        """Folder of the figures; made if it isn't there."""
+        return self._folder("figures")
+
+    @property
+    def notebooks(self):
+        """Folder of the executed notebooks; made if it isn't there."""
+        return self._folder("notebooks")
+
+    def _folder(self, name):
+        folder = self.path / name
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    # What the stages made
+
+    def answers(self):
+        """Questions, responses and grades.
+
+        Returns
+        -------
+        DataFrame
+            One row an example, in the order of the question file.
+        """
+        self.manifest("extract")
+        return pd.read_parquet(self._existing("answers.parquet", "extract"))
+
+    def activations(self, site=None):
+        """Activations of the named tokens, read from disk only where they are used.
+
+        Parameters
+        ----------
+        site : str, optional
+            By default the run's first site.
+
+        Returns
+        -------
+        Dataset
+            ``activation(example, layer, token, feature)``; NaN where a response has no such token.
+        """
+        sites = self.manifest("extract")["results"]["sites"]
+        site = site or sites[0]
+        if site not in sites:
+            raise ValueError(f"{self.path} has no site {site!r}. It has: {', '.join(sites)}.")
+        path = self._existing(store_name(site, sites), "extract")
+        try:
+            dataset = xr.open_zarr(path, chunks=None, consolidated=False)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{path} is damaged: {error}. {_again('extract')}") from error
+        _check_shards(path)
+        return dataset.set_coords([name for name in ("id", "correct") if name in dataset])
+
+    def grid(self, split="random"):
+        """Grid of probes that the probe stage fitted.
+
+        Parameters
+        ----------
+        split : str
+            Which of the grid file's splits.
+
+        Returns
+        -------
+        Dataset
+        """
+        self.manifest("probe")
+        path = self._existing("grid.nc", "probe")
+        try:
+            return xr.load_dataset(path, group=split, engine="h5netcdf")
+        except OSError as error:
+            splits = self.manifest("probe")["results"].get("splits", [])
+            if split in splits:
+                raise ValueError(f"{path} is damaged: {error}. {_again('probe')}") from error
+            raise ValueError(
+                f"{path} has no split {split!r}. It has: {', '.join(splits)}."
+            ) from error
+
+    def _existing(self, name, stage):
+        path = self.path / name
+        if not path.exists():
+            raise FileNotFoundError(f"{path} is not there. {_again(stage)}")
+        return path
+
+    # Stages
+
+    def manifest(self, stage):
+        """What a finished stage recorded of itself.
+
+        Parameters
+        ----------
+        stage : {"extract", "probe", "visualize", "interpret"}
+
+        Returns
+        -------
+        dict
+
+        Raises
+        ------
+        FileNotFoundError
+            If the stage is not finished.
+        """
+        path = self._manifest_path(stage)
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise FileNotFoundError(
+                f"{self.path} holds no finished {stage} stage. {_again(stage)}"
+            ) from None
+        except (ValueError, OSError) as error:
+            raise ValueError(f"{path} is damaged: {error}. {_again(stage)}") from error
+
+    def _manifest_path(self, stage):
+        if stage not in STAGES:
+            raise ValueError(f"No stage {stage!r}. The stages are {', '.join(STAGES)}.")
+        return self.path / "manifests" / f"{stage}.json"
+
+    def begin(self, stage, parameters, inputs=()):
+        """Start a stage: from here on it is unfinished until `Stage.finish`.
+
+        Parameters
+        ----------
+        stage : {"extract", "probe", "visualize", "interpret"}
+        parameters : dict
+            What was asked for, as JSON can hold it.
+        inputs : sequence of Path
+            Files whose contents decide the result; their hashes are recorded now.
+
+        Returns
+        -------
+        Stage
+        """
+        self._manifest_path(stage).unlink(missing_ok=True)
+        return Stage(self, stage, parameters, {str(p): sha256(p) for p in map(Path, inputs)})
+
+    def is_current(self, stage, parameters, inputs=()):
+        """Whether a stage is finished, from these parameters and inputs, with its files in place.
+
+        Large stores carry their own checksums, so of them only the sizes are compared here.
+        """
+        try:
+            manifest = self.manifest(stage)
+        except (FileNotFoundError, ValueError):
+            return False
+        if manifest["parameters"] != json.loads(json.dumps(parameters)):
+            return False
+        if manifest["inputs"] != {str(p): sha256(p) for p in map(Path, inputs)}:
+            return False
+        return all(
+            _same_file(self.path / name, record) for name, record in manifest["outputs"].items()
+        )
+
+
+@dataclass
+class Stage:
+    """A stage that is being run."""
+
+    run: Run
+    name: str
+    parameters: dict
+    inputs: dict
+    started: float = field(default_factory=time.time)
+
+    def finish(self, outputs, **results):
+        """Write the manifest: the stage is finished.
+
+        Parameters
+        ----------
+        outputs : sequence of Path
+            Files and folders in the run directory that the stage made.
+        **results
+            Whatever else should be on record, as JSON can hold it.
+
+        Returns
+        -------
+        dict
+            The manifest.
+        """
+        manifest = {
+            "stage": self.name,
+            "parameters": self.parameters,
+            "inputs": self.inputs,
+            "outputs": {
+                str(file.relative_to(self.run.path)): {
+                    "bytes": file.stat().st_size,
+                    "sha256": sha256(file),
+                }
+                for output in outputs
+                for file in _files(Path(output))
+            },
+            "results": results,
+            "environment": environment(),
+            "started": datetime.fromtimestamp(self.started, UTC).isoformat(timespec="seconds"),
+            "seconds": round(time.time() - self.started, 2),
+        }
+        path = self.run._manifest_path(self.name)
+        write_json(path, manifest)
+        return manifest
+
+
+def environment():
+    """Versions, git commit and machine that a result depends on.
+
+    Returns
+    -------
+    dict
+    """
+    versions = {}
+    for package in _PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = None
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "versions": versions,
+        "git_commit": _git_commit(),
+    }
+
+
+def _git_commit():
+    """Commit of the checkout that the package runs from, with ``+`` if it has been changed."""
+    here = Path(__file__).resolve().parent
+    git = ("git", "-C", str(here))
+    try:
+        done = subprocess.run(  # noqa: S603
+            [*git, "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None
+
+
+def store_name(site, sites):
+    """Name of the store that holds one site of a run's sites."""
+    return "activations.zarr" if site == sites[0] else f"activations_{site}.zarr"
+
+
+def _again(stage):
+    return f"Run the {stage} stage again: probekit run, or its notebook."
+
+
+def _check_shards(path):
+    """A shard that was deleted would read as missing tokens, so count them first."""
+    array = zarr.open_array(path / "activation", mode="r")
+    if array._nshards_initialized != array._nshards:
+        raise ValueError(
+            f"{path} is damaged: {array._nshards_initialized} of its {array._nshards} shards are "
+            f"there. {_again('extract')}"
+        )
+
+
+def _files(path):
+    return sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+
+
+def _same_file(path, record):
+    if not path.is_file() or path.stat().st_size != record["bytes"]:
+        return False
+    large = ".zarr" in str(path) and record["bytes"] > 1 << 20
+    return large or sha256(path) == record["sha256"]
+
+
+@contextmanager
+def replacing(path):
+    """Write a file beside its place, and move it there when it is complete.
+
+    Parameters
+    ----------
+    path : Path
+
+    Yields
+    ------
+    Path
+        Where to write.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    temporary = Path(temporary)
+    try:
+        yield temporary
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path, content):
+    """Write JSON atomically."""
+    with replacing(path) as temporary:
+        text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
+        temporary.write_text(text + "\n", encoding="utf-8")
