@@ -17,6 +17,7 @@ The method is preconditioned nonlinear conjugate gradients. Three things make it
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -58,7 +59,7 @@ def fit_logistic(
     C=1.0,
     *,
     standardize=False,
-    tol=1e-5,
+    tol=1e-6,
     max_iter=300,
     dtype=torch.float32,
     device=None,
@@ -188,7 +189,7 @@ def auroc(score, y, sample_weight=None):
 
 
 def check_fits(X, y, sample_weight, C, dtype, device):
-    """Tensors of matching shapes: X (examples, features), y and weights (fits, examples), C (fits,).
+    """Tensors X (examples, features), y and weights (fits, examples) and C (fits,).
 
     Raises
     ------
@@ -248,14 +249,17 @@ def check_fits(X, y, sample_weight, C, dtype, device):
 
 
 def _fold_variance(X, weight):
-    """Variance of each feature in each fit's examples, shape (fits, features); 1 if constant."""
+    """Variance of each feature in each fit's examples, shape (fits, features).
+
+    A feature that does not vary there has the coefficient 0 whatever its penalty; its mean square
+    stands in for the variance, so that it is penalised on its own scale.
+    """
     total = weight.sum(1, keepdim=True)
     mean = weight @ X / total
     square = weight @ (X * X) / total
     variance = square - mean * mean
-    # As StandardScaler, which leaves a feature that does not vary unscaled.
-    constant = variance <= 10 * torch.finfo(X.dtype).eps * square
-    return torch.where(constant, torch.ones_like(variance), variance)
+    variance = torch.where(variance <= 10 * torch.finfo(X.dtype).eps * square, square, variance)
+    return torch.where(variance > 0, variance, torch.ones_like(variance))
 
 
 def _in_span(X):
@@ -279,7 +283,7 @@ def _inverse_hessian(X, curvature, penalty):
     hessian = X.new_zeros(features, features)
     # Only the lower half is needed: strips of it take 5/8 of the arithmetic.
     edges = [features * k // 4 for k in range(5)]
-    for low, high in zip(edges[:-1], edges[1:], strict=True):
+    for low, high in pairwise(edges):
         torch.mm(weighted[:, low:high].T, X[:, :high], out=hessian[low:high, :high])
     diagonal = hessian.diagonal()
     diagonal.add_(penalty)
@@ -316,17 +320,19 @@ def _solve(X, y, loss_weight, penalty, tol, max_iter):
         "direction": coef.clone(),
     }
     run["residual"], run["curvature"] = _derivatives(run, run["margin"])
-    inverse = _inverse_hessian(X, run["curvature"].mean(0), mean_penalty)
+    shared = run["curvature"].mean(0)
+    inverse = _inverse_hessian(X, shared, mean_penalty)
     restart = True
     for iteration in range(max_iter + 1):
         if iteration in RENEW_AFTER:
-            inverse = _inverse_hessian(X, run["curvature"].mean(0), mean_penalty)
+            shared = run["curvature"].mean(0)
+            inverse = _inverse_hessian(X, shared, mean_penalty)
             restart = True
         shrunk = run["penalty"] * run["coef"]
         gradient = shrunk + run["residual"] @ X
         scaled = gradient @ inverse
         decrement = _dot(gradient, scaled)
-        done = _gap(run, decrement) <= tol * _objective(run)
+        done = _gap(run, decrement, shared) <= tol * _objective(run)
         if iteration == max_iter or bool(done.all()) or 2 * int(done.sum()) > len(done):
             stop = torch.ones_like(done) if iteration == max_iter else done
             rows = run["fit"][stop]
@@ -405,10 +411,14 @@ def _derivatives(run, margin):
     return residual, curvature
 
 
-def _gap(run, decrement):
-    """Estimated distance of each fit's objective from its minimum."""
+def _gap(run, decrement, shared):
+    """Estimated distance of each fit's objective from its minimum, (fits,).
+
+    The preconditioner overstates the curvature of a fit whose probabilities are near 0 and 1.
+    """
+    overstated = shared.mean() / run["curvature"].mean(1)
     tilt = run["residual"].sum(1).square() / run["curvature"].sum(1)
-    return 0.5 * (decrement + tilt)
+    return 0.5 * (decrement * overstated.clamp_min(1) + tilt)
 
 
 def _objective(run):
