@@ -20,13 +20,16 @@ import zarr
 from tqdm import tqdm
 from zarr.codecs import Crc32cCodec
 
-from probekit.answers import find_span, grade, is_refusal
+from probekit.answers import find_span, grade, is_refusal, normalize
 from probekit.generation import CachedPrefix, generate
 from probekit.runs import replacing, store_name, write_json
 from probekit.sites import check_sites
 from probekit.tokens import MISSING, TOKENS, decode_with_offsets, span_tokens, token_positions
 
 SCHEMA_VERSION = 1
+
+# What of the answers stands beside the activations, besides whether they are correct.
+_TEXT_COORDS = ("id", "exact_answer", "answer")
 
 # Questions a shard: enough to keep a batch full most of the time, and little to lose.
 _SHARD = 256
@@ -323,6 +326,7 @@ class _Extraction:
                 candidates=question["candidates"],
             ),
             "exact_answer": exact_answer,
+            "answer": _answer_name(exact_answer, question["candidates"]),
             "answer_start": start,
             "answer_end": end,
             "n_tokens": len(response.token_ids),
@@ -398,19 +402,16 @@ class _Extraction:
         """Put the shards' answers together, and name the coordinates of the stores."""
         parts = [pd.read_parquet(self._shard_path(shard)) for shard in range(len(self.shards))]
         answers = pd.concat(parts, ignore_index=True)
+        text = np.dtypes.StringDType()
         for site in self.sites:
             path = self.store_path(site)
             layers = zarr.open_group(path, mode="r")["activation"].shape[1]
             names = xr.Dataset(
                 coords={
                     "layer": np.arange(layers),
-                    "token": np.array(TOKENS, dtype=np.dtypes.StringDType()),
-                    "id": ("example", answers["id"].to_numpy(np.dtypes.StringDType())),
+                    "token": np.array(TOKENS, dtype=text),
                     "correct": ("example", answers["correct"].to_numpy(bool)),
-                    "exact_answer": (
-                        "example",
-                        answers["exact_answer"].to_numpy(np.dtypes.StringDType()),
-                    ),
+                    **{name: ("example", answers[name].to_numpy(text)) for name in _TEXT_COORDS},
                 }
             )
             encoding = {name: {"compressors": (Crc32cCodec(),)} for name in names.coords}
@@ -418,6 +419,12 @@ class _Extraction:
         with replacing(self.path / "answers.parquet") as temporary:
             answers.to_parquet(temporary, index=False)
         return answers
+
+
+def _answer_name(exact_answer, candidates):
+    """One name for all ways to give an answer: "Indian" and "India" are the same."""
+    named = candidates.canonical(exact_answer) if candidates is not None else None
+    return named or normalize(exact_answer)
 
 
 def _in_half_precision(values):

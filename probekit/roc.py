@@ -1,0 +1,120 @@
+"""Area under the ROC curve with its sampling error, for many scores of the same examples at once.
+
+The sampling error comes from each example's influence on the area: how much the area moves with
+that example's weight (DeLong, DeLong and Clarke-Pearson, Biometrics 1988). Influences of examples
+that belong together are added before they are squared (Obuchowski, Biometrics 1997), and those of
+two scores of the same examples are subtracted where the scores are compared.
+"""
+
+import numpy as np
+from scipy.stats import norm, rankdata
+
+
+def auroc(score, positive):
+    """Area under the ROC curve.
+
+    Parameters
+    ----------
+    score : array of float, (..., example)
+        Higher means more likely positive. NaN leaves the example out of that row.
+    positive : array of bool, (example,) or (..., example)
+
+    Returns
+    -------
+    array, (...)
+        NaN where a row has no positive or no negative example.
+    """
+    score = np.asarray(score, dtype=float)
+    positive = np.broadcast_to(np.asarray(positive, dtype=bool), score.shape)
+    missing = np.isnan(score)
+    # NaN ranks last, so it moves no other rank.
+    ranks = rankdata(np.where(missing, np.inf, score), axis=-1)
+    chosen = positive & ~missing
+    n_positive = chosen.sum(-1)
+    n_negative = (~missing).sum(-1) - n_positive
+    above = np.where(chosen, ranks, 0).sum(-1) - n_positive * (n_positive + 1) / 2
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return above / (n_positive * n_negative)
+
+
+def auroc_influence(score, positive):
+    """Area under the ROC curve, and each example's influence on it.
+
+    Parameters
+    ----------
+    score : array of float, (..., example)
+        NaN leaves the example out of that row.
+    positive : array of bool, (example,) or (..., example)
+
+    Returns
+    -------
+    area : array, (...)
+    influence : array, (..., example)
+        Sums to 0 in each row; the sum of its squares estimates the area's variance. 0 for examples
+        that are left out.
+    """
+    score = np.asarray(score, dtype=float)
+    positive = np.broadcast_to(np.asarray(positive, dtype=bool), score.shape)
+    present = ~np.isnan(score)
+    groups = [positive & present, ~positive & present]
+    sizes = [group.sum(-1) for group in groups]
+    overall = rankdata(score, axis=-1, nan_policy="omit")
+    influence = np.zeros(score.shape)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        for group, size, others in zip(groups, sizes, sizes[::-1], strict=True):
+            within = rankdata(np.where(group, score, np.nan), axis=-1, nan_policy="omit")
+            # Share of the other class that scores below an example, ties counted half.
+            below = (overall - within) / others[..., None]
+            if group is groups[1]:
+                below = 1 - below
+            else:
+                area = np.where(group, below, 0).sum(-1) / size
+            placed = (below - area[..., None]) / np.sqrt(size * (size - 1.0))[..., None]
+            influence += np.where(group, placed, 0)
+    area = np.where((sizes[0] > 0) & (sizes[1] > 0), area, np.nan)
+    return area, influence
+
+
+def standard_error(influence, cluster=None):
+    """Standard error of an area, from the examples' influences on it.
+
+    Parameters
+    ----------
+    influence : array, (..., example)
+    cluster : array of int, (example,), optional
+        Examples of one cluster may depend on each other; by default none do.
+
+    Returns
+    -------
+    array, (...)
+    """
+    if cluster is None:
+        return np.sqrt((influence**2).sum(-1))
+    codes = np.unique(cluster, return_inverse=True)[1]
+    members = np.zeros((len(codes), codes.max() + 1))
+    members[np.arange(len(codes)), codes] = 1
+    sums = influence @ members
+    n = (sums != 0).sum(-1)
+    return np.sqrt((sums**2).sum(-1) * n / np.maximum(n - 1, 1))
+
+
+def interval(area, error, level=0.95):
+    """Confidence interval of an area, symmetric on the scale of its log-odds.
+
+    Parameters
+    ----------
+    area, error : array
+        Areas and their standard errors.
+    level : float
+
+    Returns
+    -------
+    low, high : arrays
+        Within [0, 1]; NaN where the area is.
+    """
+    area, error = np.asarray(area, float), np.asarray(error, float)
+    # An area of exactly 0 or 1 has no log-odds; stay within it by what the error can't see.
+    inner = np.clip(area, 1e-6, 1 - 1e-6)
+    reach = norm.ppf(0.5 + level / 2) * error / (inner * (1 - inner))
+    odds = np.log(inner / (1 - inner))
+    return 1 / (1 + np.exp(-(odds - reach))), 1 / (1 + np.exp(-(odds + reach)))
