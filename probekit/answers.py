@@ -113,11 +113,12 @@ def grade(response, answers, *, question="", candidates=None):
     if candidates is not None:
         mention = candidates.find(response, question)
         if mention is not None:
-            given = {mention.name, candidates.canonical(response[mention.start : mention.end])}
-            if given & {candidates.canonical(answer) for answer in answers}:
-                return True
-            said = normalize(response[mention.start : mention.end])
-            return said in {normalize(answer) for answer in answers}
+            # An answer that the list has is right under any of its names; another one only if
+            # it is an accepted answer that the list lacks ("LR" is not the symbol Lr).
+            said = response[mention.start : mention.end]
+            return mention.name in map(candidates.canonical, answers) or normalize(said) in {
+                normalize(answer) for answer in answers if candidates.canonical(answer) is None
+            }
         # Nothing of the list is answered: only an answer that the list lacks can be right.
         answers = [answer for answer in answers if candidates.canonical(answer) is None]
     return any(_states(response, answer) for answer in answers)

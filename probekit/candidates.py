@@ -19,6 +19,7 @@ from probekit.text import (
 )
 
 ANY_NUMBER = "{number}"  # this name in a list stands for every number
+ANY_OTHER = "{other}"  # and this for a name that the list lacks, where an answer is expected
 _EVERY = "*"  # this name's decoys hold for every name
 _SLOT = "{}"  # in a decoy, stands for any name of the list
 _EXACT_CASE = 3  # names up to this long must match in case: US is not us, He is not HE
@@ -33,6 +34,22 @@ _SENTENCE_START = re.compile(r"(?:^|[.!?:\n])[\s\"'(*\-]*$")
 _SENTENCE_END = re.compile(r"[\"')*\]]*\s*(?:[.!?;]|$)")
 _JOINED = re.compile(r"\s*(?:,?\s*\b(?:and|or|nor)\b|[&/-])\s*(?:the\s+)?")
 _LISTED = re.compile(r"\s*,\s*(?:the\s+)?")
+
+
+# An answer that no list has, such as an invented city: what follows "is", if it is a name or the
+# sentence's last word; what "is the ..." follows; a response that is nothing but a name.
+_CAPITALISED = (
+    r"(?!(?:The|A|An|It|This|That|In|As|Its)\b)[A-Z][\w'-]*"
+    r"(?: (?:(?:de|del|da|do|di|du|la|le|al|el|of|and) )*[A-Z][\w'-]*)*"
+)
+_OTHER = re.compile(
+    r"(?:(?:\b(?:is|was|called|named)|=)\s+"
+    r"(?:(?:also|now|simply|called|named|known as|written as|the city of|the town of)\s+)*"
+    rf"[\"'(*]*(?:{_CAPITALISED}|(?!unknown|unclear|uncertain)[\w'-]+(?=[\"')*]*\s*(?:[.;!]|$)))"
+    rf"|^[\"'(*]*{_CAPITALISED}(?=[\"')*]* (?:is|was) the\b)"
+    rf"|^\W*(?:{_CAPITALISED}|[\w'-]+)(?=\W*$|, {_CAPITALISED}\W*$))"
+)
+_OTHER_NAME = re.compile(rf"(?:{_CAPITALISED}|[\w'-]+)$")
 
 
 class Mention(NamedTuple):
@@ -55,8 +72,9 @@ class Candidates:
         in a name must be a capital in the response ("China", "CHINA", not "china") unless nothing
         is found so; names of up to three characters match in exactly their case. A decoy is a
         phrase that mentions a name without answering ("South China Sea"); with ``{}`` in it, it
-        holds around any name ("bordering {}"). The name ``*`` has decoys only, and ``{number}``
-        stands for every number, in digits or in words.
+        holds around any name ("bordering {}"). Three names are special: ``*`` has decoys only;
+        ``{number}`` stands for every number, in digits or in words; ``{other}`` for a name that the
+        list lacks, where an answer is expected ("The capital of Mali is Kadama.").
 
     Raises
     ------
@@ -67,13 +85,15 @@ class Candidates:
     def __init__(self, name, rows):
         self.name = name
         self._exact, self._caseless = {}, {}
-        self._numbers = False
+        self._numbers = self._others = False
         phrases, contexts = [], []
         for row_name, aliases, decoys in rows:
             contexts += [decoy for decoy in decoys if _SLOT in decoy]
             masked = [decoy for decoy in decoys if _SLOT not in decoy]
             if row_name == ANY_NUMBER:
                 self._numbers = True
+            elif row_name == ANY_OTHER:
+                self._others = True
             elif row_name != _EVERY:
                 for alias in dict.fromkeys([row_name, *aliases]):
                     phrases.append(self._add(alias, row_name))
@@ -149,8 +169,12 @@ class Candidates:
         question_text = fold(question)[0]
         echoed = None
         for loose in (False, True):
-            mentions = self._mentions(text, loose)
-            answers, echoes = _without_echo(mentions, self._mentions(question_text, loose))
+            asked = self._mentions(question_text, loose)
+            found = self._mentions(text, loose)
+            if self._others:
+                found = _with_others(found, text, question_text)
+            masked = self._contexts.mask(text, found)
+            answers, echoes = _without_echo(found, masked, [mention.name for mention in asked])
             echoed = echoed or echoes
             if answers:
                 break
@@ -162,7 +186,7 @@ class Candidates:
         return Mention(start, end, answers[0].name)
 
     def _mentions(self, text, loose):
-        """List of (Mention, whether a decoy masks it), in order, positions in folded text."""
+        """Mentions in order, decoys with a slot not yet applied; positions in folded text."""
         found = []
         for match in (self._loose if loose else self._strict).finditer(text):
             phrase = match.group()
@@ -177,7 +201,7 @@ class Candidates:
             for pattern, value in patterns:
                 found += [Mention(*m.span(), value(m.group())) for m in pattern.finditer(text)]
             found.sort()
-        return list(zip(found, self._contexts.mask(text, found), strict=True))
+        return found
 
 
 class _Contexts:
@@ -229,17 +253,33 @@ def _links(text, mentions):
     return linked
 
 
-def _without_echo(mentions, asked):
+def _without_echo(mentions, masked, asked):
     """Mentions that no decoy masks, divided into those that answer and those that only echo."""
-    remaining = [mention.name for mention, _ in asked]
     answers, echoes = [], []
-    for mention, masked in mentions:
-        echo = mention.name in remaining
+    for mention, hidden in zip(mentions, masked, strict=True):
+        echo = mention.name in asked
         if echo and _is_number(mention.name):
-            remaining.remove(mention.name)
-        if not masked:
+            asked.remove(mention.name)
+        if not hidden:
             (echoes if echo else answers).append(mention)
     return answers, echoes
+
+
+def _with_others(mentions, text, question):
+    """Mentions, and among them the names that the list lacks; the longer of two that overlap."""
+    others = []
+    for match in _OTHER.finditer(text):
+        name = _OTHER_NAME.search(match.group())
+        start, end = match.start() + name.start(), match.end()
+        subject = start <= 3 and text[end:].lstrip("\"')*").startswith((" is", " was"))
+        if subject and name.group() in question:
+            continue  # "Botswana is the ...", asked about Botswana
+        explained = any(re.fullmatch(r"\s*[(\"'*]+", text[end : m.start]) for m in mentions)
+        overlaps = [m for m in mentions if m.start < end and start < m.end]
+        if not explained and all(m.end - m.start < end - start for m in overlaps):
+            others.append(Mention(start, end, name.group()))
+            mentions = [m for m in mentions if m not in overlaps]
+    return sorted(mentions + others)
 
 
 def _is_number(name):

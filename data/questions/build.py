@@ -49,20 +49,20 @@ DISPUTED_CITIES = {
 # Districts, provinces and the like that the rule above lets through.
 NOT_CITIES = {
     "Al Ashir min Ramadan", "Altona", "Ar Rifa", "Bandundu Province", "Brooklyn", "Honcho",
-    "Islington", "Khasnahzan", "Magugpo Poblacion", "Manas", "Manhattan", "Nakano", "Pest", "Pudong",
-    "Queens", "South Dublin", "Staten Island", "The Bronx",
+    "Islington", "Khasnahzan", "Magugpo Poblacion", "Manas", "Manhattan", "Nakano", "Pest",
+    "Pudong", "Queens", "South Dublin", "Staten Island", "The Bronx",
 }  # fmt: skip
 
 # Territories, and states that others do not recognise: no country to ask about.
 NOT_COUNTRIES = set(
-    (
-        "AI AN AQ AS AW AX BL BM BQ BV CC CK CS CW CX EH FK FO GF GG GI GL GP GS GU HK HM IM IO JE "
-        "KY MF MO MP MQ MS NC NF NU PF PM PN PR PS RE SH SJ SX TC TF TK TW UM VG VI WF XK YT"
-    ).split()
+    """
+    AI AN AQ AS AW AX BL BM BQ BV CC CK CS CW CX EH FK FO GF GG GI GL GP GS GU HK HM IM IO JE KY MF
+    MO MP MQ MS NC NF NU PF PM PN PR PS RE SH SJ SX TC TF TK TW UM VG VI WF XK YT
+    """.split()  # noqa: SIM905, a table
 )
 # Several capitals, a disputed one, a capital that is moving, or a country's name that is also
 # something else's (Georgia, the two Congos).
-NO_CAPITAL = set("BI BJ BO CG CI CL GE GQ ID IL LK ME MM MY NL NR PS SZ TZ YE ZA".split())
+NO_CAPITAL = set("BI BJ BO CG CI CL GE GQ ID IL LK ME MM MY NL NR PS SZ TZ YE ZA".split())  # noqa: SIM905
 # Names of GeoNames that are out of date, or the English name with its other spellings.
 CAPITALS = {
     "AE": "Abu Dhabi", "AG": "St. John's|Saint John's|St John's", "BR": "Brasília",
@@ -114,11 +114,11 @@ flerovium, Mc moscovium, Lv livermorium, Ts tennessine, Og oganesson
 
 # What a number in a response may be part of, other than the answer.
 NUMBER_DECOYS = (
-    "times {}|{} times|multiply {}|multiplying {}|multiplied by {}|{} multiplied by|multiply by {}|"
-    "multiplying by {}|multiples of {}|multiple of {}|product of {}|sum of {}|plus {}|{} plus|"
+    "times {}|{} times|multiply {}|multiplying {}|multiplied by {}|{} multiplied by|by {}|{} by|"
+    "multiples of {}|multiple of {}|product of {}|sum of {}|groups of {}|{} groups|plus {}|{} plus|"
     "minus {}|{} minus|divided by {}|{} divided by|add {}|adding {}|numbers {}|factors {}|"
-    "x {}|{} x|× {}|{} ×|{}×|* {}|{} *|{}*|+ {}|{} +|{}+|÷ {}|{} ÷|/ {}|{} /|· {}|{} ·|"
-    "step {}|table of {}|table for {}|{}th|{}st|{}nd|{}rd|not {}|groups of {}|{} groups"
+    "x {}|{} x|× {}|×{}|{} ×|{}×|* {}|*{}|{} *|{}*|+ {}|+{}|{} +|{}+|÷ {}|{} ÷|/ {}|{} /|· {}|{} ·|"
+    "^{}|{}^|step {}|table of {}|table for {}|not {}"
 )
 
 # Larger cities whose name is rather read as something else.
@@ -286,7 +286,7 @@ def capital_candidates(countries):
         rows.append((name, [], []))
     rows.sort(key=lambda row: key(row[0]))
     decoys = "not {}|near {}|close to {}|miles from {}|kilometers from {}|University of {}|{} River"
-    return [("*", [], decoys.split("|")), *rows]
+    return [("*", [], decoys.split("|")), ("{other}", [], []), *rows]
 
 
 def write(path, header, rows):
@@ -330,7 +330,8 @@ def main(folder=HERE):
     write_questions(folder, "products", "numbers", products())
     write_candidates(folder, "capitals", capital_candidates(countries))
     symbols = sorted(pair.split()[0] for pair in ELEMENTS.replace("\n", " ").split(","))
-    write_candidates(folder, "elements", [("*", [], ["not {}"]), *[(s, [], []) for s in symbols]])
+    special = [("*", [], ["not {}"]), ("{other}", [], [])]
+    write_candidates(folder, "elements", special + [(symbol, [], []) for symbol in symbols])
     write_candidates(folder, "numbers", [("{number}", [], NUMBER_DECOYS.split("|"))])
 
 
