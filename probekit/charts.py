@@ -7,6 +7,7 @@ names are offered here too.
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 
 import altair as alt
 import numpy as np
@@ -83,7 +84,8 @@ def heatmap(
         variable that is needed.
     """
     rows = _measured_rows(grid, measure, tokens)
-    panel = _panel(rows, _blues(measure), level=_level(mute), outline=outline)
+    marked = [*_stated(rows, measure, _level(mute)), *_outlined(rows, outline)]
+    panel = _panel(rows, _blues(measure), marked, _states(marked))
     return finished(panel, title, _describe(rows, measure, outline))
 
 
@@ -120,10 +122,12 @@ def compare_splits(
     if len({tuple(_layers(rows)) for rows in panels.values()}) > 1:
         raise ValueError("the grids have different layers. Use small_multiples to compare models.")
     level = _level(mute)
+    marked = {name: _stated(rows, measure, level) for name, rows in panels.items()}
+    states = _states(chain.from_iterable(marked.values()))
     charts = [
-        _panel(rows, _blues(measure), level=level, y_title="" if i else "Layer").properties(
-            title=str(name)
-        )
+        _panel(
+            rows, _blues(measure), marked[name], states, y_title="" if i else "Layer"
+        ).properties(title=str(name))
         for i, (name, rows) in enumerate(panels.items())
     ]
     chart = alt.hconcat(*charts, spacing=24)
@@ -163,15 +167,21 @@ def small_multiples(
     if columns < 1:
         raise ValueError(f"columns must be at least 1, got {columns}.")
     panels = {name: _measured_rows(grid, measure, tokens) for name, grid in _named(grids).items()}
-    charts = []
-    for i, (name, rows) in enumerate(panels.items()):
-        panel = _panel(
+    marked = {name: _stated(rows, measure) for name, rows in panels.items()}
+    states = _states(chain.from_iterable(marked.values()))
+    heights = {name: max(3, 208 // len(_layers(rows))) for name, rows in panels.items()}
+    charts = [
+        _panel(
             rows,
             _blues(measure),
-            cell=(15, max(3, 208 // len(_layers(rows)))),
-            y_title="Layer" if i % columns == 0 else "",
-        )
-        charts.append(panel.properties(title=str(name)))
+            marked[name],
+            states,
+            cell=(15, heights[name]),
+            mark_height=min(heights.values()),  # one legend, so one size of its marks
+            y_title="" if i % columns else "Layer",
+        ).properties(title=str(name))
+        for i, (name, rows) in enumerate(panels.items())
+    ]
     chart = alt.concat(*charts, columns=columns, spacing=16).resolve_scale(y="independent")
     return finished(chart, title, _describe_panels(panels, measure))
 
@@ -221,7 +231,8 @@ def gain(
             gradientLength=180,
         ),
     )
-    return finished(_panel(rows, colour), title, _describe(rows, "gain"))
+    marked = _stated(rows, "gain")
+    return finished(_panel(rows, colour, marked, _states(marked)), title, _describe(rows, "gain"))
 
 
 def point_biserial(grid: xr.Dataset) -> xr.DataArray:
@@ -299,15 +310,7 @@ def _blues(measure):
     )
 
 
-def _panel(
-    rows,
-    colour,
-    *,
-    cell=None,
-    level=None,
-    outline=(),
-    y_title="Layer",
-):
+def _panel(rows, colour, marked, states, *, cell=None, mark_height=None, y_title="Layer"):
     """Draw the cells and the marks on them; without configuration, so that panels can be joined."""
     layers, tokens = _layers(rows), _tokens(rows)
     # Whole pixels: fractions would show as pale seams between the cells. Deep models get lower
@@ -330,10 +333,9 @@ def _panel(
             axis=alt.Axis(values=ticks, labelOverlap=False),
         ),
     )
-    value = colour.shorthand.removesuffix(":Q")
     cells = base.mark_rect().encode(color=colour, tooltip=tooltips(rows[0]))
-    marked = [*_stated(rows, value, level), *_outlined(rows, outline)]
-    return alt.layer(cells, *_marks(base, marked, width, height)).properties(
+    marks = _marks(base, marked, states, width, mark_height or height) if states else []
+    return alt.layer(cells, *marks).properties(
         width=width * len(tokens), height=height * len(layers)
     )
 
@@ -342,7 +344,7 @@ UNMEASURED, UNCLEAR, WORSE = "not measured", "interval includes 0", "worse"
 BEST, RIVAL = "best cell", "not told apart"
 
 
-def _stated(rows, value, level):
+def _stated(rows, value, level=None):
     """Return the records of the cells that need a mark, each with its ``state`` in words."""
     if level is not None:
         p = "p_corrected" if "p_corrected" in rows[0] else "p_value"
@@ -371,13 +373,15 @@ def _outlined(rows, outline):
     return [cells[tuple(cell)] | {"state": RIVAL if i else BEST} for i, cell in enumerate(outline)]
 
 
-def _marks(base, marked, width, height):
-    """Hatch on grey what was not measured (Vega-Lite would leave it white), dot what is muted."""
-    if not marked:
-        return []
+def _states(marked):
+    """Return the notes in the order of the legend; panels that share a legend share them all."""
     names = {row["state"] for row in marked}
     first = [name for name in (BEST, RIVAL, UNMEASURED) if name in names]
-    states = first + sorted(names - set(first))
+    return first + sorted(names - set(first))
+
+
+def _marks(base, marked, states, width, height):
+    """Hatch on grey what was not measured (Vega-Lite would leave it white), dot what is muted."""
     # A symbol of size 4 is drawn at the scale of its path, so these are pixels of the cell.
     x, y = width / 2 - 1, height / 2 - 1
     dot = "M-0.7,0A0.7,0.7,0,1,1,0.7,0A0.7,0.7,0,1,1,-0.7,0"
@@ -391,23 +395,26 @@ def _marks(base, marked, width, height):
     legend = alt.Legend(symbolSize=4, symbolOffset=8, labelOffset=12, rowPadding=6)
     shape = alt.Scale(domain=states, range=[paths.get(state, dot) for state in states])
     stroke = alt.Scale(domain=states, range=[colours.get(state, "#555555") for state in states])
-    with_note = base.encode(tooltip=[*tooltips(marked[0]), alt.Tooltip("state:N", title="Note")])
+    muted = set(states) - {UNMEASURED, WORSE, BEST, RIVAL}
+    note = alt.Tooltip("state:N", title="Note")
 
-    def over(*states):
-        records = [row for row in marked if row["state"] in states]
-        return with_note.properties(data=alt.Data(values=records))
+    def over(wanted, fields=("layer", "token", "n_examples")):
+        records = [row for row in marked if row["state"] in wanted]
+        known = tooltips([name for name in fields if name in marked[0]]) if records else []
+        return base.properties(data=alt.Data(values=records)).encode(tooltip=[*known, note])
 
-    return [
-        over(UNMEASURED).mark_rect(color=MISSING_FILL),
-        over(*names - {UNMEASURED, WORSE, BEST, RIVAL}).mark_rect(color="white", opacity=0.55),
-        over(BEST, RIVAL).mark_rect(fill=None, stroke="white", strokeWidth=3.5),
-        over(*names)
+    layers = [
+        over({UNMEASURED}).mark_rect(color=MISSING_FILL),
+        over(muted, marked[0] if marked else ()).mark_rect(color="white", opacity=0.55),
+        over({BEST, RIVAL}).mark_rect(fill=None, stroke="white", strokeWidth=3.5),
+        over(states)
         .mark_point(size=4, opacity=1, strokeWidth=1.1)
         .encode(
             shape=alt.Shape("state:N", title=None, scale=shape, legend=legend),
             stroke=alt.Stroke("state:N", title=None, scale=stroke, legend=legend),
         ),
     ]
+    return [layer for layer in layers if layer.data.values]
 
 
 def _frame(x, y):
@@ -431,7 +438,7 @@ def _describe(rows, value, outline=()):
         f"lowest {worst[value]:.2f} at layer {worst['layer']}, token {worst['token']}."
     )
     if len(outline) > 1:
-        text += f" {len(outline) - 1} cells cannot be told from the best one."
+        text += f" Cells that cannot be told from the best: {len(outline) - 1}."
     missing = len(rows) - len(measured)
     return text + (f" {missing} of {len(rows)} cells are not measured." if missing else "")
 

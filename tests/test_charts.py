@@ -1,11 +1,16 @@
-import json
-
 import altair as alt
 import numpy as np
 import pytest
 import xarray as xr
 
-from probekit.charts import MEASURES, heatmap, point_biserial, save_chart, static
+from probekit.charts import (
+    MEASURES,
+    compare_splits,
+    gain,
+    heatmap,
+    point_biserial,
+    small_multiples,
+)
 from probekit.tokens import FIGURE_TOKENS, TOKENS
 
 LABELS = ["last_q", "first_answer", "second_answer", "exact_answer_before_first"]
@@ -121,27 +126,6 @@ def test_correlation_is_missing_where_it_has_no_meaning(grid):
     assert point_biserial(one_sided).isnull().all()
 
 
-def test_all_formats_are_written_and_nothing_else(grid, tmp_path):
-    paths = save_chart(heatmap(grid), tmp_path / "new" / "heatmap")
-    assert [path.name for path in paths] == [
-        f"heatmap.{form}" for form in ("json", "svg", "png", "pdf", "html")
-    ]
-    assert sorted(paths) == sorted((tmp_path / "new").iterdir())
-    spec = json.loads(paths[0].read_text())
-    assert spec["layer"][0]["encoding"]["x"]["scale"]["domain"] == LABELS
-    assert 'aria-label="Heatmap of the AUROC' in paths[1].read_text()
-    assert paths[2].read_bytes().startswith(b"\x89PNG")
-    assert paths[3].read_bytes().startswith(b"%PDF")
-
-
-def test_static_picture_has_alternative_text(grid):
-    chart = heatmap(grid)
-    data, metadata = static(chart)._repr_mimebundle_()
-    assert set(data) == {"image/png"} or "image/png" in data
-    assert metadata["image/png"]["alt"] == chart.description
-    assert 300 < metadata["image/png"]["width"] < 700
-
-
 def test_bad_input(grid, tmp_path):
     with pytest.raises(ValueError, match=r"measure='accuracy' is unknown.*auroc, correlation"):
         heatmap(grid, measure="accuracy")
@@ -157,12 +141,139 @@ def test_bad_input(grid, tmp_path):
         heatmap(grid.isel(layer=[]))
     with pytest.raises(ValueError, match=r"unknown token 'last'.*The grid has last_q"):
         heatmap(grid, tokens=["last_q", "last"])
-    with pytest.raises(TypeError, match=r"sequence of names"):
+    with pytest.raises(TypeError, match=r"tokens must be a sequence"):
         heatmap(grid, tokens="last_q")
-    with pytest.raises(TypeError, match=r"Altair chart, got dict"):
-        save_chart({}, tmp_path / "a.png")
-    with pytest.raises(TypeError, match=r"Altair chart, got Dataset"):
-        static(grid)
+    with pytest.raises(ValueError, match=r"a token is given twice"):
+        heatmap(grid, tokens=["-1", "-1"])
+    with pytest.raises(ValueError, match=r"none of the tokens asked for"):
+        heatmap(grid.sel(token=["-1"]), tokens=["last_q"])
+    with pytest.raises(
+        ValueError, match=r"outline names cells that are not drawn: \[\(99, '-1'\)\]"
+    ):
+        heatmap(grid, outline=[(99, "-1")])
+    with pytest.raises(ValueError, match=r"mute must be True, False or a level"):
+        heatmap(grid, mute=5)
+    with pytest.raises(ValueError, match=r"mute needs p_corrected or p_value"):
+        heatmap(grid.drop_vars("p_value"), mute=True)
+    with pytest.raises(TypeError, match=r"mapping of name to grid, got list"):
+        compare_splits([grid, grid])
+    with pytest.raises(ValueError, match=r"no grid to draw"):
+        small_multiples({})
+    with pytest.raises(ValueError, match=r"different layers. Use small_multiples"):
+        compare_splits({"a": grid, "b": make_grid(layers=6)})
+    with pytest.raises(ValueError, match=r"columns must be at least 1"):
+        small_multiples({"a": grid}, columns=0)
+    with pytest.raises(ValueError, match=r"no variable 'gain'"):
+        gain(grid)
+    twice = xr.concat([grid, grid], dim="layer")
+    with pytest.raises(ValueError, match=r"needs a coordinate 'layer' with a different label"):
+        heatmap(twice.drop_vars("correct").assign_coords(correct=grid.correct))
+
+
+def test_columns_are_those_asked_for(grid):
+    spec = heatmap(grid.sel(token=["-1", "last_q"]), tokens=["-1", "exact_answer_last"]).to_dict()
+    assert spec["layer"][0]["encoding"]["x"]["scale"]["domain"] == ["-1", "exact_answer_last"]
+    rows = rows_of(spec)
+    assert {row["token"] for row in rows if row["auroc"] is None} == {"exact_answer_last"}
+
+
+def test_nothing_measured_is_drawn_as_such(grid):
+    chart = heatmap(grid.assign(auroc=grid.auroc * np.nan))
+    assert chart.description.endswith("No cell is measured.")
+    assert len(rows_of(chart.to_dict(), layer=1)) == 32 * 14
+
+
+def test_muted_cells_are_those_without_significance(grid):
+    corrected = grid.assign(p_corrected=(grid.p_value * 20).clip(max=1))
+    for drawn, p, words in [
+        (grid, "p_value", "p ≥ 0.01, uncorrected"),
+        (corrected, "p_corrected", "p ≥ 0.01"),
+    ]:
+        spec = heatmap(drawn, mute=0.01).to_dict()
+        shape = spec["layer"][-1]["encoding"]["shape"]
+        assert shape["scale"]["domain"] == ["not measured", words]
+        veiled = {(row["layer"], row["token"]) for row in rows_of(spec, layer=2)}
+        expected = {
+            (int(layer), str(token))
+            for layer in drawn.layer
+            for token in FIGURE_TOKENS
+            if float(drawn[p].sel(layer=layer, token=token)) >= 0.01
+        }
+        assert veiled == expected
+
+
+def test_outlines_are_named_in_the_legend(grid):
+    chart = heatmap(grid, outline=[(14, "exact_answer_last"), (13, "exact_answer_first")])
+    spec = chart.to_dict()
+    marks = rows_of(spec, layer=len(spec["layer"]) - 1)
+    named = {(row["layer"], row["token"]): row["state"] for row in marks}
+    assert named[14, "exact_answer_last"] == "best cell"
+    assert named[13, "exact_answer_first"] == "not told apart"
+    assert "1 cells cannot be told" not in chart.description
+    assert "cannot be told from the best: 1" in chart.description
+
+
+@pytest.mark.parametrize("layers", [1, 2, 12, 30, 80, 126])
+def test_any_depth_keeps_ticks_and_room_for_their_labels(layers):
+    spec = heatmap(make_grid(layers=layers, examples=4)).to_dict()
+    assert spec["layer"][0]["encoding"]["y"]["axis"]["values"] == list(range(0, layers, 2))
+    assert spec["height"] % layers == 0  # whole pixels
+    assert 2 * spec["height"] / layers >= 15
+
+
+def test_layers_that_were_not_all_captured(grid):
+    odd = heatmap(grid.sel(layer=[1, 5, 9])).to_dict()
+    assert odd["layer"][0]["encoding"]["y"]["axis"]["values"] == [1, 5, 9]
+
+
+def test_splits_share_scale_and_legend(grid):
+    held_out = grid.assign(auroc=grid.auroc.fillna(0.5))
+    spec = compare_splits({"random": grid, "answer": held_out}, mute=True).to_dict()
+    assert [panel["title"] for panel in spec["hconcat"]] == ["random", "answer"]
+    colours = [panel["layer"][0]["encoding"]["color"] for panel in spec["hconcat"]]
+    assert colours[0] == colours[1]
+    # One legend: each panel has all notes, in one order, or their marks would be mixed up.
+    shapes = [panel["layer"][-1]["encoding"]["shape"]["scale"] for panel in spec["hconcat"]]
+    assert shapes[0] == shapes[1]
+    assert "random: Heatmap of the AUROC" in spec["description"]
+
+
+def test_small_multiples_have_their_own_layers(grid):
+    spec = small_multiples({"deep": grid, "shallow": make_grid(12)}, columns=2).to_dict()
+    domains = [panel["layer"][0]["encoding"]["y"]["scale"]["domain"] for panel in spec["concat"]]
+    assert domains == [list(range(32)), list(range(12))]
+    assert spec["columns"] == 2
+    assert spec["resolve"]["scale"]["y"] == "independent"
+
+
+def test_gain_is_symmetric_and_marks_what_is_unclear_or_worse(grid):
+    difference = (grid.auroc - 0.62).rename("gain")
+    gains = xr.Dataset(
+        {"gain": difference, "gain_low": difference - 0.05, "gain_high": difference + 0.05}
+    )
+    chart = gain(gains)
+    spec = chart.to_dict()
+    colour = spec["layer"][0]["encoding"]["color"]["scale"]
+    low, high = colour["domain"]
+    assert -low == high >= float(np.abs(difference).max())
+    assert colour["scheme"] == "blueorange"
+    marks = rows_of(spec, layer=len(spec["layer"]) - 1)
+    for row in marks:
+        cell = gains.sel(layer=row["layer"], token=row["token"])
+        if row["state"] == "worse":
+            assert cell.gain_high < 0
+        elif row["state"] == "interval includes 0":
+            assert cell.gain_low <= 0 <= cell.gain_high
+        else:
+            assert cell.gain.isnull()
+    assert {row["state"] for row in marks} == {"worse", "interval includes 0", "not measured"}
+    assert "gain in AUROC over the best control" in chart.description
+
+
+def test_a_click_can_be_listened_to(grid):
+    selection = alt.selection_point(name="cell", fields=["layer", "token"])
+    spec = heatmap(grid, mute=True).add_params(selection).to_dict()
+    assert spec["params"][0]["name"] == "cell"
 
 
 def test_charts_use_no_hidden_state(grid):
