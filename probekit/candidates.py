@@ -2,10 +2,10 @@
 
 import csv
 import re
-from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
+from probekit.decoys import EXACT_CASE, SLOT, Contexts, cased, is_plain_word, spaced
 from probekit.resources import resource
 from probekit.text import (
     NUMBER,
@@ -21,25 +21,11 @@ from probekit.text import (
 ANY_NUMBER = "{number}"  # this name in a list stands for every number
 ANY_OTHER = "{other}"  # and this for a name that the list lacks, where an answer is expected
 _EVERY = "*"  # this name's decoys hold for every name
-_SLOT = "{}"  # in a decoy, stands for any name of the list
-_EXACT_CASE = 3  # names up to this long must match in case: US is not us, He is not HE
-_NEARBY = 80  # characters of context a decoy may look at
-
-# Chemical symbols that are English words where a sentence begins.
-_WORDS = {"Am", "As", "At", "Be", "He", "I", "In", "No"}
-_SYMBOL_FOLLOWS = re.compile(
-    r"\s*(?:\(|=|is (?:the|a|an) (?:chemical |element)?|stands |represents )"
-)
-_SENTENCE_START = re.compile(r"(?:^|[.!?:\n])[\s\"'(*\-]*$")
-_SENTENCE_END = re.compile(r"[\"')*\]]*\s*(?:[.!?;]|$)")
-_JOINED = re.compile(r"\s*(?:,?\s*\b(?:and|or|nor)\b|[&/-])\s*(?:the\s+)?")
-_LISTED = re.compile(r"\s*,\s*(?:the\s+)?")
-
 
 # An answer that no list has, such as an invented city: what follows "is", if it is a name or the
 # sentence's last word; what "is the ..." follows; a response that is nothing but a name.
 _CAPITALISED = (
-    r"(?!(?:The|A|An|It|This|That|In|As|Its)\b)[A-Z][\w'-]*"
+    r"(?!(?:A|An|As|He|In|It|Its|She|That|The|There|They|This|What|Which|Who)\b)[A-Z][\w'-]*"
     r"(?: (?:(?:de|del|da|do|di|du|la|le|al|el|of|and) )*[A-Z][\w'-]*)*"
 )
 _OTHER = re.compile(
@@ -88,8 +74,8 @@ class Candidates:
         self._numbers = self._others = False
         phrases, contexts = [], []
         for row_name, aliases, decoys in rows:
-            contexts += [decoy for decoy in decoys if _SLOT in decoy]
-            masked = [decoy for decoy in decoys if _SLOT not in decoy]
+            contexts += [decoy for decoy in decoys if SLOT in decoy]
+            masked = [decoy for decoy in decoys if SLOT not in decoy]
             if row_name == ANY_NUMBER:
                 self._numbers = True
             elif row_name == ANY_OTHER:
@@ -102,11 +88,11 @@ class Candidates:
         if not any(self._exact.values()) and not any(self._caseless.values()) and not self._numbers:
             raise ValueError(f"candidates {name!r}: the list holds no name")
         phrases.sort(key=len, reverse=True)  # in an alternation the first wins, so longest first
-        self._strict = _any_of([_cased(phrase) for phrase in phrases])
+        self._strict = _any_of([cased(phrase) for phrase in phrases])
         self._loose = _any_of(
-            [p if len(p) <= _EXACT_CASE else f"(?i:{p})" for p in map(_spaced, phrases)]
+            [p if len(p) <= EXACT_CASE else f"(?i:{p})" for p in map(spaced, phrases)]
         )
-        self._contexts = _Contexts(contexts)
+        self._contexts = Contexts(contexts)
 
     def __repr__(self):
         return f"<Candidates {self.name!r}>"
@@ -125,7 +111,7 @@ class Candidates:
         return folded
 
     def _key(self, folded):
-        if len(folded) <= _EXACT_CASE:
+        if len(folded) <= EXACT_CASE:
             return self._exact, folded
         return self._caseless, re.sub(r"[\s-]+", " ", folded).casefold()
 
@@ -192,7 +178,7 @@ class Candidates:
             phrase = match.group()
             table, key = self._key(phrase)
             name = table.get(key)
-            if name is not None and not _is_plain_word(phrase, text, match.start(), match.end()):
+            if name is not None and not is_plain_word(phrase, text, match.start(), match.end()):
                 found.append(Mention(match.start(), match.end(), name))
         if self._numbers:
             patterns = [(NUMBER, number_value)]
@@ -202,55 +188,6 @@ class Candidates:
                 found += [Mention(*m.span(), value(m.group())) for m in pattern.finditer(text)]
             found.sort()
         return found
-
-
-class _Contexts:
-    """Decoys with a slot: which mentions stand in one."""
-
-    def __init__(self, decoys):
-        before, after, self._around = [], [], []
-        for decoy in decoys:
-            left, right = (fold(part)[0] for part in decoy.split(_SLOT, 1))
-            if left and right:
-                self._around.append((_ends([left]), _begins([right])))
-            elif left:
-                before.append(left)
-            elif right:
-                after.append(right)
-        self._before = _ends(before) if before else None
-        self._after = _begins(after) if after else None
-
-    def mask(self, text, mentions):
-        """For each mention, whether a decoy masks it."""
-        masked_before, masked_after = [], []
-        for mention in mentions:
-            left = text[max(0, mention.start - _NEARBY) : mention.start]
-            right = text[mention.end : mention.end + _NEARBY]
-            around = any(b.search(left) and a.match(right) for b, a in self._around)
-            masked_before.append(around or bool(self._before and self._before.search(left)))
-            masked_after.append(around or bool(self._after and self._after.match(right)))
-        # "bordering Egypt and Libya", "the Spanish and Portuguese languages": what holds for one
-        # of a list holds for all of it.
-        linked = _links(text, mentions)
-        for i in range(1, len(mentions)):
-            masked_before[i] |= masked_before[i - 1] and linked[i - 1]
-        for i in reversed(range(len(mentions) - 1)):
-            masked_after[i] |= masked_after[i + 1] and linked[i]
-        return [b or a for b, a in zip(masked_before, masked_after, strict=True)]
-
-
-def _links(text, mentions):
-    """Whether each mention is joined with the next in a list ("A, B and C")."""
-    linked = []
-    for here, following in pairwise(mentions):
-        between = text[here.end : following.start]
-        linked.append("and" if _JOINED.fullmatch(between) else _LISTED.fullmatch(between) and ",")
-    for i in reversed(range(len(linked))):
-        # A comma alone joins nothing ("near the Libyan border, Egypt"): an "and" must follow.
-        linked[i] = linked[i] == "and" or bool(
-            linked[i] == "," and i + 1 < len(linked) and linked[i + 1]
-        )
-    return linked
 
 
 def _without_echo(mentions, masked, asked):
@@ -286,53 +223,8 @@ def _is_number(name):
     return NUMBER.fullmatch(name) is not None
 
 
-def _is_plain_word(phrase, text, start, end):
-    """Whether a short name is used as the English word that it also is ("In chemistry, ...")."""
-    if phrase not in _WORDS:
-        return False
-    before, after = text[:start], text[end:]
-    if _SENTENCE_END.match(after):
-        alone = not before.strip("\"'(*[ \n") and not after.strip("\"')*] \n.!?")
-        return bool(_SENTENCE_START.search(before)) and phrase == "No" and not alone
-    if before[-1:] in ('"', "'", "(", "*", "[") and after[:1] in ('"', "'", ")", "*", "]"):
-        return False
-    if _SENTENCE_START.search(before):
-        return not _SYMBOL_FOLLOWS.match(after)
-    if phrase == "I":
-        return re.search(r"\b(?:is|symbol|letter)\s+[\"'(*]*$", before) is None
-    return False
-
-
-def _spaced(phrase):
-    """Pattern of a phrase; a space or hyphen in it matches either, and runs of them."""
-    return r"[\s-]+".join(re.escape(part) for part in re.split(r"[\s-]+", phrase))
-
-
-def _cased(phrase):
-    """As `_spaced`; a capital must be a capital, a small letter may be either."""
-    if len(phrase) <= _EXACT_CASE:
-        return _spaced(phrase)
-    return "".join(
-        part if part.isupper() else f"(?i:{part})" if any(map(str.isalpha, part)) else part
-        for part in re.split(r"([A-Z]+)", _spaced(phrase))
-        if part
-    )
-
-
 def _any_of(patterns):
     return re.compile(f"{WORD_START}(?:{'|'.join(patterns)}){WORD_END}" if patterns else r"(?!)")
-
-
-def _ends(phrases):
-    """Pattern that ends where a mention begins: one of these phrases, and what may follow it."""
-    edged = (f"{WORD_START if phrase[0].isalnum() else ''}{_cased(phrase)}" for phrase in phrases)
-    return re.compile(rf"(?:{'|'.join(edged)})[\"'(*]*(?:(?i:the)\s+)?[\"'(*]*$")
-
-
-def _begins(phrases):
-    """Pattern that begins where a mention ends."""
-    edged = (f"{_cased(phrase)}{WORD_END if phrase[-1].isalnum() else ''}" for phrase in phrases)
-    return re.compile(rf"[\"')*]*(?:{'|'.join(edged)})")
 
 
 def read_candidates(name, folder=None):
@@ -375,15 +267,15 @@ def _read_rows(path):
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file)
-            rows = list(reader)
+            columns, rows = reader.fieldnames or [], list(reader)
     except UnicodeDecodeError as error:
         raise ValueError(
             f"{path} is not UTF-8 text ({error.reason} at byte {error.start})"
         ) from error
-    if "name" not in (reader.fieldnames or []):
+    if "name" not in columns:
         raise ValueError(
             f"{path}: expected a column 'name' (and, if needed, 'aliases' and 'decoys'), found "
-            f"{', '.join(map(str, reader.fieldnames or [])) or 'nothing'}"
+            f"{', '.join(columns) or 'nothing'}"
         )
     return [
         (row["name"].strip(), _cell(row.get("aliases")), _cell(row.get("decoys")))

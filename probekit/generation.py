@@ -274,7 +274,7 @@ class _Rows:
         return logits
 
     def advance(self, logits, stops, sample, first=0):
-        """Choose the next tokens of the rows from `first` on; yield those that end, and drop them."""
+        """Choose the next tokens of rows from `first` on; yield those that end, and drop them."""
         rows = self.responses[first:]
         logprobs = logits.float().log_softmax(-1)
         if sample is None:

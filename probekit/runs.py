@@ -196,22 +196,42 @@ class Run:
         Stage
         """
         self._manifest_path(stage).unlink(missing_ok=True)
-        return Stage(self, stage, parameters, {str(p): sha256(p) for p in map(Path, inputs)})
+        return Stage(self, stage, parameters, {self._label(p): sha256(p) for p in inputs})
 
-    def is_current(self, stage, parameters, inputs=()):
-        """Whether a stage is finished, from these parameters and inputs, with its files in place.
+    def _label(self, path):
+        """A path as manifests hold it: relative to the run directory if it is inside."""
+        path = Path(path).resolve()
+        return str(path.relative_to(self.path) if path.is_relative_to(self.path) else path)
+
+    def is_current(self, stage, record, key):
+        """Whether a stage is finished as the pipeline recorded it, with its files in place.
 
         Large stores carry their own checksums, so of them only the sizes are compared here.
+
+        Parameters
+        ----------
+        stage : str
+        record : Path
+            Where the pipeline keeps what it ran the stage with.
+        key : dict
+            What it would run it with now.
+
+        Returns
+        -------
+        bool
         """
         try:
+            recorded = json.loads(record.read_text(encoding="utf-8"))
             manifest = self.manifest(stage)
-        except (FileNotFoundError, ValueError):
+        except (OSError, ValueError):
             return False
-        if manifest["parameters"] != json.loads(json.dumps(parameters)):
+        key = json.loads(json.dumps(key)) | {"manifest": sha256(self._manifest_path(stage))}
+        if recorded != key:
             return False
-        if manifest["inputs"] != {str(p): sha256(p) for p in map(Path, inputs)}:
-            return False
+        inputs = {self.path / name: digest for name, digest in manifest["inputs"].items()}
         return all(
+            path.is_file() and sha256(path) == digest for path, digest in inputs.items()
+        ) and all(
             _same_file(self.path / name, record) for name, record in manifest["outputs"].items()
         )
 

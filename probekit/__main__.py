@@ -1,0 +1,67 @@
+"""The `probekit` command."""
+
+import argparse
+import sys
+
+from probekit.pipeline import describe_parameters, read_parameters, run_pipeline
+
+
+def main(arguments=None):
+    """Run the command line; the exit code is 0 only if everything asked for is finished.
+
+    Parameters
+    ----------
+    arguments : list of str, optional
+        By default those that the program was started with.
+
+    Returns
+    -------
+    int
+    """
+    options = _parser().parse_args(arguments)
+    try:
+        parameters = read_parameters(options.parameter, options.file)
+        if options.run_dir is not None:
+            parameters["run_dir"] = options.run_dir
+        run_pipeline(**parameters)
+    except (ValueError, TypeError, OSError) as error:
+        print(f"probekit: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("probekit: stopped. The same command goes on from here.", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser():
+    parser = argparse.ArgumentParser(
+        prog="probekit",
+        description="Where inside a language model it shows that an answer is wrong.",
+    )
+    commands = parser.add_subparsers(required=True, metavar="run")
+    run = commands.add_parser(
+        "run",
+        help="execute the four notebooks, from the question file to the figure",
+        description="Execute the four notebooks. Finished stages whose inputs have not changed "
+        "are not run again.",
+        epilog=f"parameters of the notebooks:\n{describe_parameters()}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    run.add_argument(
+        "--run-dir", metavar="DIR", help="where results go (default: data/runs/QUESTIONS)"
+    )
+    run.add_argument(
+        "-p",
+        dest="parameter",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("NAME", "VALUE"),
+        help="set a parameter of the notebooks; may be repeated",
+    )
+    run.add_argument("-f", dest="file", metavar="PARAMS.yaml", help="read parameters from a file")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
