@@ -73,7 +73,7 @@ def is_plain_word(phrase, text, start, end):
     """Whether a short name is used as the English word that it also is ("In chemistry, ...")."""
     if phrase not in _WORDS:
         return False
-    before, after = text[:start], text[end:]
+    before, after = text[max(0, start - _NEARBY) : start], text[end : end + _NEARBY]
     if _SENTENCE_END.match(after):
         alone = not before.strip("\"'(*[ \n") and not after.strip("\"')*] \n.!?")
         return bool(_SENTENCE_START.search(before)) and phrase == "No" and not alone
