@@ -3,6 +3,7 @@
 import html
 import json
 import os
+import re
 from pathlib import Path
 
 import altair as alt
@@ -126,13 +127,13 @@ def _render(chart, form, scale=3):
     description = html.escape(_text(spec.get("description")))
     if form == "json":
         return (json.dumps(spec, indent=1, allow_nan=False) + "\n").encode()
-    if form == "svg":
-        svg = vl_convert.vegalite_to_svg(spec, allowed_base_urls=[])
-        return svg.replace("<svg ", f'<svg role="img" aria-label="{description}" ', 1).encode()
     if form == "png":
         return vl_convert.vegalite_to_png(spec, scale=scale, allowed_base_urls=[])
-    if form == "pdf":
-        return vl_convert.vegalite_to_pdf(spec, allowed_base_urls=[])
+    if form in ("svg", "pdf"):
+        svg = _numbered_from_zero(vl_convert.vegalite_to_svg(spec, allowed_base_urls=[]))
+        if form == "pdf":
+            return _in_order(vl_convert.svg_to_pdf(svg))
+        return svg.replace("<svg ", f'<svg role="img" aria-label="{description}" ', 1).encode()
     title = spec.get("title", "Chart")
     title = title["text"] if isinstance(title, dict) else title
     title = " ".join(title) if isinstance(title, list) else title
@@ -144,6 +145,27 @@ def _render(chart, form, scale=3):
         spec=json.dumps(spec, allow_nan=False).replace("<", "\\u003c"),
     )
     return page.encode()
+
+
+def _numbered_from_zero(svg):
+    """Renumber gradients and clips, which Vega counts on from chart to chart in a process."""
+    for i, name in enumerate(re.findall(r'id="((?:gradient_|clip)\d+)"', svg)):
+        svg = svg.replace(f'id="{name}"', f'id="paint{i}"').replace(
+            f"url(#{name})", f"url(#paint{i})"
+        )
+    return svg
+
+
+def _in_order(pdf):
+    """Sort the entries of each resource dictionary, which vl-convert writes in the order of a hash.
+
+    Every entry is a line of its own, so nothing in the file moves that another part points to.
+    """
+    return re.sub(
+        rb"(?m)(?:^ +/[a-z]+\d+ \d+ 0 R\n)+",
+        lambda entries: b"".join(sorted(entries[0].splitlines(keepends=True))),
+        pdf,
+    )
 
 
 def _write(path, content):

@@ -2,6 +2,7 @@ import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import altair as alt
 import pytest
@@ -37,21 +38,28 @@ def test_a_suffix_writes_that_format_only(tmp_path, form):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_same_chart_same_bytes_in_another_process(tmp_path):
-    # Another process: hash seeds and counters of names differ there.
+def make_rich_chart():
+    """A gradient in the legend, and half-transparent marks."""
+    rows = [{"x": i, "y": i % 5, "z": i / 30} for i in range(30)]
+    base = alt.Chart(alt.Data(values=rows)).encode(x="x:O", y="y:O")
+    chart = alt.layer(base.mark_rect().encode(color="z:Q"), base.mark_rect(opacity=0.5))
+    return finished(chart, "Rich", "A chart with ≥ and −.")
+
+
+def test_same_chart_same_bytes(tmp_path):
+    first = save_chart(make_rich_chart(), tmp_path / "first")
+    save_chart(make_rich_chart(), tmp_path / "second")
+    # In another process hash seeds and counters differ.
     code = (
         "import sys; sys.path.insert(0, sys.argv[2]); from test_chart_files import *;"
-        "save_chart(make_chart(), sys.argv[1])"
+        "save_chart(make_rich_chart(), sys.argv[1])"
     )
-    here = save_chart(make_chart(), tmp_path / "here")
-    folder = __file__.rpartition("/")[0]
-    subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path / "there"), folder],
-        check=True,
-        cwd=f"{folder}/..",
-    )
-    for path in here:
-        assert path.read_bytes() == (tmp_path / f"there{path.suffix}").read_bytes(), path.name
+    tests = Path(__file__).parent
+    arguments = [sys.executable, "-c", code, str(tmp_path / "third"), str(tests)]
+    subprocess.run(arguments, check=True, cwd=tests.parent)
+    for path in first:
+        for name in ("second", "third"):
+            assert path.read_bytes() == (tmp_path / f"{name}{path.suffix}").read_bytes(), path.name
 
 
 def test_page_loads_nothing_and_its_text_stays_text(tmp_path):
