@@ -39,7 +39,7 @@ MEASURES = {
     "correlation": (["|r| of score", "with correctness"], (0.0, 1.0), (0, 0.2, 0.4, 0.6, 0.8, 1)),
 }
 FIGURE_TITLE = "Layer vs. Token Correlation"
-MISSING_FILL, OUTLINE = "#efefef", "#d55e00"
+MISSING_FILL = "#efefef"
 
 
 def heatmap(
@@ -317,7 +317,8 @@ def _panel(rows, colour, marked, states, *, cell=None, mark_height=None, y_title
     # cells, down to a height at which a label at every second layer still has room for its line.
     width, height = cell or (22, int(np.clip(450 // len(layers), 8, 20)))
     step = next(step for step in (2, 4, 8, 16, 32) if step * height >= 15 or step == 32)
-    ticks = [layer for layer in layers if layer % step == 0] or layers
+    gaps = layers[-1] - layers[0] >= len(layers)
+    ticks = layers if gaps and height >= 15 else [n for n in layers if n % step == 0] or layers
     base = alt.Chart(alt.Data(values=rows)).encode(
         x=alt.X(
             "token:N",
@@ -391,7 +392,7 @@ def _marks(base, marked, states, width, height):
         BEST: _frame(x, y) + _frame(x - 1, y - 1),
         RIVAL: _frame(x, y),
     }
-    colours = {BEST: OUTLINE, RIVAL: OUTLINE}
+    colours = {BEST: "#000000", RIVAL: "#d55e00"}
     legend = alt.Legend(symbolSize=4, symbolOffset=8, labelOffset=12, rowPadding=6)
     shape = alt.Scale(domain=states, range=[paths.get(state, dot) for state in states])
     stroke = alt.Scale(domain=states, range=[colours.get(state, "#555555") for state in states])
@@ -406,7 +407,7 @@ def _marks(base, marked, states, width, height):
     layers = [
         over({UNMEASURED}).mark_rect(color=MISSING_FILL),
         over(muted, marked[0] if marked else ()).mark_rect(color="white", opacity=0.55),
-        over({BEST, RIVAL}).mark_rect(fill=None, stroke="white", strokeWidth=3.5),
+        over({BEST, RIVAL}).mark_rect(fill=None, stroke="white", strokeWidth=4),
         over(states)
         .mark_point(size=4, opacity=1, strokeWidth=1.1)
         .encode(

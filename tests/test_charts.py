@@ -222,8 +222,9 @@ def test_any_depth_keeps_ticks_and_room_for_their_labels(layers):
 
 
 def test_layers_that_were_not_all_captured(grid):
-    odd = heatmap(grid.sel(layer=[1, 5, 9])).to_dict()
-    assert odd["layer"][0]["encoding"]["y"]["axis"]["values"] == [1, 5, 9]
+    for layers in ([1, 5, 9], [0, 5, 10]):
+        spec = heatmap(grid.sel(layer=layers)).to_dict()
+        assert spec["layer"][0]["encoding"]["y"]["axis"]["values"] == layers
 
 
 def test_splits_share_scale_and_legend(grid):
