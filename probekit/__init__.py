@@ -1,37 +1,55 @@
-"""Where inside a language model it shows that an answer is wrong, and whether to trust that.
+"""Where inside a language model it shows that an answer is wrong, and whether to trust that."""
 
-The public names, in the order in which data flows, are those of the design:
-`read_questions`, `load_model`, `extract`, `Run`, `probe_grid`, `heatmap`, `findings` and so on.
-"""
-
-from importlib import import_module
+# In the order in which data flows. A function that shares its module's name is imported last from
+# it, so that `probekit.extract` is the function.
+from probekit.questions import read_questions
+from probekit.models import load_model
+from probekit.answers import find_span, grade, is_refusal
+from probekit.tokens import FIGURE_TOKENS, TOKENS
+from probekit.sites import SITES
+from probekit.runs import Run
+from probekit.extract import extract
+from probekit.grid import probe_grid
+from probekit.charts import (
+    by_layer,
+    by_token,
+    calibration,
+    compare_splits,
+    gain,
+    heatmap,
+    save_chart,
+    score_distribution,
+    small_multiples,
+    static,
+)
+from probekit.findings import findings
+from probekit.pipeline import check_parameters, run_pipeline
 
 __version__ = "0.1.0"
 
-# Loaded when first asked for: drawing a finished grid should not wait for torch.
-_NAMES = {
-    "questions": ["read_questions"],
-    "models": ["load_model"],
-    "answers": ["find_span", "grade", "is_refusal"],
-    "tokens": ["FIGURE_TOKENS", "TOKENS"],
-    "sites": ["SITES"],
-    "extract": ["extract"],
-    "runs": ["Run"],
-    "grid": ["probe_grid"],
-    "charts": ["heatmap", "save_chart", "static"],
-    "findings": ["findings"],
-    "pipeline": ["check_parameters", "run_pipeline"],
-}
-_MODULE_OF = {name: module for module, names in _NAMES.items() for name in names}
-
-__all__ = sorted(_MODULE_OF)
-
-
-def __getattr__(name):
-    if name not in _MODULE_OF:
-        raise AttributeError(f"module 'probekit' has no attribute {name!r}")
-    return getattr(import_module(f"probekit.{_MODULE_OF[name]}"), name)
-
-
-def __dir__():
-    return [*globals(), *__all__]
+__all__ = [
+    "FIGURE_TOKENS",
+    "SITES",
+    "TOKENS",
+    "Run",
+    "by_layer",
+    "by_token",
+    "calibration",
+    "check_parameters",
+    "compare_splits",
+    "extract",
+    "find_span",
+    "findings",
+    "gain",
+    "grade",
+    "heatmap",
+    "is_refusal",
+    "load_model",
+    "probe_grid",
+    "read_questions",
+    "run_pipeline",
+    "save_chart",
+    "score_distribution",
+    "small_multiples",
+    "static",
+]

@@ -141,6 +141,40 @@ class Run:
                 f"{path} has no split {split!r}. It has: {', '.join(splits)}."
             ) from error
 
+    def save_grids(self, grids):
+        """Save the probe stage's grids into one file, ``grid.nc``.
+
+        Parameters
+        ----------
+        grids : dict of {str: Dataset}
+            Per split, as `grid` will be asked for it; the main figure's first.
+        """
+        with replacing(self.path / "grid.nc") as temporary:
+            temporary.unlink()
+            for name, grid in grids.items():
+                texts = {n: v.astype(object) for n, v in grid.coords.items() if v.dtype.kind == "T"}
+                grid = grid.assign_coords(texts)
+                encoding = {n: {"fletcher32": True} for n, v in grid.items() if v.dtype != object}
+                grid.to_netcdf(
+                    temporary, mode="a", group=name, engine="h5netcdf", encoding=encoding
+                )
+
+    def write_text(self, name, text):
+        """Write a text file into the run directory.
+
+        Parameters
+        ----------
+        name : str
+        text : str
+
+        Returns
+        -------
+        Path
+        """
+        with replacing(self.path / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+        return self.path / name
+
     def _existing(self, name, stage):
         path = self.path / name
         if not path.exists():
