@@ -9,6 +9,7 @@ from probekit.tokens import FIGURE_TOKENS, TOKENS
 from probekit.sites import SITES
 from probekit.runs import Run
 from probekit.extract import extract
+from probekit.token_view import show_tokens
 from probekit.grid import probe_grid
 from probekit.charts import (
     by_layer,
@@ -50,6 +51,7 @@ __all__ = [
     "run_pipeline",
     "save_chart",
     "score_distribution",
+    "show_tokens",
     "small_multiples",
     "static",
 ]

@@ -124,11 +124,7 @@ def load_model(name, *, device=None, dtype=None, revision=None, trust_remote_cod
     ValueError
         If it is found but cannot be loaded as a causal language model, or its file is damaged.
     """
-    if not isinstance(name, (str, os.PathLike)) or not str(name):
-        raise TypeError(
-            f"load_model takes a hub id, a folder or a .gguf file as a string, got {name!r}."
-        )
-    source, options, revision = _locate(str(name), revision)
+    source, options, revision = locate_model(name, revision)
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
         if device == "cpu" and torch.backends.mps.is_available():
@@ -145,8 +141,33 @@ def load_model(name, *, device=None, dtype=None, revision=None, trust_remote_cod
     return LanguageModel(model.eval(), tokenizer, str(name), revision)
 
 
-def _locate(name, revision):
-    """Where transformers finds a model: its source, loading options, and revision if known."""
+def locate_model(name, revision=None):
+    """Find what `load_model` would load, without loading it.
+
+    Parameters
+    ----------
+    name : str or Path
+    revision : str, optional
+
+    Returns
+    -------
+    source : str
+        Hub id or folder.
+    options : dict
+        What transformers needs to be told.
+    revision : str or None
+        SHA-256 of local weights.
+
+    Raises
+    ------
+    FileNotFoundError
+        If a folder or file is not there. Whether the hub has an id is not asked.
+    ValueError
+        If a file is damaged.
+    """
+    if not isinstance(name, (str, os.PathLike)) or not str(name):
+        raise TypeError(f"A model is named by text or a path, got {name!r}. {_HOW_TO_NAME}")
+    name = str(name)
     short = SHORT_NAMES.get(name)
     if short is not None:
         spec = importlib.util.find_spec(short["package"])

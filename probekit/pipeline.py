@@ -13,6 +13,8 @@ import yaml
 from tqdm import tqdm
 
 from probekit.grid import PROTOCOLS
+from probekit.models import locate_model
+from probekit.questions import read_questions
 from probekit.resources import resource, sha256
 from probekit.runs import STAGES, Run, write_json
 from probekit.sites import SITES
@@ -213,10 +215,12 @@ def run_pipeline(run_dir=None, *, stages=STAGES, progress=True, **parameters):
         the error.
     """
     parameters = check_parameters(**parameters)
-    if run_dir is None:
-        questions = parameters.get("questions", _known()["questions"])
-        run_dir = Path("data", "runs", Path(questions).stem)
-    run = Run(run_dir)
+    questions = parameters.get("questions", _known()["questions"])
+    run = Run(run_dir if run_dir is not None else Path("data", "runs", Path(questions).stem))
+    if "extract" in stages:
+        # What is wrong with them is known at once, not when a kernel has started.
+        read_questions(questions, limit=parameters.get("limit", 0))
+        locate_model(parameters.get("model", _known()["model"]))
     with tqdm(total=len(stages), desc="probekit", unit="stage", disable=not progress) as bar:
         for stage in stages:
             bar.set_description(stage)
@@ -261,6 +265,8 @@ def _execute(notebook, output, parameters, progress):
                 progress_bar=False,
                 stdout_file=shown,
                 stderr_file=shown,
+                # Of a progress bar's many states the executed notebook keeps the last.
+                coalesce_streams=True,
             )
         except PapermillExecutionError as error:
             raise ValueError(
