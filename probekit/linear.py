@@ -1,11 +1,38 @@
-"""Linear probes with a closed form: difference of means, linear discriminant, ridge.
+"""Linear probes, and those that have a closed form: difference of means, discriminant, ridge.
 
-They take the same arguments as `probekit.probes.fit_logistic` and return the same `LinearProbes`.
+Each function fits many probes over the same examples at once: labels and sample weights may have a
+row for every fit. `probekit.probes.fit_logistic` is the one that has to iterate.
 """
 
+from dataclasses import dataclass
+
+import numpy as np
 import torch
 
-from probekit.probes import LinearProbes, check_fits
+
+@dataclass(frozen=True)
+class LinearProbes:
+    """Linear probes fitted over the same features, one a row.
+
+    Attributes
+    ----------
+    coef : Tensor, shape (fits, features)
+    intercept : Tensor, shape (fits,)
+    converged : Tensor of bool, shape (fits,)
+        Whether the fit met the tolerance asked for.
+    n_iter : int
+        Iterations until the last fit stopped; 0 for a closed form.
+    """
+
+    coef: torch.Tensor
+    intercept: torch.Tensor
+    converged: torch.Tensor
+    n_iter: int
+
+    def decision_function(self, X):
+        """Margin of every example under every probe, shape (fits, examples)."""
+        X = _tensor(X, self.coef.device).to(self.coef.dtype)
+        return torch.addmm(self.intercept[:, None], self.coef, X.T)
 
 
 def fit_mean_difference(X, y, sample_weight=None, *, dtype=torch.float32, device=None):
@@ -26,7 +53,7 @@ def fit_mean_difference(X, y, sample_weight=None, *, dtype=torch.float32, device
     Raises
     ------
     ValueError
-        As `probekit.probes.fit_logistic`.
+        As `check_fits`.
     """
     X, y, weight, _ = check_fits(X, y, sample_weight, 1.0, dtype, device)
     X = X.to(dtype)
@@ -59,7 +86,7 @@ def fit_discriminant(
     Raises
     ------
     ValueError
-        As `probekit.probes.fit_logistic`; or if `shrinkage` is something else; or if the
+        As `check_fits`; or if `shrinkage` is something else; or if the
         covariance is singular, which it is without shrinkage where examples are few.
     """
     if shrinkage != "auto" and not (isinstance(shrinkage, int | float) and 0 <= shrinkage <= 1):
@@ -109,7 +136,7 @@ def fit_ridge(X, y, sample_weight=None, alpha=1.0, *, dtype=torch.float32, devic
     Raises
     ------
     ValueError
-        As `probekit.probes.fit_logistic`, or if `alpha` is not positive.
+        As `check_fits`, or if `alpha` is not positive.
     """
     if not alpha > 0:
         raise ValueError(f"alpha must be positive, got {alpha}")
@@ -137,6 +164,74 @@ def fit_ridge(X, y, sample_weight=None, alpha=1.0, *, dtype=torch.float32, devic
             coef[fits] = torch.cholesky_solve((goal @ scaled).T, factor).T
         intercept[fits] = offset - coef[fits] @ mean
     return _closed_form(coef, intercept)
+
+
+def check_fits(X, y, sample_weight, C, dtype, device):
+    """Tensors X (examples, features), y and weights (fits, examples) and C (fits,).
+
+    Raises
+    ------
+    ValueError
+        If shapes disagree, a value of X is not finite, a weight is negative, a label is not 0 or 1,
+        or a fit's examples are all of one class.
+    """
+    X = _tensor(X, device)
+    if X.ndim != 2:
+        raise ValueError(f"X must have shape (examples, features), got {tuple(X.shape)}")
+    if not X.is_floating_point():
+        X = X.to(dtype)
+    # A sum shows a NaN or an infinity at a fraction of the cost of looking at every element.
+    if not bool(torch.isfinite(X.sum(dtype=torch.float64))):
+        bad = torch.nonzero(~torch.isfinite(X))
+        if len(bad):
+            example, feature = bad[0].tolist()
+            raise ValueError(
+                f"X has {len(bad)} values that are not finite, the first at example {example}, "
+                f"feature {feature}. Leave out the examples that lack this activation."
+            )
+    examples = len(X)
+    y = _tensor(y, X.device)
+    if sample_weight is None:
+        weight = X.new_ones(1, examples, dtype=dtype)
+    else:
+        weight = _tensor(sample_weight, X.device).to(dtype)
+    y, weight = torch.atleast_2d(y), torch.atleast_2d(weight)
+    C = torch.atleast_1d(_tensor(C, X.device).to(dtype))
+    for name, rows in (("y", y), ("sample_weight", weight)):
+        if rows.ndim != 2 or rows.shape[1] != examples:
+            raise ValueError(
+                f"{name} must have shape ({examples},) or (fits, {examples}), as X has {examples} "
+                f"examples; got {tuple(rows.shape)}"
+            )
+    counts = {len(y), len(weight), len(C)} - {1}
+    if len(counts) > 1:
+        raise ValueError(
+            f"y is given for {len(y)} fits, sample_weight for {len(weight)} and C for {len(C)}; "
+            "each must be given once or for every fit"
+        )
+    fits = counts.pop() if counts else 1
+    if y.dtype != torch.bool:
+        if not bool(((y == 0) | (y == 1)).all()):
+            raise ValueError(f"y must be boolean or 0 and 1, got values such as {y.unique()[:5]}")
+        y = y == 1
+    if not bool((torch.isfinite(weight) & (weight >= 0)).all()):
+        raise ValueError("sample_weight must be finite and >= 0")
+    positive = (weight * y).sum(1).expand(fits)
+    negative = (weight * ~y).sum(1).expand(fits)
+    one_class = torch.nonzero((positive == 0) | (negative == 0))[:, 0].tolist()
+    if one_class:
+        raise ValueError(
+            f"{len(one_class)} of {fits} fits have examples of one class only, the first is fit "
+            f"{one_class[0]}. Use fewer or stratified folds, or more examples."
+        )
+    return X, y.expand(fits, -1), weight.expand(fits, -1), C.expand(fits)
+
+
+def _tensor(values, device):
+    if not isinstance(values, torch.Tensor):
+        # torch takes no read-only arrays, which memory-mapped and broadcast ones are.
+        values = torch.from_numpy(np.require(values, requirements=["C", "W"]))
+    return values.to(device)
 
 
 def _closed_form(coef, intercept):

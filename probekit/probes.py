@@ -6,9 +6,9 @@ same examples, so they advance together: every iteration is two matrix products 
 
 The method is preconditioned nonlinear conjugate gradients. Three things make it quick:
 
-- One preconditioner, M = X' D X + I, serves every fit. D starts as the bound C/4 on the curvature
-  of the loss; after a few iterations it is the mean curvature of the fits that are still running,
-  and M is close to each fit's own Hessian.
+- One preconditioner, M = X' D X + I, serves every fit. D is the curvature of the loss, a mean over
+  the fits: at most C/4, its value where all of them start, and renewed when it has halved, as it
+  does where the classes can be separated.
 - The margins X w + b are carried along, so a line search costs no matrix product and can be
   exact. It searches over the step and the intercept together, which leaves the intercept free of
   penalty and lets the features be centred without changing the problem.
@@ -16,40 +16,27 @@ The method is preconditioned nonlinear conjugate gradients. Three things make it
   replaced by the square Cholesky factor of X X'.
 """
 
-from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 import torch
 
-# The preconditioner is renewed from the fits' own curvature after so many iterations; by then the
-# probabilities have left 1/2, and few fits have finished.
-RENEW_AFTER = (10, 40, 120)
+from probekit.linear import (
+    LinearProbes,
+    check_fits,
+    fit_discriminant,
+    fit_mean_difference,
+    fit_ridge,
+)
 
-
-@dataclass(frozen=True)
-class LinearProbes:
-    """Linear probes fitted over the same features, one a row.
-
-    Attributes
-    ----------
-    coef : Tensor, shape (fits, features)
-    intercept : Tensor, shape (fits,)
-    converged : Tensor of bool, shape (fits,)
-        Whether the fit met the tolerance asked for.
-    n_iter : int
-        Iterations until the last fit stopped; 0 for a closed form.
-    """
-
-    coef: torch.Tensor
-    intercept: torch.Tensor
-    converged: torch.Tensor
-    n_iter: int
-
-    def decision_function(self, X):
-        """Margin of every example under every probe, shape (fits, examples)."""
-        X = torch.as_tensor(X, dtype=self.coef.dtype, device=self.coef.device)
-        return torch.addmm(self.intercept[:, None], self.coef, X.T)
+__all__ = [
+    "LinearProbes",
+    "auroc",
+    "fit_discriminant",
+    "fit_logistic",
+    "fit_mean_difference",
+    "fit_ridge",
+]
 
 
 def fit_logistic(
@@ -60,7 +47,7 @@ def fit_logistic(
     *,
     standardize=False,
     tol=1e-6,
-    max_iter=300,
+    max_iter=1000,
     dtype=torch.float32,
     device=None,
 ):
@@ -110,7 +97,7 @@ def fit_logistic(
     mean = (weight.mean(0, dtype=torch.float64) @ X.double()) / weight.mean(0).double().sum()
     X = (X - mean).to(dtype) if X.dtype == torch.float64 else X.to(dtype) - mean.to(dtype)
     y = y.to(dtype)
-    penalty = _fold_variance(X, weight) if standardize else None
+    penalty = _fold_variance(X, weight, mean) if standardize else None
     span = None
     if X.shape[0] < X.shape[1] and penalty is None:
         X, span = _in_span(X)
@@ -188,78 +175,20 @@ def auroc(score, y, sample_weight=None):
     return np.divide(wins, pairs, out=np.full_like(wins, np.nan), where=pairs > 0)
 
 
-def check_fits(X, y, sample_weight, C, dtype, device):
-    """Tensors X (examples, features), y and weights (fits, examples) and C (fits,).
-
-    Raises
-    ------
-    ValueError
-        As `fit_logistic`.
-    """
-    X = torch.as_tensor(X, device=device)
-    if X.ndim != 2:
-        raise ValueError(f"X must have shape (examples, features), got {tuple(X.shape)}")
-    if not X.is_floating_point():
-        X = X.to(dtype)
-    # A sum shows a NaN or an infinity at a fraction of the cost of looking at every element.
-    if not bool(torch.isfinite(X.sum(dtype=torch.float64))):
-        bad = torch.nonzero(~torch.isfinite(X))
-        if len(bad):
-            example, feature = bad[0].tolist()
-            raise ValueError(
-                f"X has {len(bad)} values that are not finite, the first at example {example}, "
-                f"feature {feature}. Leave out the examples that lack this activation."
-            )
-    examples = len(X)
-    y = torch.as_tensor(y, device=X.device)
-    if sample_weight is None:
-        weight = X.new_ones(1, examples, dtype=dtype)
-    else:
-        weight = torch.as_tensor(sample_weight, device=X.device).to(dtype)
-    y, weight = torch.atleast_2d(y), torch.atleast_2d(weight)
-    C = torch.atleast_1d(torch.as_tensor(C, device=X.device).to(dtype))
-    for name, rows in (("y", y), ("sample_weight", weight)):
-        if rows.ndim != 2 or rows.shape[1] != examples:
-            raise ValueError(
-                f"{name} must have shape ({examples},) or (fits, {examples}), as X has {examples} "
-                f"examples; got {tuple(rows.shape)}"
-            )
-    counts = {len(y), len(weight), len(C)} - {1}
-    if len(counts) > 1:
-        raise ValueError(
-            f"y is given for {len(y)} fits, sample_weight for {len(weight)} and C for {len(C)}; "
-            "each must be given once or for every fit"
-        )
-    fits = counts.pop() if counts else 1
-    if y.dtype != torch.bool:
-        if not bool(((y == 0) | (y == 1)).all()):
-            raise ValueError(f"y must be boolean or 0 and 1, got values such as {y.unique()[:5]}")
-        y = y == 1
-    if not bool((torch.isfinite(weight) & (weight >= 0)).all()):
-        raise ValueError("sample_weight must be finite and >= 0")
-    positive = (weight * y).sum(1).expand(fits)
-    negative = (weight * ~y).sum(1).expand(fits)
-    one_class = torch.nonzero((positive == 0) | (negative == 0))[:, 0].tolist()
-    if one_class:
-        raise ValueError(
-            f"{len(one_class)} of {fits} fits have examples of one class only, the first is fit "
-            f"{one_class[0]}. Use fewer or stratified folds, or more examples."
-        )
-    return X, y.expand(fits, -1), weight.expand(fits, -1), C.expand(fits)
-
-
-def _fold_variance(X, weight):
+def _fold_variance(X, weight, mean):
     """Variance of each feature in each fit's examples, shape (fits, features).
 
-    A feature that does not vary there has the coefficient 0 whatever its penalty; its mean square
-    stands in for the variance, so that it is penalised on its own scale.
+    X is centred, `mean` is what was taken away. A feature that does not vary in a fit has the
+    coefficient 0 whatever its penalty; its mean square, or 1, stands in for the variance.
     """
+    eps = torch.finfo(X.dtype).eps
     total = weight.sum(1, keepdim=True)
-    mean = weight @ X / total
-    square = weight @ (X * X) / total
-    variance = square - mean * mean
-    variance = torch.where(variance <= 10 * torch.finfo(X.dtype).eps * square, square, variance)
-    return torch.where(variance > 0, variance, torch.ones_like(variance))
+    square = weight @ X.square() / total
+    variance = square - (weight @ X / total).square()
+    # Differences this small are rounding in the sums, and below, in the centring.
+    variance = torch.where(variance <= len(X) * eps * square, square, variance)
+    constant = (X.abs().amax(0) <= 10 * eps * mean.abs()) | (variance == 0)
+    return torch.where(constant, torch.ones_like(variance), variance)
 
 
 def _in_span(X):
@@ -307,8 +236,8 @@ def _solve(X, y, loss_weight, penalty, tol, max_iter):
     coef, intercept = X.new_zeros(fits, features), X.new_zeros(fits)
     converged = torch.zeros(fits, dtype=torch.bool, device=X.device)
     log_odds = ((loss_weight * y).sum(1) / (loss_weight * (1 - y)).sum(1)).log()
-    mean_penalty = X.new_ones(1) if penalty is None else penalty.mean(0)
-    # The fits still running, a row of each tensor for each of them.
+    # The fits still running, a row of each tensor for each of them. With an infinite decrement
+    # before it, the first direction is the steepest descent.
     run = {
         "fit": torch.arange(fits, device=X.device),
         "y": y,
@@ -318,85 +247,79 @@ def _solve(X, y, loss_weight, penalty, tol, max_iter):
         "intercept": log_odds,
         "margin": log_odds[:, None].repeat(1, len(X)),
         "direction": coef.clone(),
+        "gradient": coef.clone(),
+        "decrement": torch.full_like(log_odds, torch.inf),
     }
     run["residual"], run["curvature"] = _derivatives(run, run["margin"])
-    shared = run["curvature"].mean(0)
-    inverse = _inverse_hessian(X, shared, mean_penalty)
-    restart = True
+    shared = None
     for iteration in range(max_iter + 1):
-        if iteration in RENEW_AFTER:
-            shared = run["curvature"].mean(0)
-            inverse = _inverse_hessian(X, shared, mean_penalty)
-            restart = True
-        shrunk = run["penalty"] * run["coef"]
-        gradient = shrunk + run["residual"] @ X
+        mean_curvature = run["curvature"].mean(0)
+        if shared is None or bool(mean_curvature.mean() < shared.mean() / 2):
+            # Half of it spread evenly: examples that most fits are sure of and one is not would
+            # otherwise give that one a curvature far above the preconditioner's.
+            shared = (mean_curvature + mean_curvature.mean()) / 2
+            inverse = _inverse_hessian(X, shared, run["penalty"].mean(0))
+            run["decrement"].fill_(torch.inf)
+        gradient = run["penalty"] * run["coef"] + run["residual"] @ X
         scaled = gradient @ inverse
         decrement = _dot(gradient, scaled)
         done = _gap(run, decrement, shared) <= tol * _objective(run)
-        if iteration == max_iter or bool(done.all()) or 2 * int(done.sum()) > len(done):
+        finished = int(done.sum())
+        # Dropping rows copies the others, so a few are waited for.
+        if iteration == max_iter or 8 * finished >= len(done):
             stop = torch.ones_like(done) if iteration == max_iter else done
             rows = run["fit"][stop]
             coef[rows], intercept[rows] = run["coef"][stop], run["intercept"][stop]
             converged[rows] = done[stop]
-            if bool(stop.all()):
+            if iteration == max_iter or finished == len(done):
                 break
-            run = {name: value[~stop] for name, value in run.items()}
-            shrunk, gradient, scaled, decrement = (
-                value[~stop] for value in (shrunk, gradient, scaled, decrement)
-            )
-        if restart:
-            run["direction"] = -scaled
-            restart = False
-        else:
-            # Polak and Ribiere's conjugate direction, or steepest descent where that would climb.
-            beta = (decrement - _dot(run["gradient"], scaled)) / run["decrement"]
-            ahead = beta.clamp_min(0)[:, None] * run["direction"] - scaled
-            climbs = _dot(ahead, gradient) >= 0
-            run["direction"] = torch.where(climbs[:, None], -scaled, ahead)
+            run = {name: values[~stop] for name, values in run.items()}
+            gradient, scaled, decrement = gradient[~stop], scaled[~stop], decrement[~stop]
+        # Polak and Ribiere's conjugate direction, or steepest descent where that would climb.
+        beta = (decrement - _dot(run["gradient"], scaled)) / run["decrement"]
+        direction = beta.clamp_min(0)[:, None] * run["direction"] - scaled
+        climbs = _dot(direction, gradient) >= 0
+        run["direction"] = torch.where(climbs[:, None], -scaled, direction)
         run["gradient"], run["decrement"] = gradient, decrement
-        _line_search(run, X, shrunk)
+        _line_search(run, X)
     return coef, intercept, converged, iteration
 
 
-def _line_search(run, X, shrunk):
-    """Move to the minimum along each fit's direction and intercept, in place.
+def _line_search(run, X):
+    """Move each fit to the minimum along its direction and intercept, in place.
 
-    Newton steps in the two variables. A step that ends where the objective rises again by more
-    than half the slope it began with is cut by the secant rule: as the objective is convex, where
-    it still falls at the end of a step it has fallen all the way.
+    Newton steps in the two variables. A step that ends in a rise of more than half the slope it
+    began with has gone too far, as it may where the loss is nearly flat, and is cut by the secant
+    rule.
     """
     ahead = run["direction"] @ X.T
     shrink = run["penalty"] * run["direction"]
-    bend = _dot(run["direction"], shrink)
-    pull = _dot(run["coef"], shrink)
-    step = torch.zeros_like(bend)
-    start = run["margin"]
-    shift = torch.zeros_like(bend)
+    pull, bend = _dot(run["coef"], shrink), _dot(run["direction"], shrink)
+    step, shift = torch.zeros_like(bend), torch.zeros_like(bend)
     residual, curvature = run["residual"], run["curvature"]
     tiny = torch.finfo(X.dtype).tiny
     for _ in range(4):
-        slope = _dot(residual, ahead) + pull + step * bend, residual.sum(1)
+        slope, tilt = _dot(residual, ahead) + pull + step * bend, residual.sum(1)
         weighted = curvature * ahead
-        second = _dot(weighted, ahead) + bend, weighted.sum(1), curvature.sum(1)
-        det = (second[0] * second[2] - second[1].square()).clamp_min(tiny)
-        along = (second[1] * slope[1] - second[2] * slope[0]) / det
-        across = (second[1] * slope[0] - second[0] * slope[1]) / det
-        fall = slope[0] * along + slope[1] * across
+        bends, mixed, tilts = _dot(weighted, ahead) + bend, weighted.sum(1), curvature.sum(1)
+        determinant = (bends * tilts - mixed.square()).clamp_min(tiny)
+        # The step along the direction, and the one across it, in the intercept.
+        along = (mixed * tilt - tilts * slope) / determinant
+        across = (mixed * slope - bends * tilt) / determinant
+        start = slope * along + tilt * across
         for _ in range(6):
-            margin = torch.addcmul(
-                (shift + across)[:, None] + start, (step + along)[:, None], ahead
-            )
+            move = (step + along)[:, None]
+            margin = torch.addcmul(run["margin"], move, ahead) + (shift + across)[:, None]
             residual, curvature = _derivatives(run, margin)
-            end = (_dot(residual, ahead) + pull + (step + along) * bend) * along
-            end = end + residual.sum(1) * across
-            over = end > -0.5 * fall
-            if not bool(over.any()):
+            slope = _dot(residual, ahead) + pull + (step + along) * bend
+            end = slope * along + residual.sum(1) * across
+            too_far = end > -0.5 * start
+            if not bool(too_far.any()):
                 break
-            cut = torch.where(over, fall / (fall - end), torch.ones_like(fall))
-            along, across = cut * along, cut * across
-            fall = cut * fall
+            cut = torch.where(too_far, start / (start - end), torch.ones_like(start))
+            along, across, start = cut * along, cut * across, cut * start
         step, shift = step + along, shift + across
-        if bool((end.abs() <= -0.1 * fall).all()):
+        if bool((end.abs() <= -0.1 * start).all()):
             break
     run["coef"] = torch.addcmul(run["coef"], step[:, None], run["direction"])
     run["intercept"] = run["intercept"] + shift
