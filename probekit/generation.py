@@ -61,7 +61,9 @@ def common_prefix(prompts):
 
 
 @torch.inference_mode()
-def generate(lm, prompts, sites, *, max_new_tokens, batch_size, prefix=None, sample=None):
+def generate(
+    lm, prompts, sites, *, max_new_tokens, batch_size, prefix=None, sample=None, stop_ids=None
+):
     """Answer prompts and capture the activations of the responses, in one pass.
 
     Parameters
@@ -79,6 +81,8 @@ def generate(lm, prompts, sites, *, max_new_tokens, batch_size, prefix=None, sam
     sample : callable, optional
         ``sample(logits, indices, steps) -> token ids``, from (rows, vocabulary) log-probabilities;
         by default the likeliest token.
+    stop_ids : set of int, optional
+        Tokens that end a response; by default the model's own.
 
     Yields
     ------
@@ -88,7 +92,7 @@ def generate(lm, prompts, sites, *, max_new_tokens, batch_size, prefix=None, sam
     prefix = prefix or CachedPrefix(lm, prompts)
     # The longest are read first, so that the batch gets narrower with time, not wider.
     waiting = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    stops = torch.tensor(sorted(lm.stop_ids), device=lm.device)
+    stops = torch.tensor(sorted(stop_ids or lm.stop_ids), device=lm.device)
     batch_size = min(batch_size, len(prompts))
     with Recorder(lm.model, sites) as recorder:
         rows = _Rows(batch_size, max(map(len, prompts)) + max_new_tokens, max_new_tokens)

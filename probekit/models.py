@@ -80,11 +80,22 @@ class LanguageModel:
         stops.update(configured if isinstance(configured, list) else [configured])
         if self.tokenizer.chat_template is None:
             # Nothing else ends the answer of a model that was never taught to end its turn.
-            texts = self.tokenizer.batch_decode([[i] for i in range(len(self.tokenizer))])
-            stops.update(i for i, text in enumerate(texts) if "\n" in text)
+            stops |= self.line_end_ids
         else:
             stops.add(self._end_of_turn())
         return frozenset(stops - {None})
+
+    @cached_property
+    def line_end_ids(self):
+        """Ids of the tokens that end a line, or all there is to say.
+
+        Returns
+        -------
+        frozenset of int
+        """
+        texts = self.tokenizer.batch_decode([[i] for i in range(len(self.tokenizer))])
+        ends = {i for i, text in enumerate(texts) if "\n" in text}
+        return frozenset(ends | ({self.tokenizer.eos_token_id} - {None}))
 
     def _end_of_turn(self):
         """Id of the special token that the chat template writes after an assistant's message."""
