@@ -85,7 +85,7 @@ def probe_grid(
     _check(split, protocol, folds, C, n_permutations)
     examples = _usable(activations)
     wrong = ~examples["correct"].to_numpy().astype(bool)
-    groups = _groups(examples, split)
+    groups = example_groups(examples, split)
     C = np.atleast_1d(np.asarray(C, dtype=float))
     plan = _Plan.make(wrong, groups, protocol, folds, C, seed, n_permutations)
     layers, tokens = examples.sizes["layer"], examples.sizes["token"]
@@ -158,8 +158,20 @@ def _usable(activations):
     return activations
 
 
-def _groups(examples, split):
-    """Number of each example's group, None for a random split."""
+def example_groups(examples, split):
+    """Which examples a split keeps together.
+
+    Parameters
+    ----------
+    examples : Dataset
+        Activations, or a grid.
+    split : str
+        As for `probe_grid`.
+
+    Returns
+    -------
+    array of int, (example,), or None for a random split
+    """
     if split == "random":
         return None
     if split == "answer":
