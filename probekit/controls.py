@@ -1,0 +1,319 @@
+"""Baselines that need no activations, and what the probes add to the best of them.
+
+A probe that beats chance may have read which answer was given, how hard the question is, or how
+unsure the model was of its words. Each control detects errors from one of these alone, on the same
+examples and folds as the grid.
+"""
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+
+from probekit.answers import normalize
+from probekit.grid import example_groups
+from probekit.roc import auroc, auroc_influence, interval, standard_error
+
+#: What each control is, in a sentence. Those of chance come last and never count as the best.
+CONTROLS = {
+    "answer": "How often this answer was wrong in the training folds, no network at all.",
+    "question": "Logistic regression on the question's words (TF-IDF).",
+    "length": "Tokens of the response: whichever of long and short goes with errors.",
+    "logprob_mean": "Low mean log-probability of the response's tokens.",
+    "logprob_min": "Low log-probability of the response's least likely token.",
+    "answer_logprob_mean": "Low mean log-probability of the exact answer's tokens.",
+    "answer_logprob_min": "Low log-probability of the exact answer's least likely token.",
+    "p_true": "Low probability that the model gives to its own answer being true.",
+    "random_features": "The same probe on random numbers in place of activations.",
+    "shuffled_labels": "The probes on permuted labels: mean and middle 95 % over cells.",
+    "shuffled_best": "The best cell on permuted labels: mean and middle 95 % of whole grids.",
+}
+CHANCE = ("random_features", "shuffled_labels", "shuffled_best")
+
+# Columns of the answers of which a low value predicts an error, with nothing to train.
+_OUTPUTS = ("logprob_mean", "logprob_min", "answer_logprob_mean", "answer_logprob_min", "p_true")
+
+# How many examples the mean error rate counts as, when an answer's own rate is smoothed.
+_SMOOTHING = 2
+
+
+def controls(answers, grid):
+    """Detect wrong answers without looking at activations, on a grid's examples and folds.
+
+    Parameters
+    ----------
+    answers : DataFrame
+        From `Run.answers`.
+    grid : Dataset
+        From `probe_grid` or `Run.grid`, of the same run.
+
+    Returns
+    -------
+    Dataset
+        Over `control`: `auroc` of detecting wrong answers, its 95 % interval `auroc_low` and
+        `auroc_high`, `n_examples`, `description`, and `chance`, true of those that know nothing.
+        ``score(control, example)``: higher means more likely wrong, out of fold where it is
+        trained; NaN where an example was not tested or lacks what the control reads, and of
+        the controls with shuffled labels, whose areas are the grid's own null. `control_table`
+        shows it.
+
+    Raises
+    ------
+    ValueError
+        If answers and grid are of different runs.
+    """
+    answers = _matched(answers, grid)
+    wrong = ~grid["correct"].to_numpy().astype(bool)
+    fold = grid["fold"].to_numpy()
+    scores = {
+        "answer": _out_of_fold(fold, _answer_rate, _answer_names(answers), wrong),
+        "question": _out_of_fold(fold, _question_words, answers["question"].to_numpy(str), wrong),
+        "length": _length(np.where(fold >= 0, answers["n_tokens"], np.nan), wrong),
+        "random_features": _random_features(grid, wrong, fold),
+    }
+    for name in _OUTPUTS:
+        if name in answers:
+            scores[name] = np.where(fold >= 0, -answers[name].to_numpy(float), np.nan)
+    names = [name for name in CONTROLS if name in scores]
+    score = np.array([scores[name] for name in names])
+    area, influence = auroc_influence(score, wrong)
+    groups = example_groups(grid, grid.attrs["split"])
+    low, high = interval(area, standard_error(influence, groups))
+    n = (~np.isnan(score)).sum(-1)
+    measured = _dataset(grid, names, area, low, high, n, score)
+    null = _shuffled(grid)
+    return measured if null is None else xr.concat([measured, null], "control")
+
+
+def control_table(controls):
+    """The controls as a table for reading, the best first.
+
+    Parameters
+    ----------
+    controls : Dataset
+        From `controls`.
+
+    Returns
+    -------
+    DataFrame
+        One row a control: `auroc`, `auroc_low`, `auroc_high`, `n_examples`, `description`. Those
+        of chance stand at the end.
+    """
+    columns = ["auroc", "auroc_low", "auroc_high", "n_examples", "description"]
+    table = controls[[*columns, "chance"]].to_dataframe()
+    table = table.sort_values(["chance", "auroc"], ascending=[True, False], kind="stable")
+    return table[columns]
+
+
+def best_control(controls):
+    """Name of the control with the highest AUROC, of those that know something.
+
+    Parameters
+    ----------
+    controls : Dataset
+        From `controls`.
+
+    Returns
+    -------
+    str
+    """
+    known = controls["auroc"].where(~controls["chance"])
+    if not bool(known.notnull().any()):
+        raise ValueError("No control has an AUROC: one class has no example that it can score.")
+    return str(controls["control"].to_numpy()[int(known.argmax("control"))])
+
+
+def gain_over_controls(grid, controls):
+    """By how much each cell's AUROC exceeds that of the best control.
+
+    Both are measured on the same examples, those that have the cell's token, and compared in pairs.
+    The best control is chosen on the data that it is measured on, which flatters it: the gain errs
+    on the low side. Its interval takes the choice for given.
+
+    Parameters
+    ----------
+    grid : Dataset
+        From `probe_grid`.
+    controls : Dataset
+        From `controls`, of this grid.
+
+    Returns
+    -------
+    Dataset
+        Over (layer, token): `gain`, a difference of AUROCs, with its 95 % interval `gain_low` and
+        `gain_high`, and `n_examples`; the attribute `control` names the best control.
+
+    Raises
+    ------
+    ValueError
+        If the controls are of another grid.
+    """
+    _same_examples(grid, controls)
+    name = best_control(controls)
+    wrong = ~grid["correct"].to_numpy().astype(bool)
+    score = grid["score"].transpose("layer", "token", "example").to_numpy()
+    rival = controls["score"].sel(control=name).to_numpy()
+    both = ~np.isnan(score) & ~np.isnan(rival)
+    area, influence = auroc_influence(np.where(both, score, np.nan), wrong)
+    rival_area, rival_influence = auroc_influence(np.where(both, rival, np.nan), wrong)
+    groups = example_groups(grid, grid.attrs["split"])
+    error = standard_error(influence - rival_influence, groups)
+    gain, reach = area - rival_area, 1.959964 * error
+    cell = ("layer", "token")
+    return xr.Dataset(
+        {
+            "gain": (cell, gain),
+            "gain_low": (cell, np.maximum(gain - reach, -1)),
+            "gain_high": (cell, np.minimum(gain + reach, 1)),
+            "n_examples": (cell, both.sum(-1)),
+        },
+        coords={"layer": grid["layer"], "token": grid["token"]},
+        attrs={"control": name, "description": CONTROLS[name], "split": grid.attrs["split"]},
+    )
+
+
+def _matched(answers, grid):
+    """The grid's rows of the answers, in its order; refuses answers of another run."""
+    if not isinstance(answers, pd.DataFrame):
+        raise TypeError(f"answers must be Run.answers(), got {type(answers).__name__}.")
+    if not isinstance(grid, xr.Dataset) or "fold" not in grid or "id" not in grid.coords:
+        raise TypeError("grid must be from probe_grid, with `fold` and `id` of every example.")
+    needed = ("id", "question", "correct", "n_tokens", "exact_answer")
+    missing = [name for name in needed if name not in answers]
+    if missing:
+        raise ValueError(f"The answers lack the columns {', '.join(missing)}.")
+    advice = "Are they of different runs? Take both from the same one: run.answers(), run.grid()."
+    index = pd.Index(answers["id"].astype(str))
+    if index.has_duplicates:
+        twice = index[index.duplicated()][0]
+        raise ValueError(f"The answers have the id {twice!r} more than once; ids must be unique.")
+    ids = grid["id"].to_numpy().astype(str)
+    place = index.get_indexer(ids)
+    if (place < 0).any():
+        raise ValueError(
+            f"{(place < 0).sum()} of the grid's {len(ids)} examples are not among the "
+            f"{len(answers)} answers, the first is {ids[place < 0][0]!r}. {advice}"
+        )
+    answers = answers.iloc[place].reset_index(drop=True)
+    for name in ("correct", "exact_answer"):
+        if name in grid.coords:
+            differ = answers[name].to_numpy() != grid[name].to_numpy()
+            if differ.any():
+                raise ValueError(
+                    f"Answers and grid disagree about `{name}` of {differ.sum()} of {len(ids)} "
+                    f"examples, the first is {ids[differ][0]!r}. {advice}"
+                )
+    return answers
+
+
+def _same_examples(grid, controls):
+    if "score" not in controls or "control" not in controls.dims:
+        raise TypeError("controls must be from pk.controls(answers, grid).")
+    same = (
+        np.array_equal(grid["id"].to_numpy(), controls["id"].to_numpy())
+        and np.array_equal(grid["correct"].to_numpy(), controls["correct"].to_numpy())
+        and np.array_equal(grid["fold"].to_numpy(), controls["fold"].to_numpy())
+    )
+    if not same:
+        raise ValueError(
+            "The controls are of another grid: examples, labels or folds differ. Make them from "
+            "this one: pk.controls(answers, grid)."
+        )
+
+
+def _dataset(grid, names, area, low, high, n, score):
+    return xr.Dataset(
+        {
+            "auroc": ("control", area),
+            "auroc_low": ("control", low),
+            "auroc_high": ("control", high),
+            "n_examples": ("control", n),
+            "chance": ("control", [name in CHANCE for name in names]),
+            "description": ("control", np.array([CONTROLS[n] for n in names], object)),
+            "score": (("control", "example"), score),
+        },
+        coords={
+            "control": np.array(names, object),
+            "id": grid["id"],
+            "correct": grid["correct"],
+            "fold": grid["fold"],
+        },
+        attrs={name: grid.attrs[name] for name in ("split", "protocol", "folds", "seed")},
+    )
+
+
+def _out_of_fold(fold, predict, given, wrong):
+    """Scores of each fold's examples by what was learned from the others."""
+    score = np.full(len(fold), np.nan)
+    for k in np.unique(fold[fold >= 0]):
+        train, test = fold != k, fold == k
+        score[test] = predict(given[train], wrong[train], given[test])
+    return score
+
+
+def _answer_names(answers):
+    name = "answer" if "answer" in answers else "exact_answer"
+    return np.array([normalize(answer) for answer in answers[name]], dtype=object)
+
+
+def _answer_rate(answer, wrong, tested):
+    """How much more often than the others an answer is wrong; 0 if training never saw it.
+
+    A rate for unseen answers would be the training folds' mean, which is lowest where the tested
+    fold has most errors: across folds that ranks the wrong way round.
+    """
+    excess = pd.Series(wrong - wrong.mean()).groupby(answer)
+    rate = excess.sum() / (excess.count() + _SMOOTHING)
+    return rate.reindex(tested, fill_value=0.0).to_numpy()
+
+
+def _question_words(question, wrong, tested):
+    # Every character counts: digits and signs are the words of a sum.
+    words = TfidfVectorizer(token_pattern=r"\w+|[^\w\s]", sublinear_tf=True)  # noqa: S106
+    model = make_pipeline(words, LogisticRegression(C=10.0, max_iter=1000))
+    margin = model.fit(question, wrong).decision_function(tested)
+    # Without the training folds' error rate, which is lowest where the tested fold's is highest.
+    return margin - np.log(wrong.mean() / (1 - wrong.mean()))
+
+
+def _length(n_tokens, wrong):
+    """Length of the response, negative if it is the short ones that are wrong.
+
+    The direction comes from the same examples, which flatters this control by a little. Taken from
+    the training folds it is worse than chance where there is next to nothing to learn: what the
+    other folds lean to, the tested one leans against.
+    """
+    return n_tokens if auroc(n_tokens, wrong) >= 0.5 else -n_tokens
+
+
+def _random_features(grid, wrong, fold):
+    from probekit.probes import fit_logistic
+
+    random = np.random.default_rng(grid.attrs["seed"])
+    shape = (len(wrong), grid.sizes["feature"])
+    X = random.standard_normal(shape, dtype=np.float32)
+    folds = np.unique(fold[fold >= 0])
+    train = (fold != folds[:, None]).astype(np.float32)
+    C = float(np.max(grid.attrs["C"]))
+    margin = fit_logistic(X, wrong, train, C).decision_function(X).numpy()
+    score = np.full(len(wrong), np.nan)
+    for row, k in enumerate(folds):
+        score[fold == k] = margin[row, fold == k]
+    return score
+
+
+def _shuffled(grid):
+    """The grid's permutation null as two controls, None if it has none."""
+    null = grid["null_auroc"].transpose("permutation", "layer", "token").to_numpy()
+    if np.isnan(null).all():
+        return None
+    null = null[:, ~np.isnan(null).any(0)]  # (permutation, cell); a cell has all or none
+    areas = [null.ravel(), null.max(1)]
+    low, high = np.array([np.quantile(area, (0.025, 0.975)) for area in areas]).T
+    n = int((grid["fold"] >= 0).sum())
+    names = ["shuffled_labels", "shuffled_best"]
+    score = np.full((2, grid.sizes["example"]), np.nan)
+    mean = [area.mean() for area in areas]
+    return _dataset(grid, names, mean, low, high, [n, n], score)
