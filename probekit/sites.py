@@ -137,7 +137,8 @@ class Recorder:
         def keep(module, args, output):
             while not isinstance(output, torch.Tensor):
                 output = next(iter(output.values() if isinstance(output, Mapping) else output))
-            self._latest[site][layer] = output[:, -1]
+            # A copy: Falcon adds its attention's output to its MLP's in place, after this.
+            self._latest[site][layer] = output[:, -1].clone()
 
         return keep
 
