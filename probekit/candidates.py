@@ -1,6 +1,8 @@
 """A list of things that could be answered, and which of them a response answers."""
 
 import csv
+import hashlib
+import json
 import re
 from pathlib import Path
 from typing import NamedTuple
@@ -61,6 +63,8 @@ class Candidates:
         holds around any name ("bordering {}"). Three names are special: ``*`` has decoys only;
         ``{number}`` stands for every number, in digits or in words; ``{other}`` for a name that the
         list lacks, where an answer is expected ("The capital of Mali is Kadama.").
+    path : Path, optional
+        File that the list was read from.
 
     Raises
     ------
@@ -68,8 +72,11 @@ class Candidates:
         If there is no name, or the same name or alias belongs to two candidates.
     """
 
-    def __init__(self, name, rows):
+    def __init__(self, name, rows, path=None):
         self.name = name
+        self.path = path
+        rows = [(row_name, list(aliases), list(decoys)) for row_name, aliases, decoys in rows]
+        self.sha256 = hashlib.sha256(json.dumps(rows).encode()).hexdigest()
         self._exact, self._caseless = {}, {}
         self._numbers = self._others = False
         phrases, contexts = [], []
@@ -256,7 +263,7 @@ def read_candidates(name, folder=None):
     for place in folders:
         path = place / f"{name}.csv"
         if path.is_file():
-            return Candidates(name, _read_rows(path))
+            return Candidates(name, _read_rows(path), path)
     raise ValueError(
         f"candidates {name!r}: there is no {folders[0] / (name + '.csv')}. Shipped lists: "
         f"{', '.join(sorted(p.stem for p in shipped.glob('*.csv')))}."

@@ -9,27 +9,27 @@ import hashlib
 import json
 import os
 import shutil
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
 import torch
-import xarray as xr
-import zarr
 from tqdm import tqdm
-from zarr.codecs import Crc32cCodec
 
 from probekit.answers import find_span, grade, is_refusal, normalize
 from probekit.generation import CachedPrefix, generate
-from probekit.runs import replacing, store_name, write_json
+from probekit.models import LanguageModel
+from probekit.runs import Run, replacing, store_name, write_json
+from probekit.sampling import Sampler
+from probekit.self_extraction import point_to_answers
 from probekit.sites import check_sites
+from probekit.store import ActivationStore, half_precision
 from probekit.tokens import MISSING, TOKENS, decode_with_offsets, span_tokens, token_positions
-
-SCHEMA_VERSION = 1
+from probekit.verdicts import judge as judge_answers
+from probekit.verdicts import p_true as ask_p_true
 
 # What of the answers stands beside the activations, besides whether they are correct.
-_TEXT_COORDS = ("id", "exact_answer", "answer")
+_TEXT_COORDINATES = ("id", "question", "exact_answer", "answer")
 
 # Questions a shard: enough to keep a batch full most of the time, and little to lose.
 _SHARD = 256
@@ -42,6 +42,12 @@ def extract(
     site="mlp_out",
     *,
     max_new_tokens=64,
+    n_samples=1,
+    temperature=0.0,
+    top_p=1.0,
+    seed=0,
+    judge=None,
+    p_true=False,
     batch_size=None,
     progress=True,
 ):
@@ -54,12 +60,26 @@ def extract(
     ----------
     lm : LanguageModel
     questions : DataFrame
-        From `read_questions`.
+        From `read_questions`. Where a question has candidates, its exact answer is the first that
+        the response answers with; where it has none, the model copies it from its response.
     run : Run
     site : str or sequence of str
         Where to read, of `SITES`. Several are read in the same pass.
     max_new_tokens : int
         Longest response, in tokens.
+    n_samples : int
+        Answers to each question; more than one needs a temperature.
+    temperature : float
+        0 takes the likeliest token each time; above 0, tokens are drawn.
+    top_p : float
+        Draw from the likeliest tokens that together have this share.
+    seed : int
+        Of the draws.
+    judge : callable or LanguageModel, optional
+        Grades instead of `grade`: ``judge(question, response, answers) -> bool``, or a model that
+        is asked.
+    p_true : bool
+        Ask the model whether each of its responses is true, which is one more prompt each.
     batch_size : int, optional
         Rows that advance together. By default as many as memory allows, at most 128 on a CPU. When
         memory runs out it is halved and the run goes on.
@@ -78,15 +98,10 @@ def extract(
         another run, or if all answers are right or all are wrong.
     """
     sites = (site,) if isinstance(site, str) else tuple(site)
-    check_sites(lm.model, sites)
-    _check_whole("max_new_tokens", max_new_tokens)
-    if batch_size is not None:
-        _check_whole("batch_size", batch_size)
-    prompts = [
-        lm.tokenizer(lm.prompt(question), add_special_tokens=False).input_ids
-        for question in questions["question"]
-    ]
-    _check_context(lm, questions, prompts, max_new_tokens)
+    _check(lm, questions, run, sites, max_new_tokens, n_samples, temperature, top_p, batch_size)
+    asked = _repeat(questions, n_samples)
+    prompts = [lm.tokenize(lm.prompt(question)) for question in asked["question"]]
+    _check_context(lm, asked, prompts, max_new_tokens)
     parameters = {
         "model": lm.name,
         "revision": lm.revision,
@@ -95,16 +110,20 @@ def extract(
         "n_questions": len(questions),
         "sites": list(sites),
         "max_new_tokens": max_new_tokens,
+        "n_samples": n_samples,
+        "temperature": float(temperature),
+        "top_p": float(top_p),
+        "seed": seed,
+        "judge": getattr(judge, "name", None) or getattr(judge, "__name__", None),
+        "p_true": p_true,
     }
-    stage = run.begin("extract", parameters)
+    stage = run.begin("extract", parameters, inputs=questions.attrs.get("files", ()))
     batch_size = _claim(run, parameters, batch_size or _fitting_batch(lm, prompts, max_new_tokens))
-    work = _Extraction(lm, questions, prompts, run.path, sites, max_new_tokens, batch_size)
-    work.run(progress)
-    answers = work.collect()
+    work = _Extraction(lm, asked, prompts, run, sites, parameters, batch_size, judge)
+    answers = work.run(progress)
     check_two_classes(answers)
-    outputs = [run.path / "answers.parquet", *(work.store_path(s) for s in sites)]
     stage.finish(
-        outputs,
+        [run.path / "answers.parquet", *(store.path for store in work.stores.values())],
         sites=list(sites),
         n_examples=len(answers),
         n_correct=int(answers["correct"].sum()),
@@ -113,9 +132,7 @@ def extract(
         n_refusals=int(answers["refusal"].sum()),
         device=str(lm.device),
         batch_size=work.batch_size,
-        generation_seconds=round(float(work.seconds), 2),
     )
-    shutil.rmtree(run.path / "shards")
     return run
 
 
@@ -144,9 +161,33 @@ def check_two_classes(answers):
     )
 
 
-def _check_whole(name, value):
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}.")
+def _check(lm, questions, run, sites, max_new_tokens, n_samples, temperature, top_p, batch_size):
+    """Refuse arguments that can't be right, before any work."""
+    for name, value, kind in (
+        ("lm", lm, LanguageModel),
+        ("questions", questions, pd.DataFrame),
+        ("run", run, Run),
+    ):
+        if not isinstance(value, kind):
+            raise TypeError(f"{name} must be a {kind.__name__}, got {type(value).__name__}.")
+    if not sites or len(set(sites)) < len(sites):
+        raise ValueError(f"site must be one site or several different ones, got {sites}.")
+    check_sites(lm.model, sites)
+    whole = {"max_new_tokens": max_new_tokens, "n_samples": n_samples, "batch_size": batch_size}
+    for name, value in whole.items():
+        if name == "batch_size" and value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}.")
+    if not 0 <= temperature < float("inf"):
+        raise ValueError(f"temperature must be 0 or more, got {temperature!r}.")
+    if not 0 < top_p <= 1:
+        raise ValueError(f"top_p must be above 0 and at most 1, got {top_p!r}.")
+    if n_samples > 1 and temperature == 0:
+        raise ValueError(
+            f"n_samples={n_samples} with temperature=0 gives the same answer {n_samples} times. "
+            "Set a temperature, such as 1.0."
+        )
 
 
 def _check_context(lm, questions, prompts, max_new_tokens):
@@ -163,10 +204,20 @@ def _check_context(lm, questions, prompts, max_new_tokens):
             )
 
 
+def _repeat(questions, n_samples):
+    """Every question as often as it is asked, its ids numbered if more than once."""
+    repeated = questions.loc[questions.index.repeat(n_samples)].reset_index(drop=True)
+    sample = np.tile(np.arange(n_samples), len(questions))
+    repeated["sample"] = sample
+    if n_samples > 1:
+        repeated["id"] = [f"{i}/{k}" for i, k in zip(repeated["id"], sample, strict=True)]
+    return repeated
+
+
 def _fingerprint(questions):
     """Hash of all that is asked and accepted."""
     rows = questions[["id", "question", "answers"]].to_json(orient="values", force_ascii=False)
-    lists = sorted({repr(c) for c in questions["candidates"] if c is not None})
+    lists = sorted({c.sha256 for c in questions["candidates"] if c is not None})
     return hashlib.sha256((rows + "".join(lists)).encode()).hexdigest()
 
 
@@ -182,7 +233,7 @@ def _claim(run, parameters, batch_size):
     try:
         claimed = json.loads(path.read_text(encoding="utf-8"))
         theirs, batch_size = claimed["parameters"], claimed["batch_size"]
-    except (ValueError, KeyError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is damaged: {error}. Use another run directory.") from error
     differing = [name for name in parameters if parameters[name] != theirs.get(name)]
     if differing:
@@ -217,208 +268,246 @@ def _fitting_batch(lm, prompts, max_new_tokens):
 class _Extraction:
     """One run's extraction: what is asked, of whom, and where it goes."""
 
-    lm: object
+    lm: LanguageModel
     questions: pd.DataFrame
     prompts: list
-    path: Path
+    where: Run
     sites: tuple
-    max_new_tokens: int
+    parameters: dict
     batch_size: int
-    seconds: float = 0.0
+    judge: object = None
+    stores: dict = field(init=False)
+
+    def __post_init__(self):
+        self.stores = {
+            site: ActivationStore(
+                self.where.path / store_name(site, self.sites),
+                len(self.prompts),
+                min(_SHARD, len(self.prompts)),
+                {"model": self.lm.name, "revision": self.lm.revision, "site": site},
+            )
+            for site in self.sites
+        }
 
     @property
     def shards(self):
         """The ranges of questions that are worked on and stored as one."""
-        n, size = len(self.prompts), self._shard_size
-        return [range(start, min(start + size, n)) for start in range(0, n, size)]
+        n = len(self.prompts)
+        return [range(start, min(start + _SHARD, n)) for start in range(0, n, _SHARD)]
 
-    @property
-    def _shard_size(self):
-        return min(_SHARD, len(self.prompts))
-
-    def store_path(self, site):
-        return self.path / store_name(site, self.sites)
-
-    def _shard_path(self, shard):
-        return self.path / "shards" / f"{shard:05d}.parquet"
+    def _part(self, shard):
+        return self.where.path / "shards" / f"{shard:05d}.parquet"
 
     def run(self, progress):
-        """Go through all shards that are not there yet."""
+        """Go through the shards that are not there yet, then put everything together."""
+        table = self.where.path / "answers.parquet"
+        if table.exists() and all(self._is_stored(shard) for shard in range(len(self.shards))):
+            answers = pd.read_parquet(table)
+        else:
+            self._go_through(progress)
+            parts = [pd.read_parquet(self._part(shard)) for shard in range(len(self.shards))]
+            answers = pd.concat(parts, ignore_index=True)
+            for store in self.stores.values():
+                store.name_coordinates(answers, _TEXT_COORDINATES)
+            with replacing(table) as temporary:
+                answers.to_parquet(temporary, index=False)
+        shutil.rmtree(self.where.path / "shards", ignore_errors=True)
+        return answers
+
+    def _is_stored(self, shard):
+        return all(store.has(shard) for store in self.stores.values())
+
+    def _go_through(self, progress):
         prefix = None
-        correct = done = 0
-        bar = tqdm(total=len(self.prompts), desc="Answering", unit="question", disable=not progress)
-        with bar:
+        total = len(self.prompts)
+        with tqdm(total=total, desc="Answering", unit="question", disable=not progress) as bar:
+            tally = _Tally(bar)
             for shard, members in enumerate(self.shards):
-                if self._is_there(shard):
-                    rows = pd.read_parquet(self._shard_path(shard))
-                    bar.update(len(rows))
-                    done, correct = done + len(rows), correct + rows["correct"].sum()
+                if self._part(shard).exists() and self._is_stored(shard):
+                    for correct in pd.read_parquet(self._part(shard))["correct"]:
+                        tally.add(correct)
                     continue
                 prefix = prefix or CachedPrefix(self.lm, self.prompts)
-                while True:
-                    try:
-                        rows, activations = self._answer(members, prefix, bar, done, correct)
-                        break
-                    except torch.OutOfMemoryError:
-                        if self.batch_size == 1:
-                            raise
-                        self.batch_size //= 2
-                        bar.write(f"Out of memory: going on with batches of {self.batch_size}.")
-                    torch.cuda.empty_cache()
-                self._store(shard, members, rows, activations)
-                done, correct = done + len(rows), correct + rows["correct"].sum()
+                rows, captured = self._answer_within_memory(members, prefix, tally)
+                # Activations first, answers last, since they say that the shard is there.
+                for site, values in captured.items():
+                    self.stores[site].write(members, values)
+                with replacing(self._part(shard)) as temporary:
+                    rows.to_parquet(temporary, index=False)
 
-    def _answer(self, members, prefix, bar, done, correct):
+    def _answer_within_memory(self, members, prefix, tally):
+        """Answer one shard, in smaller and smaller batches if memory runs out."""
+        while True:
+            before = tally.state
+            try:
+                return self._answer(members, prefix, tally)
+            except torch.OutOfMemoryError:
+                if self.batch_size == 1:
+                    raise
+                self.batch_size //= 2
+                tally.state = before
+                tally.bar.write(f"Out of memory: going on with batches of {self.batch_size}.")
+            # Outside the handler, whose traceback would keep the tensors alive.
+            torch.cuda.empty_cache()
+
+    def _answer(self, members, prefix, tally):
         """Answers and activations of one shard, in the order of its questions."""
         rows = [None] * len(members)
-        captured = dict.fromkeys(self.sites)
-        before = bar.n
+        captured = {}
+        pending = []
+
+        def finish():
+            for response, row, span in zip(*self._spans(members, pending), strict=True):
+                self._complete(row, response, span)
+                self._keep(captured, len(members), response, row["positions"])
+                rows[response.index] = row
+            pending.clear()
+
         for response in generate(
             self.lm,
             [self.prompts[i] for i in members],
             self.sites,
-            max_new_tokens=self.max_new_tokens,
+            max_new_tokens=self.parameters["max_new_tokens"],
             batch_size=self.batch_size,
             prefix=prefix,
+            sample=self._sampler(members.start),
         ):
-            i = response.index
-            row, positions = self._grade(self.questions.iloc[members[i]], response)
-            rows[i] = row
-            for site in self.sites:
-                values = _in_half_precision(response.activations[site].float().cpu().numpy())
-                if captured[site] is None:
-                    shape = (len(members), values.shape[1], len(TOKENS), values.shape[2])
-                    captured[site] = np.full(shape, np.nan, dtype=values.dtype)
-                elif values.dtype != captured[site].dtype:
-                    captured[site] = captured[site].astype(np.float32)
-                for t, position in enumerate(positions):
-                    if position != MISSING:
-                        captured[site][i, :, t] = values[position + 1]
-            done, correct = done + 1, correct + row["correct"]
-            bar.set_postfix_str(f"{correct / done:.0%} correct", refresh=False)
-            bar.update()
-        bar.n = before + len(members)
-        return pd.DataFrame(rows), captured
+            question = self.questions.iloc[members[response.index]]
+            row = self._grade(question, response)
+            pending.append((response, row))
+            tally.add(row["correct"])
+            # Few are held at a time: all their activations are in memory until the span is known.
+            if question["candidates"] is not None or len(pending) >= self.batch_size:
+                finish()
+        finish()
+        table = pd.DataFrame(rows)
+        if isinstance(self.judge, LanguageModel):
+            table["correct"] = judge_answers(
+                self.judge,
+                *(table[name].tolist() for name in ("question", "response")),
+                self.questions["answers"].iloc[members.start : members.stop].tolist(),
+            )
+        if self.parameters["p_true"]:
+            table["p_true"] = ask_p_true(
+                self.lm, table["question"].tolist(), table["response"].tolist()
+            )
+        return table, captured
+
+    def _sampler(self, first):
+        if not self.parameters["temperature"]:
+            return None
+        settings = {name: self.parameters[name] for name in ("temperature", "top_p", "seed")}
+        return Sampler(**settings, first=first)
 
     def _grade(self, question, response):
-        """One row of the answers, and where the named tokens are in the response."""
+        """One row of the answers, but for what depends on the exact answer."""
         text, offsets = decode_with_offsets(self.lm.tokenizer, response.token_ids)
-        span = find_span(text, question["question"], question["candidates"])
+        if callable(self.judge):
+            correct = bool(self.judge(question["question"], text, question["answers"]))
+        else:
+            correct = grade(
+                text,
+                question["answers"],
+                question=question["question"],
+                candidates=question["candidates"],
+            )
+        return {
+            "id": question["id"],
+            "question": question["question"],
+            "sample": question["sample"],
+            "prompt": self.lm.prompt(question["question"]),
+            "response": text,
+            "correct": correct,
+            "accepted": "|".join(question["answers"]),
+            "n_tokens": len(response.token_ids),
+            "finished": response.finished,
+            "refusal": is_refusal(text),
+            "token_ids": response.token_ids,
+            "offsets": offsets,
+            **_summary("logprob", response.logprobs),
+        }
+
+    def _spans(self, members, pending):
+        """Responses, their rows, and the characters of their exact answers, or None."""
+        responses = [response for response, _ in pending]
+        rows = [row for _, row in pending]
+        asked = [self.questions.iloc[members[response.index]] for response in responses]
+        spans = [
+            find_span(row["response"], row["question"], question["candidates"])
+            for row, question in zip(rows, asked, strict=True)
+        ]
+        for row, question in zip(rows, asked, strict=True):
+            row["candidates"] = question["candidates"]
+        unlisted = [i for i, row in enumerate(rows) if row["candidates"] is None]
+        unlisted = [i for i in unlisted if not rows[i]["refusal"]]
+        pointed = point_to_answers(
+            self.lm,
+            [rows[i]["question"] for i in unlisted],
+            [rows[i]["response"] for i in unlisted],
+            self.batch_size,
+        )
+        for i, span in zip(unlisted, pointed, strict=True):
+            spans[i] = span
+        return responses, rows, spans
+
+    def _complete(self, row, response, span):
+        """Add what depends on the exact answer, if its tokens are found."""
+        offsets, candidates = row.pop("offsets"), row.pop("candidates")
         tokens = None if span is None else span_tokens(offsets, span)
         if tokens is not None:
             # Verified by decoding: a name must never hit a token that lacks the answer.
             ids = response.token_ids[tokens[0] : tokens[1] + 1]
             decoded, _ = decode_with_offsets(self.lm.tokenizer, ids)
-            if text[slice(*span)] not in decoded:
+            if row["response"][slice(*span)] not in decoded:
                 tokens = None
         start, end = span if tokens is not None else (-1, -1)
-        exact_answer = text[start:end] if tokens is not None else ""
-        positions = token_positions(len(response.token_ids), tokens)
-        row = {
-            "id": question["id"],
-            "question": question["question"],
-            "prompt": self.lm.prompt(question["question"]),
-            "response": text,
-            "correct": grade(
-                text,
-                question["answers"],
-                question=question["question"],
-                candidates=question["candidates"],
-            ),
+        exact_answer = row["response"][start:end] if tokens is not None else ""
+        answer = response.logprobs[tokens[0] : tokens[1] + 1] if tokens is not None else ()
+        row |= {
             "exact_answer": exact_answer,
-            "answer": _answer_name(exact_answer, question["candidates"]),
+            "answer": _answer_name(exact_answer, candidates),
             "answer_start": start,
             "answer_end": end,
-            "n_tokens": len(response.token_ids),
-            "finished": response.finished,
-            "refusal": is_refusal(text),
-            "accepted": "|".join(question["answers"]),
-            "token_ids": response.token_ids,
             "token_starts": [first for first, _ in offsets],
-            "positions": positions,
+            "positions": token_positions(len(response.token_ids), tokens),
+            **_summary("answer_logprob", answer),
         }
-        row |= _summary("logprob", response.logprobs)
-        answer = response.logprobs[tokens[0] : tokens[1] + 1] if tokens is not None else []
-        row |= _summary("answer_logprob", answer)
-        return row, positions
 
-    def _store(self, shard, members, rows, captured):
-        """Write one shard: activations first, its answers last, since they say that it is there."""
-        for site, values in captured.items():
-            array = self._array(site, values)
-            array[members.start : members.stop] = values
-        with replacing(self._shard_path(shard)) as temporary:
-            rows.to_parquet(temporary, index=False)
+    def _keep(self, captured, n, response, positions):
+        """Put the named tokens' activations in their place; what is missing stays NaN."""
+        for site, activations in response.activations.items():
+            values = half_precision(activations.float().cpu().numpy())
+            if site not in captured:
+                shape = (n, values.shape[1], len(TOKENS), values.shape[2])
+                captured[site] = np.full(shape, np.nan, dtype=values.dtype)
+            elif values.dtype == np.float32:
+                captured[site] = captured[site].astype(np.float32, copy=False)
+            for t, position in enumerate(positions):
+                if position != MISSING:
+                    captured[site][response.index, :, t] = values[position + 1]
 
-    def _array(self, site, values):
-        """The store's array that these values fit in, made or widened if need be."""
-        path = self.store_path(site)
-        if not path.exists():
-            return self._create(path, site, values.shape, values.dtype)
-        array = zarr.open_group(path, mode="r+")["activation"]
-        if np.can_cast(values.dtype, array.dtype):
-            return array
-        wide = path.with_name(f".{path.name}.wide")
-        shutil.rmtree(wide, ignore_errors=True)
-        new = self._create(wide, site, values.shape, values.dtype)
-        for shard, members in enumerate(self.shards):
-            if self._shard_path(shard).exists():
-                part = slice(members.start, members.stop)
-                new[part] = array[part].astype(values.dtype)
-        shutil.rmtree(path)
-        wide.rename(path)
-        return new
 
-    def _create(self, path, site, shape, dtype):
-        """An empty store of one file a shard, in which every cell has its own checksum."""
-        layers, tokens, features = shape[1:]
-        group = zarr.create_group(
-            path,
-            overwrite=True,
-            attributes={
-                "model": self.lm.name,
-                "revision": self.lm.revision,
-                "site": site,
-                "schema_version": SCHEMA_VERSION,
-                "dtype_reason": "float16 overflows" if dtype == np.float32 else "float16 suffices",
-            },
-        )
-        return group.create_array(
-            "activation",
-            shape=(len(self.prompts), layers, tokens, features),
-            dtype=dtype,
-            chunks=(self._shard_size, 1, 1, features),
-            shards=(self._shard_size, layers, tokens, features),
-            compressors=[Crc32cCodec()],
-            fill_value=np.nan,
-            dimension_names=("example", "layer", "token", "feature"),
-        )
+@dataclass
+class _Tally:
+    """Answers so far and how many of them are right, on the bar."""
 
-    def _is_there(self, shard):
-        stores = [self.store_path(site) / f"activation/c/{shard}/0/0/0" for site in self.sites]
-        return self._shard_path(shard).exists() and all(path.exists() for path in stores)
+    bar: tqdm
+    n: int = 0
+    correct: int = 0
 
-    def collect(self):
-        """Put the shards' answers together, and name the coordinates of the stores."""
-        parts = [pd.read_parquet(self._shard_path(shard)) for shard in range(len(self.shards))]
-        answers = pd.concat(parts, ignore_index=True)
-        text = np.dtypes.StringDType()
-        for site in self.sites:
-            path = self.store_path(site)
-            layers = zarr.open_group(path, mode="r")["activation"].shape[1]
-            names = xr.Dataset(
-                coords={
-                    "layer": np.arange(layers),
-                    "token": np.array(TOKENS, dtype=text),
-                    "correct": ("example", answers["correct"].to_numpy(bool)),
-                    **{name: ("example", answers[name].to_numpy(text)) for name in _TEXT_COORDS},
-                }
-            )
-            encoding = {name: {"compressors": (Crc32cCodec(),)} for name in names.coords}
-            names.to_zarr(path, mode="a", consolidated=False, encoding=encoding)
-        with replacing(self.path / "answers.parquet") as temporary:
-            answers.to_parquet(temporary, index=False)
-        return answers
+    def add(self, correct):
+        self.n, self.correct = self.n + 1, self.correct + bool(correct)
+        self.bar.set_postfix_str(f"{self.correct / self.n:.0%} correct", refresh=False)
+        self.bar.update()
+
+    @property
+    def state(self):
+        return self.n, self.correct
+
+    @state.setter
+    def state(self, state):
+        self.n, self.correct = state
+        self.bar.n = self.n
 
 
 def _answer_name(exact_answer, candidates):
@@ -427,19 +516,10 @@ def _answer_name(exact_answer, candidates):
     return named or normalize(exact_answer)
 
 
-def _in_half_precision(values):
-    """As float16, unless that overflows: some residual streams pass its largest value, 65504."""
-    with np.errstate(over="ignore"):
-        half = values.astype(np.float16)
-    return half if np.isfinite(half).all() else values
-
-
 def _summary(name, logprobs):
     """Mean, least and greatest of some tokens' log-probabilities; NaN of none."""
-    if not len(logprobs):
-        return dict.fromkeys((f"{name}_mean", f"{name}_min", f"{name}_max"), np.nan)
+    kinds = {"mean": np.mean, "min": np.min, "max": np.max}
     return {
-        f"{name}_mean": float(np.mean(logprobs)),
-        f"{name}_min": float(np.min(logprobs)),
-        f"{name}_max": float(np.max(logprobs)),
+        f"{name}_{kind}": float(of(logprobs)) if len(logprobs) else np.nan
+        for kind, of in kinds.items()
     }

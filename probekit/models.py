@@ -67,6 +67,15 @@ class LanguageModel:
             enable_thinking=False,
         )
 
+    def tokenize(self, prompt):
+        """Token ids of a prompt from `prompt`, with no special tokens besides the written ones.
+
+        Returns
+        -------
+        list of int
+        """
+        return self.tokenizer(prompt, add_special_tokens=False).input_ids
+
     @cached_property
     def stop_ids(self):
         """Ids of the tokens that end a response; none of them is part of it.

@@ -34,6 +34,7 @@ _LEAST = {
     "folds": 2,
     "n_permutations": 0,
     "n_samples": 1,
+    "temperature": 0,
 }
 
 
@@ -174,8 +175,8 @@ def check_parameters(**parameters):
                 )
         if name in _LEAST and value < _LEAST[name]:
             raise ValueError(f"{name} must be at least {_LEAST[name]}, got {value}.")
-        if name == "C" and not 0 < value < float("inf"):
-            raise ValueError(f"C must be positive and finite, got {value}.")
+        if name in ("C", "top_p") and not 0 < value < float("inf"):
+            raise ValueError(f"{name} must be positive and finite, got {value}.")
         if name in ("run_dir", "model", "questions", "split") and not value.strip():
             raise ValueError(f"{name} must not be empty.")
         checked[name] = value
@@ -219,7 +220,12 @@ def run_pipeline(run_dir=None, *, stages=STAGES, progress=True, **parameters):
     run = Run(run_dir if run_dir is not None else Path("data", "runs", Path(questions).stem))
     if "extract" in stages:
         # What is wrong with them is known at once, not when a kernel has started.
-        read_questions(questions, limit=parameters.get("limit", 0))
+        columns = {
+            n: parameters[f"{n}_column"]
+            for n in ("question", "answers")
+            if f"{n}_column" in parameters
+        }
+        read_questions(questions, limit=parameters.get("limit", 0), **columns)
         locate_model(parameters.get("model", _known()["model"]))
     with tqdm(total=len(stages), desc="probekit", unit="stage", disable=not progress) as bar:
         for stage in stages:

@@ -12,6 +12,7 @@ from probekit.candidates import read_candidates
 from probekit.resources import resource
 
 _SUFFIXES = (".csv", ".jsonl", ".json", ".parquet")
+_HUB = "hub:"
 # Where nested answers keep their accepted forms: TriviaQA's value and aliases, SQuAD's text.
 _ANSWER_FIELDS = ("value", "aliases", "text")
 
@@ -25,7 +26,9 @@ def read_questions(
     ----------
     source : str, Path or DataFrame
         A ``.csv``, ``.jsonl`` (or ``.json``: lines or an array) or ``.parquet`` file, text files in
-        UTF-8; a DataFrame, which is not changed; or a shipped file's name, such as ``"cities"``.
+        UTF-8; a DataFrame, which is not changed; a shipped file's name, such as ``"cities"``; or a
+        data set of the hub, ``"hub:mandarjoshi/trivia_qa:rc.nocontext:validation"`` (name,
+        configuration or nothing, split), which needs the extra ``datasets``.
     question, answers, id, candidates : str
         What these columns are called in the source; `id` and `candidates` may be absent. Accepted
         answers are a list, a text with ``|`` between them, or a mapping with ``value`` and
@@ -55,7 +58,7 @@ def read_questions(
         raise TypeError(f"limit={limit!r}: expected a whole number of questions, 0 for all")
     if limit < 0:
         raise ValueError(f"limit={limit}: expected 0 (all questions) or a positive number")
-    table, name, folder = _load(source)
+    table, name, path = _load(source)
     if not len(table):
         raise ValueError(f"{name} has no questions: it holds no row below the column names")
     columns = {"question": question, "answers": answers}
@@ -87,7 +90,7 @@ def read_questions(
         )
     _require_unique([row["id"] for row in rows], name)
     lists = {
-        list_name: read_candidates(list_name, folder)
+        list_name: read_candidates(list_name, path.parent if path else None)
         for list_name in dict.fromkeys(row["candidates"] for row in rows)
         if list_name is not None
     }
@@ -95,13 +98,19 @@ def read_questions(
         row["candidates"] = lists.get(row["candidates"])
     result = {column: [row[column] for row in rows] for column in rows[0]}
     result["candidates"] = pd.Series(result["candidates"], dtype=object)
-    return pd.DataFrame(result)
+    questions = pd.DataFrame(result)
+    # What a run's manifest lists as its inputs.
+    files = [path, *(c.path for c in lists.values())]
+    questions.attrs["files"] = [str(file) for file in files if file is not None]
+    return questions
 
 
 def _load(source):
-    """Table, what to call it in messages, and the folder that it lies in (None for a DataFrame)."""
+    """Table, what to call it in messages, and the file it is in (None for a DataFrame)."""
     if isinstance(source, pd.DataFrame):
         return source, "the DataFrame", None
+    if isinstance(source, str) and source.startswith(_HUB):
+        return _load_dataset(source), source, None
     if not isinstance(source, str | Path):
         raise TypeError(
             f"questions given as {type(source).__name__}: expected a path, the name of a shipped "
@@ -125,7 +134,29 @@ def _load(source):
         )
     if path.stat().st_size == 0:
         raise ValueError(f"question file {str(path)!r} is empty")
-    return _read(path), path.name, path.parent
+    return _read(path), path.name, path
+
+
+def _load_dataset(source):
+    """A data set from the hub, or a folder that `datasets` can load, as a DataFrame."""
+    name, _, rest = source.removeprefix(_HUB).partition(":")
+    config, _, split = rest.partition(":")
+    if not name or not split:
+        raise ValueError(
+            f"questions {source!r}: a data set of the hub is written hub:NAME:CONFIG:SPLIT, such "
+            "as hub:mandarjoshi/trivia_qa:rc.nocontext:validation (CONFIG may be empty)"
+        )
+    try:
+        import datasets
+    except ImportError:
+        raise ValueError(
+            f"questions {source!r}: data sets of the hub need the package datasets. Install it: "
+            "pip install 'probekit-notebooks[datasets]'"
+        ) from None
+    try:
+        return datasets.load_dataset(name, config or None, split=split).to_pandas()
+    except Exception as error:  # datasets raises what its many formats and its client raise
+        raise ValueError(f"questions {source!r} cannot be loaded: {error}") from error
 
 
 def _read(path):

@@ -1,0 +1,129 @@
+"""The activation store: one file a shard of examples, in which every cell has its own checksum.
+
+A shard is written whole by the one that extracts it; a reader takes one (layer, token) cell out of
+each shard. float16, unless a value overflows it.
+"""
+
+import shutil
+
+import numpy as np
+import xarray as xr
+import zarr
+from zarr.codecs import Crc32cCodec
+
+from probekit.tokens import TOKENS
+
+SCHEMA_VERSION = 1
+
+
+def half_precision(values):
+    """As float16, unless that overflows: some residual streams pass its largest value, 65504.
+
+    Parameters
+    ----------
+    values : array of float32
+
+    Returns
+    -------
+    array of float16 or float32
+    """
+    with np.errstate(over="ignore"):
+        half = values.astype(np.float16)
+    return half if np.isfinite(half).all() else values
+
+
+class ActivationStore:
+    """One site's activations of a run, while they are being written.
+
+    Parameters
+    ----------
+    path : Path
+        The store's folder, ``activations.zarr``.
+    n_examples, shard_size : int
+    attributes : dict
+        Model, revision and site.
+    """
+
+    def __init__(self, path, n_examples, shard_size, attributes):
+        self.path = path
+        self.n_examples = n_examples
+        self.shard_size = shard_size
+        self.attributes = attributes
+
+    def has(self, shard):
+        """Whether a shard's file is there."""
+        return (self.path / f"activation/c/{shard}/0/0/0").exists()
+
+    def write(self, members, values):
+        """Write one shard.
+
+        Parameters
+        ----------
+        members : range
+            Its examples.
+        values : array of float16 or float32, (example, layer, token, feature)
+        """
+        array = self._array(values)
+        array[members.start : members.stop] = values
+
+    def name_coordinates(self, answers, names):
+        """Put labels beside the activations, once all are there.
+
+        Parameters
+        ----------
+        answers : DataFrame
+        names : sequence of str
+            Its text columns that become coordinates on example, besides `correct`.
+        """
+        text = np.dtypes.StringDType()
+        layers = zarr.open_group(self.path, mode="r")["activation"].shape[1]
+        labels = xr.Dataset(
+            coords={
+                "layer": np.arange(layers),
+                "token": np.array(TOKENS, dtype=text),
+                "correct": ("example", answers["correct"].to_numpy(bool)),
+                **{name: ("example", answers[name].to_numpy(text)) for name in names},
+            }
+        )
+        encoding = {name: {"compressors": (Crc32cCodec(),)} for name in labels.coords}
+        labels.to_zarr(self.path, mode="a", consolidated=False, encoding=encoding)
+
+    def _array(self, values):
+        """The store's array that these values fit in, made or widened if need be."""
+        if not self.path.exists():
+            return self._create(self.path, values)
+        array = zarr.open_group(self.path, mode="r+")["activation"]
+        if np.can_cast(values.dtype, array.dtype):
+            return array
+        wide = self.path.with_name(f".{self.path.name}.wide")
+        new = self._create(wide, values)
+        for start in range(0, self.n_examples, self.shard_size):
+            if self.has(start // self.shard_size):
+                part = slice(start, start + self.shard_size)
+                new[part] = array[part].astype(values.dtype)
+        shutil.rmtree(self.path)
+        wide.rename(self.path)
+        return zarr.open_group(self.path, mode="r+")["activation"]
+
+    def _create(self, path, values):
+        layers, tokens, features = values.shape[1:]
+        overflows = values.dtype == np.float32
+        group = zarr.create_group(
+            path,
+            overwrite=True,
+            attributes={
+                **self.attributes,
+                "schema_version": SCHEMA_VERSION,
+                "dtype_reason": "float16 overflows" if overflows else "float16 suffices",
+            },
+        )
+        return group.create_array(
+            "activation",
+            shape=(self.n_examples, layers, tokens, features),
+            dtype=values.dtype,
+            chunks=(self.shard_size, 1, 1, features),
+            shards=(self.shard_size, layers, tokens, features),
+            compressors=[Crc32cCodec()],
+            fill_value=np.nan,
+            dimension_names=("example", "layer", "token", "feature"),
+        )
