@@ -1,0 +1,350 @@
+"""Means and differences of many cells' AUROCs, each with its uncertainty, and many at once.
+
+Any such number is a weighted sum of areas, so its sampling error follows from the same weighted
+sum of the examples' influences (see `roc`): an example that two cells share counts in both, and one
+that a cell lacks has no influence there. What holds for many of them at once comes from the largest
+of their standardised errors, drawn with random weights on the examples (the multiplier bootstrap;
+Chernozhukov, Chetverikov and Kato, Annals of Statistics 2013).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import xarray as xr
+from scipy.stats import norm, t
+
+from probekit.answers import normalize
+from probekit.roc import auroc_influence, interval
+from probekit.tokens import FIGURE_TOKENS
+
+#: With fewer wrong or right answers, an area's error can't be estimated from them.
+MIN_PER_CLASS = 10
+
+_TAIL = 1e-4
+_DRAWS = 2000
+_MIN_DRAWS = 500
+_MAX_WORK = 2e8  # of differences times draws
+_MIN_PERMUTATIONS = 10
+
+
+@dataclass(frozen=True)
+class Areas:
+    """The areas of a grid's cells, with what each answer contributes to each."""
+
+    layers: np.ndarray
+    """Block numbers, ascending."""
+    n_layers: int
+    """Blocks of the network, of which the grid may have only some."""
+    tokens: tuple
+    value: np.ndarray
+    """(layer, token), NaN where there are too few answers of a class."""
+    influence: np.ndarray
+    """(layer, token, unit): of an answer or a group of them; its squares sum to the variance."""
+    rarest: int
+    """Least number of wrong or of right answers in a cell that has an area."""
+    widening: float
+    """How many times as far as the influences say the permuted grids scatter; at least 1."""
+
+    @property
+    def usable(self):
+        """Which cells have an area, (layer, token)."""
+        return ~np.isnan(self.value)
+
+    def at(self, depth=None, tokens=None):
+        """Which cells lie at some depth and at some tokens.
+
+        Parameters
+        ----------
+        depth : (float, float) or float, optional
+            As fractions of the network: the layers whose middle is in [low, high), or the one layer
+            into which a fraction falls. Layer l of n spans l/n to (l + 1)/n. By default all.
+        tokens : sequence of str, optional
+
+        Returns
+        -------
+        array of bool, (layer, token)
+        """
+        middle = (self.layers + 0.5) / self.n_layers
+        if depth is None:
+            rows = np.ones(len(self.layers), bool)
+        elif np.ndim(depth) == 0:
+            rows = self.layers == int(depth * self.n_layers)
+        else:
+            rows = (middle >= depth[0]) & (middle < depth[1])
+        columns = np.isin(self.tokens, self.tokens if tokens is None else list(tokens))
+        return rows[:, None] & columns
+
+    def mean(self, cells):
+        """Mean area of the usable ones among some cells.
+
+        Parameters
+        ----------
+        cells : array of bool, (layer, token)
+
+        Returns
+        -------
+        value : float
+            NaN if none is usable.
+        influence : array, (unit,)
+        """
+        chosen = cells & self.usable
+        if not chosen.any():
+            return np.nan, np.zeros(self.influence.shape[-1])
+        return self.value[chosen].mean(), self.influence[chosen].mean(0)
+
+    def slope(self, cells):
+        """Least-squares slope over the depth of the layers' means over some cells.
+
+        Parameters
+        ----------
+        cells : array of bool, (layer, token)
+
+        Returns
+        -------
+        value : float
+            Change of the area over the whole depth of the network. NaN for fewer than two layers.
+        influence : array, (unit,)
+        """
+        chosen = cells & self.usable
+        rows = np.flatnonzero(chosen.any(1))
+        if len(rows) < 2:
+            return np.nan, np.zeros(self.influence.shape[-1])
+        depth = self.layers[rows] / self.n_layers
+        weight = (depth - depth.mean()) / ((depth - depth.mean()) ** 2).sum()
+        value, influence = self.means(
+            [chosen & (np.arange(len(cells)) == r)[:, None] for r in rows]
+        )
+        return weight @ value, weight @ influence
+
+    def means(self, groups):
+        """Mean area of each of several sets of cells: (set,) and (set, unit)."""
+        pairs = [self.mean(cells) for cells in groups]
+        return np.array([value for value, _ in pairs]), np.array([each for _, each in pairs])
+
+    def interval(self, value, influence, critical=None):
+        """Interval of areas or their means.
+
+        Parameters
+        ----------
+        value : array, (...)
+        influence : array, (..., unit)
+        critical : float, optional
+            Half the width in standard errors, from `largest_error`; by default of a 95 % interval.
+
+        Returns
+        -------
+        low, high : arrays, (...)
+        """
+        critical = norm.isf(0.025) if critical is None else critical
+        # roc.interval takes a level of confidence, not a number of standard errors.
+        level = 1 - 2 * norm.sf(min(critical, 8))
+        error = _norm(influence)
+        # Where all wrong answers score above all right ones no error shows: as if half an answer
+        # of the rarer class were out of place.
+        return interval(value, np.where(error > 0, error, 0.5 / self.rarest), level)
+
+    def half_width(self, influence, critical=None):
+        """Half the width of a symmetric interval, for differences of areas: (...)."""
+        return (norm.isf(0.025) if critical is None else critical) * _norm(influence)
+
+
+def areas(grid, tokens=FIGURE_TOKENS):
+    """Areas of a grid's cells with the examples' influences on them.
+
+    Parameters
+    ----------
+    grid : Dataset
+        From `probe_grid`. With ``split="answer"``, or another coordinate, the examples of a group
+        count as one.
+    tokens : sequence of str
+        Those wanted; the ones that the grid lacks are left out.
+
+    Returns
+    -------
+    Areas
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is no grid, or has none of the tokens.
+    """
+    if not isinstance(grid, xr.Dataset):
+        raise TypeError(f"expected a grid from probe_grid, got {type(grid).__name__}.")
+    lacking = [name for name in ("score", "correct") if name not in grid.variables]
+    lacking += [d for d in ("layer", "token") if d not in grid.coords]
+    if lacking:
+        raise ValueError(f"The grid lacks {', '.join(lacking)}. Make it with probe_grid.")
+    there = grid["token"].to_numpy().astype(str)
+    drawn = tuple(token for token in tokens if token in there)
+    if not drawn:
+        raise ValueError(f"The grid has none of the tokens asked for; it has {', '.join(there)}.")
+    grid = grid.sortby("layer").sel(token=list(drawn))
+    score = grid["score"].transpose("layer", "token", "example").to_numpy()
+    wrong = ~grid["correct"].to_numpy().astype(bool)
+    value, influence = auroc_influence(score, wrong)
+    scored = ~np.isnan(score)
+    rarer = np.minimum((scored & wrong).sum(-1), (scored & ~wrong).sum(-1))
+    enough = rarer >= MIN_PER_CLASS
+    value = np.where(enough, value, np.nan)
+    influence[~enough] = 0
+    single, units = _norm(influence), rarer
+    groups = _groups(grid)
+    if groups is not None:
+        influence, n_groups = _sum_groups(influence, groups)
+        units = np.minimum(rarer, n_groups)
+    layers = grid["layer"].to_numpy()
+    widening = _widening(grid, enough, _norm(influence), single)
+    # A variance from few answers is itself uncertain: Student's t at a small tail, over normal.
+    small = t.isf(_TAIL, np.maximum(units - 1, 1)) / norm.isf(_TAIL)
+    return Areas(
+        layers=layers,
+        n_layers=int(grid.attrs.get("n_layers", layers.max() + 1)),
+        tokens=drawn,
+        value=value,
+        influence=influence * widening * small[..., None],
+        rarest=int(rarer[enough].min()) if enough.any() else 1,
+        widening=widening,
+    )
+
+
+def _groups(grid):
+    """Number of each example's group if the split kept groups together, else None."""
+    split = grid.attrs.get("split", "random")
+    if split == "answer" and "answer" not in grid.coords:
+        split = "exact_answer"
+    if split not in grid.coords or grid[split].dims != ("example",):
+        return None
+    values = grid[split].to_numpy().astype(str)
+    if split in ("answer", "exact_answer"):
+        values = [normalize(value) for value in values]
+    return np.unique(values, return_inverse=True)[1]
+
+
+def _sum_groups(influence, groups):
+    members = np.zeros((len(groups), groups.max() + 1))
+    members[np.arange(len(groups)), groups] = 1
+    sums = influence @ members
+    n = (sums != 0).sum(-1)
+    return sums * np.sqrt(n / np.maximum(n - 1, 1))[..., None], n
+
+
+def _widening(grid, enough, error, single):
+    """Scatter of the permuted grids' areas, in the standard errors that the influences give.
+
+    The influences take the probes as given. Cross-validated probes also scatter because each
+    answer trains the probes that score the others, which a null of permuted labels contains.
+    """
+    if "null_auroc" not in grid or not enough.any():
+        return 1.0
+    null = grid["null_auroc"].transpose("layer", "token", "permutation").to_numpy()[enough]
+    if null.shape[-1] < _MIN_PERMUTATIONS:
+        return 1.0
+    score = grid["score"].transpose("layer", "token", "example").to_numpy()[enough]
+    scored, wrong = ~np.isnan(score), ~grid["correct"].to_numpy().astype(bool)
+    n_wrong, n_right = (scored & wrong).sum(-1), (scored & ~wrong).sum(-1)
+    expected = (n_wrong + n_right + 1) / (12 * n_wrong * n_right)
+    # Groups that are kept together widen the null as they widen the influences' errors.
+    by_group = np.mean(error[enough] ** 2) / max(np.mean(single[enough] ** 2), 1e-12)
+    ratio = np.nanmean((null - 0.5) ** 2 / expected[:, None]) / max(by_group, 1)
+    return float(np.sqrt(max(ratio, 1)))
+
+
+def _norm(influence):
+    return np.sqrt((influence**2).sum(-1))
+
+
+def largest_error(influence, alpha, pairs=False, seed=0):
+    """How many standard errors the largest of many errors stays within.
+
+    Parameters
+    ----------
+    influence : array, (contrast, unit), or list of such with ``pairs=True``
+    alpha : float
+        Chance that any contrast is further off, whichever of them are truly 0.
+    pairs : bool
+        Of all differences between two rows, in each of the arrays.
+    seed : int
+
+    Returns
+    -------
+    float
+        For two-sided intervals that all cover at once with a chance of ``1 - alpha``.
+    """
+    blocks = [np.asarray(block, np.float32) for block in (influence if pairs else [influence])]
+    n = sum(len(b) * (len(b) - 1) // 2 if pairs else len(b) for b in blocks)
+    if n == 0:
+        return float(norm.isf(alpha / 2))
+    draws = int(np.clip(_MAX_WORK / n, _MIN_DRAWS, _DRAWS))
+    weights = np.random.default_rng(seed).standard_normal((blocks[0].shape[-1], draws))
+    weights = weights.astype(np.float32)
+    largest = np.zeros(draws, np.float32)
+    for block in blocks:
+        error = block @ weights  # (row, draw)
+        if not pairs:
+            scale = _inverse(_norm(block))
+            largest = np.maximum(largest, (np.abs(error) * scale[:, None]).max(0))
+            continue
+        scale = _inverse(pair_errors(block)).astype(np.float32)
+        for i in range(len(block) - 1):
+            difference = np.abs(error[i + 1 :] - error[i])
+            difference *= scale[i, i + 1 :, None]
+            np.maximum(largest, difference.max(0), out=largest)
+    return float(np.quantile(largest, 1 - alpha, method="higher"))
+
+
+def pair_errors(influence):
+    """Standard errors of all differences between rows: (contrast, contrast)."""
+    product = np.asarray(influence, float) @ np.asarray(influence, float).T
+    square = np.diag(product)
+    return np.sqrt(np.maximum(square[:, None] + square - 2 * product, 0))
+
+
+def _inverse(error):
+    # Contrasts that no example moves, such as the difference of two equal cells, have no error.
+    return np.where(error > 1e-6, 1 / np.maximum(error, 1e-6), 0).astype(np.float32)
+
+
+def argmax_shares(value, influence, draws=2000, seed=0):
+    """How often each of several areas is the highest when the examples are drawn anew.
+
+    Parameters
+    ----------
+    value : array, (..., candidate)
+    influence : array, (..., candidate, unit)
+    draws, seed : int
+
+    Returns
+    -------
+    array, (..., candidate)
+        Shares of the draws; NaN candidates get 0.
+    """
+    weights = np.random.default_rng(seed).standard_normal((influence.shape[-1], draws))
+    drawn = (influence.astype(np.float32) @ weights.astype(np.float32)) + value[..., None]
+    best = np.where(np.isnan(drawn), -np.inf, drawn).argmax(-2)
+    shares = (best[..., None, :] == np.arange(value.shape[-1])[:, None]).mean(-1)
+    return np.where(np.isnan(value), 0, shares)
+
+
+#: The bands of layers in which the reference figure is described, by the labels it gives them, as
+#: fractions of the network. `data/reference/claims.yaml` says how they follow from its labels.
+BANDS = {
+    "0-4": (0 / 32, 6 / 32),
+    "6-8": (6 / 32, 10 / 32),
+    "10-12": (10 / 32, 14 / 32),
+    "14-16": (14 / 32, 18 / 32),
+    "18-20": (18 / 32, 22 / 32),
+    "22-24": (22 / 32, 26 / 32),
+    "26-28": (26 / 32, 30 / 32),
+    "30": (30 / 32, 32 / 32),
+}
+
+
+def spans(numbers):
+    """Whole numbers in words, runs as spans: ``[1, 2, 3, 7]`` is ``"1–3, 7"``."""
+    runs = []
+    for number in sorted(numbers):
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ", ".join(f"{r[0]}–{r[-1]}" if len(r) > 1 else f"{r[0]}" for r in runs)
