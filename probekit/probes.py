@@ -236,31 +236,33 @@ def _solve(X, y, loss_weight, penalty, tol, max_iter):
     coef, intercept = X.new_zeros(fits, features), X.new_zeros(fits)
     converged = torch.zeros(fits, dtype=torch.bool, device=X.device)
     log_odds = ((loss_weight * y).sum(1) / (loss_weight * (1 - y)).sum(1)).log()
+    # Margins are carried with the sign that makes a wrong answer's positive.
+    sign = 1 - 2 * y
     # The fits still running, a row of each tensor for each of them. With an infinite decrement
     # before it, the first direction is the steepest descent.
     run = {
         "fit": torch.arange(fits, device=X.device),
-        "y": y,
+        "sign": sign,
         "loss_weight": loss_weight,
         "penalty": X.new_ones(fits, 1) if penalty is None else penalty,
         "coef": coef.clone(),
         "intercept": log_odds,
-        "margin": log_odds[:, None].repeat(1, len(X)),
+        "margin": sign * log_odds[:, None],
         "direction": coef.clone(),
         "gradient": coef.clone(),
         "decrement": torch.full_like(log_odds, torch.inf),
     }
-    run["residual"], run["curvature"] = _derivatives(run, run["margin"])
+    run["first"], run["second"] = _derivatives(run["margin"], loss_weight)
     shared = None
     for iteration in range(max_iter + 1):
-        mean_curvature = run["curvature"].mean(0)
+        mean_curvature = run["second"].mean(0)
         if shared is None or bool(mean_curvature.mean() < shared.mean() / 2):
             # Half of it spread evenly: examples that most fits are sure of and one is not would
             # otherwise give that one a curvature far above the preconditioner's.
             shared = (mean_curvature + mean_curvature.mean()) / 2
             inverse = _inverse_hessian(X, shared, run["penalty"].mean(0))
             run["decrement"].fill_(torch.inf)
-        gradient = run["penalty"] * run["coef"] + run["residual"] @ X
+        gradient = run["penalty"] * run["coef"] + (run["sign"] * run["first"]) @ X
         scaled = gradient @ inverse
         decrement = _dot(gradient, scaled)
         done = _gap(run, decrement, shared) <= tol * _objective(run)
@@ -292,27 +294,29 @@ def _line_search(run, X):
     began with has gone too far, as it may where the loss is nearly flat, and is cut by the secant
     rule.
     """
-    ahead = run["direction"] @ X.T
+    sign, loss_weight = run["sign"], run["loss_weight"]
+    ahead = (run["direction"] @ X.T) * sign
     shrink = run["penalty"] * run["direction"]
     pull, bend = _dot(run["coef"], shrink), _dot(run["direction"], shrink)
+    first, second = run["first"], run["second"]
     step, shift = torch.zeros_like(bend), torch.zeros_like(bend)
-    residual, curvature = run["residual"], run["curvature"]
-    tiny = torch.finfo(X.dtype).tiny
+    slope, tilt = _dot(first, ahead) + pull, _dot(first, sign)
     for _ in range(4):
-        slope, tilt = _dot(residual, ahead) + pull + step * bend, residual.sum(1)
-        weighted = curvature * ahead
-        bends, mixed, tilts = _dot(weighted, ahead) + bend, weighted.sum(1), curvature.sum(1)
-        determinant = (bends * tilts - mixed.square()).clamp_min(tiny)
-        # The step along the direction, and the one across it, in the intercept.
+        weighted = second * ahead
+        bends, mixed, tilts = _dot(weighted, ahead) + bend, _dot(weighted, sign), second.sum(1)
+        # The steps along the direction and, across it, in the intercept.
+        determinant = bends * tilts - mixed * mixed
+        determinant.clamp_min_(torch.finfo(X.dtype).tiny)
         along = (mixed * tilt - tilts * slope) / determinant
         across = (mixed * slope - bends * tilt) / determinant
         start = slope * along + tilt * across
         for _ in range(6):
-            move = (step + along)[:, None]
-            margin = torch.addcmul(run["margin"], move, ahead) + (shift + across)[:, None]
-            residual, curvature = _derivatives(run, margin)
-            slope = _dot(residual, ahead) + pull + (step + along) * bend
-            end = slope * along + residual.sum(1) * across
+            margin = torch.addcmul(run["margin"], (step + along)[:, None], ahead)
+            margin.addcmul_((shift + across)[:, None], sign)
+            first, second = _derivatives(margin, loss_weight)
+            slope = _dot(first, ahead) + pull + (step + along) * bend
+            tilt = _dot(first, sign)
+            end = slope * along + tilt * across
             too_far = end > -0.5 * start
             if not bool(too_far.any()):
                 break
@@ -323,15 +327,14 @@ def _line_search(run, X):
             break
     run["coef"] = torch.addcmul(run["coef"], step[:, None], run["direction"])
     run["intercept"] = run["intercept"] + shift
-    run["margin"], run["residual"], run["curvature"] = margin, residual, curvature
+    run["margin"], run["first"], run["second"] = margin, first, second
 
 
-def _derivatives(run, margin):
-    """First and second derivative of each example's loss with respect to its margin."""
+def _derivatives(margin, loss_weight):
+    """First and second derivative of each example's loss with respect to its signed margin."""
     probability = torch.sigmoid(margin)
-    residual = (probability - run["y"]) * run["loss_weight"]
-    curvature = probability * (1 - probability) * run["loss_weight"]
-    return residual, curvature
+    first = probability * loss_weight
+    return first, torch.addcmul(first, first, probability, value=-1)
 
 
 def _gap(run, decrement, shared):
@@ -339,17 +342,17 @@ def _gap(run, decrement, shared):
 
     The preconditioner overstates the curvature of a fit whose probabilities are near 0 and 1.
     """
-    overstated = shared.mean() / run["curvature"].mean(1)
-    tilt = run["residual"].sum(1).square() / run["curvature"].sum(1)
-    return 0.5 * (decrement * overstated.clamp_min(1) + tilt)
+    curvature = run["second"].sum(1)
+    overstated = (shared.sum() / curvature).clamp_min(1)
+    tilt = _dot(run["sign"], run["first"]).square() / curvature
+    return 0.5 * (decrement * overstated + tilt)
 
 
 def _objective(run):
     """Objective of each fit, (fits,)."""
-    loss = torch.nn.functional.softplus((1 - 2 * run["y"]) * run["margin"])
-    penalised = (run["penalty"] * run["coef"].square()).sum(1)
-    return 0.5 * penalised + _dot(run["loss_weight"], loss)
+    loss = _dot(run["loss_weight"], torch.nn.functional.softplus(run["margin"]))
+    return 0.5 * _dot(run["penalty"] * run["coef"], run["coef"]) + loss
 
 
 def _dot(left, right):
-    return (left * right).sum(1)
+    return torch.linalg.vecdot(left, right)
