@@ -42,7 +42,8 @@ def decode_with_offsets(tokenizer, token_ids):
     text : str
     offsets : list of (int, int)
         Per token, its first character in the text and the one after its last. A token that holds
-        part of a character's bytes is given the whole character.
+        part of a character's bytes is given the whole character; one that decodes to nothing, such
+        as a special token, has none.
 
     Notes
     -----
@@ -51,20 +52,16 @@ def decode_with_offsets(tokenizer, token_ids):
     would be split into others.
     """
     text = _decode(tokenizer, token_ids)
-    starts = [0]
-    for i in range(1, len(token_ids)):
+    offsets, start = [], 0
+    for i in range(1, len(token_ids) + 1):
         so_far = _decode(tokenizer, token_ids[:i])
-        # The first bytes of a character decode to a replacement mark, which the text lacks.
-        common = os.path.commonprefix([so_far, text])  # noqa: RUF071, of characters, not folders
-        starts.append(max(starts[-1], len(common)))
-    ends = []
-    for i, start in enumerate(starts):
-        later = [s for s in starts[i + 1 :] if s > start]
-        end = later[0] if later else len(text)
-        # Tokens that start at the same character share its bytes: all but the last hold only it.
-        shares = i + 1 < len(starts) and starts[i + 1] == start
-        ends.append(min(start + 1, end) if shares else end)
-    return text, list(zip(starts, ends, strict=True))
+        whole = len(os.path.commonprefix([so_far, text]))  # noqa: RUF071, characters, not folders
+        # The first bytes of a character decode to a replacement mark, which the text lacks: the
+        # token has part of the character that comes next.
+        end = min(whole + (len(so_far) > whole), len(text))
+        offsets.append((start, max(start, end)))
+        start = max(start, whole)
+    return text, offsets
 
 
 def _decode(tokenizer, token_ids):
