@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import xarray as xr
 from joblib import Parallel, delayed
+from scipy.sparse import block_array, coo_array
+from scipy.sparse.csgraph import connected_components
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, train_test_split
 from tqdm import tqdm
 
@@ -170,10 +172,17 @@ def example_groups(examples, split):
 
     Returns
     -------
-    array of int, (example,), or None for a random split
+    array of int, (example,), or None for a random split of different questions
+
+    Notes
+    -----
+    The same question is never on both sides, whatever the split: samples of it, and exact
+    duplicates, stay together.
     """
+    questions = examples["question"].to_numpy().astype(str) if "question" in examples.coords else []
+    repeated = len(np.unique(questions)) < len(questions)
     if split == "random":
-        return None
+        return np.unique(questions, return_inverse=True)[1] if repeated else None
     if split == "answer":
         name = "answer" if "answer" in examples.coords else "exact_answer"
         if name not in examples.coords:
@@ -187,7 +196,17 @@ def example_groups(examples, split):
             f'split must be "random", "answer" or a coordinate on example '
             f"({', '.join(map(str, per_example))}); got {split!r}."
         )
-    return np.unique(values, return_inverse=True)[1]
+    groups = np.unique(values, return_inverse=True)[1]
+    return _joined(groups, questions) if repeated else groups
+
+
+def _joined(groups, questions):
+    """Groups that also keep equal questions together: what either joins, joined."""
+    questions = np.unique(questions, return_inverse=True)[1]
+    shape = (groups.max() + 1, questions.max() + 1)
+    links = coo_array((np.ones(len(groups)), (groups, questions)), shape=shape)
+    both = block_array([[None, links], [links.T, None]])
+    return connected_components(both, directed=False)[1][groups]
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,198 @@
+import json
+import subprocess
+import sys
+
+import nbformat
+import pytest
+
+from probekit import pipeline
+from probekit.__main__ import main
+from probekit.runs import STAGES, Run
+
+GOOD = "id,question,answers\na,What is one?,1\nb,What is two?,2\n"
+
+# What is wrong, the parameter file or question file that has it, and what the user must be told.
+BAD_QUESTIONS = {
+    "empty file": (b"", "is empty"),
+    "header only": (b"question,answers\n", "has no questions"),
+    "column missing": (b"question,solution\nWhat?,1\n", "answers"),
+    "empty question": (b"question,answers\nWhat?,1\n ,2\n", "row 2"),
+    "no accepted answer": (b"question,answers\nWhat?,\n", "row 1"),
+    "duplicate ids": (b"id,question,answers\na,What?,1\na,Who?,2\n", "repeat: a"),
+    "not UTF-8": ("question,answers\nWhere is Köln?,1\n".encode("latin-1"), "UTF-8"),
+}
+BAD_PARAMETERS = {
+    "unknown model": (("model", "/no/such/folder"), "No folder /no/such/folder"),
+    "unknown site": (("site", "mlp"), "site must be one of mlp_out, attn_out"),
+    "unknown parameter": (("limits", "10"), "Did you mean 'limit'?"),
+    "unknown measure": (("measure", "r2"), "measure must be one of auroc, correlation"),
+    "text for a whole number": (("limit", "many"), "limit must be a whole number such as 0"),
+    "fraction for a whole number": (("folds", "2.5"), "folds must be a whole number"),
+    "whole number for true or false": (("p_true", "1"), "p_true must be True or False"),
+    "negative limit": (("limit", "-1"), "limit must be at least 0"),
+    "one fold": (("folds", "1"), "folds must be at least 2"),
+    "C of nought": (("C", "0"), "C must be positive"),
+    "missing question file": (("questions", "no/such.csv"), "does not exist"),
+    "unknown shipped file": (("questions", "towns"), "cities"),
+}
+
+
+def fails(capsys, run_dir, *arguments):
+    """Run the command in this process; what it says, once it has failed and left nothing."""
+    assert main(["run", "--run-dir", str(run_dir), *arguments]) == 1
+    said = capsys.readouterr().err
+    assert "Traceback" not in said
+    assert not list(run_dir.rglob("*.json")), "something that looks finished was written"
+    return said
+
+
+@pytest.mark.parametrize("case", BAD_QUESTIONS)
+def test_bad_question_file(case, tmp_path, capsys):
+    content, expected = BAD_QUESTIONS[case]
+    path = tmp_path / "bad.csv"
+    path.write_bytes(content)
+    assert expected in fails(capsys, tmp_path / "run", "-p", "questions", str(path))
+
+
+@pytest.mark.parametrize("case", BAD_PARAMETERS)
+def test_bad_parameter(case, tmp_path, capsys):
+    (name, value), expected = BAD_PARAMETERS[case]
+    assert expected in fails(capsys, tmp_path / "run", "-p", name, value)
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (None, "No parameter file"),
+        ("limit: [", "is not YAML"),
+        ("- limit", "must map parameter names to values"),
+        ("limit: '10'", "limit must be a whole number"),
+        ("exec: rm", "No parameter 'exec'"),
+    ],
+)
+def test_bad_parameter_file(content, expected, tmp_path, capsys):
+    path = tmp_path / "params.yaml"
+    if content is not None:
+        path.write_text(content)
+    assert expected in fails(capsys, tmp_path / "run", "-f", str(path))
+
+
+def test_a_mistake_ends_without_traceback_and_with_an_exit_code(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "probekit", "run", "--run-dir", tmp_path / "r", "-p", "site", "x"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("probekit: site must be one of")
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "r").exists()
+
+
+def test_parameters_are_read_with_their_defaults_and_meaning():
+    declared = pipeline.notebook_parameters("extract")
+    assert declared["model"][0] == "smollm2"
+    assert declared["limit"] == (0, "number of questions; 0 asks all")
+    for stage in STAGES:
+        assert all(meaning for _, meaning in pipeline.notebook_parameters(stage).values())
+
+
+def test_values_from_the_command_line_become_what_their_defaults_are(tmp_path):
+    path = tmp_path / "params.yaml"
+    path.write_text("limit: 5\nC: 2\nquestions: capitals\n")
+    read = pipeline.read_parameters([("limit", "7"), ("p_true", "true"), ("model", "7")], path)
+    assert read == {"limit": 7, "C": 2, "questions": "capitals", "p_true": True, "model": "7"}
+    checked = pipeline.check_parameters(**read)
+    assert isinstance(checked["C"], float)
+
+
+# A pipeline of four small notebooks, so that skipping and failing are seen in seconds.
+
+CELLS = """
+from pathlib import Path
+import probekit as pk
+run = pk.Run(run_dir)
+inputs = [run.path / "manifests" / f"{before}.json"] if before else []
+stage = run.begin(name, {"x": x}, inputs=inputs)
+assert x < 10, "x is too large"
+(run.path / f"{name}.txt").write_text(str(x))
+if x != 5:
+    stage.finish([run.path / f"{name}.txt"], summary="best cell", splits=["random"])
+"""
+
+
+@pytest.fixture
+def small_notebooks(tmp_path, monkeypatch):
+    folder = tmp_path / "notebooks"
+    folder.mkdir()
+    for i, name in enumerate(STAGES):
+        before = STAGES[i - 1] if i else ""
+        parameters = nbformat.v4.new_code_cell('run_dir = "r"  # folder\nx = 1  # number')
+        parameters.metadata["tags"] = ["parameters"]
+        setting = nbformat.v4.new_code_cell(f"name, before = {name!r}, {before!r}")
+        cells = [parameters, setting, nbformat.v4.new_code_cell(CELLS)]
+        metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3"}}
+        metadata["language_info"] = {"name": "python"}
+        notebook = nbformat.v4.new_notebook(cells=cells, metadata=metadata)
+        nbformat.write(notebook, folder / f"{i + 1:02d}_{name}.ipynb")
+    monkeypatch.setattr(pipeline, "resource", lambda relative: tmp_path / relative)
+    known = {"questions": "cities", "model": "smollm2", "x": 1, "run_dir": "r"}
+    monkeypatch.setattr(pipeline, "_known", lambda: known)
+    return folder
+
+
+def finished(run):
+    return [stage for stage in STAGES if (run.path / "manifests" / f"{stage}.json").exists()]
+
+
+def test_stages_run_once_and_again_only_if_something_changed(small_notebooks, tmp_path, capsys):
+    run = Run(tmp_path / "a {run} folder")
+    stages = STAGES[2:]
+
+    def go(**parameters):
+        pipeline.run_pipeline(run.path, stages=stages, progress=False, **parameters)
+        made = [run.notebooks / f"{STAGES.index(s) + 1:02d}_{s}.ipynb" for s in stages]
+        return [path.stat().st_mtime_ns for path in made], capsys.readouterr().out
+
+    run.begin("probe", {}).finish([])
+    first, said = go()
+    assert "best cell" in said
+    second, said = go()
+    assert second == first
+    assert said.count("not run again") == 2
+    # Another input: everything after it runs again.
+    run.begin("probe", {}).finish([], note="made anew")
+    third, _ = go()
+    assert third[0] > first[0]
+    assert third[1] > first[1]
+    # A lost output: its stage runs again; so does one that is given another parameter.
+    (run.path / "interpret.txt").unlink()
+    fourth, _ = go()
+    assert fourth[0] == third[0]
+    assert fourth[1] > third[1]
+    stages = STAGES[3:]
+    fifth, _ = go(x=2)
+    assert fifth[0] > fourth[1]
+    manifest = json.loads((run.path / "manifests" / "interpret.json").read_text())
+    assert manifest["parameters"] == {"x": 2}
+
+
+def test_the_first_failure_stops_the_run_and_names_notebook_cell_and_error(
+    small_notebooks, tmp_path
+):
+    run = Run(tmp_path / "run")
+    run.begin("extract", {}).finish([])
+    with pytest.raises(
+        ValueError, match=r"02_probe\.ipynb, cell \d+: AssertionError: x is too"
+    ) as e:
+        pipeline.run_pipeline(run.path, stages=STAGES[1:], progress=False, x=11)
+    assert len(str(e.value).splitlines()) <= 3
+    assert finished(run) == ["extract"]
+
+
+def test_a_notebook_that_ends_without_a_manifest_has_failed(small_notebooks, tmp_path):
+    run = Run(tmp_path / "run")
+    run.begin("extract", {}).finish([])
+    with pytest.raises(FileNotFoundError, match="no finished probe stage"):
+        pipeline.run_pipeline(run.path, stages=STAGES[1:], progress=False, x=5)
