@@ -7,35 +7,39 @@ twenty has any verdict that sampling error alone brought about.
 """
 
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 import pandas as pd
 import yaml
 
-from probekit.contrasts import BANDS, areas, largest_error, spans
+from probekit.contrasts import BANDS, areas, largest_error
 from probekit.resources import resource
-from probekit.tokens import TOKENS
+from probekit.tokens import FIGURE_TOKENS, TOKENS
+from probekit.words import area, change, listing
+from probekit.words import layers as layers_in_words
 
 #: Chance that any verdict but "undecided" in the table is wrong.
 ALPHA = 0.05
 
 SUPPORTED, CONTRADICTED, UNDECIDED = "supported", "contradicted", "undecided"
 
-_MEASURE = (
-    "The reference says correlation; measured is the AUROC of error detection (0.5 is chance)."
-)
+_MEASURE = "Correlation is read as the AUROC of error detection."
 
 
 @dataclass
 class _Number:
     """A number that a rule asks for, and where the statement wants it."""
 
-    what: str
+    about: str
+    """What it is, in words; of the numbers of a rule with several, what they share."""
     value: float
     influence: np.ndarray
     low: float
     high: float
     is_area: bool
+    part: str = ""
+    """Which one of several it is."""
     interval: tuple = (np.nan, np.nan)
 
     @property
@@ -47,9 +51,10 @@ class _Number:
 
     @property
     def text(self):
-        sign = "" if self.is_area else "+"
-        low, high = self.interval
-        return f"{self.what}: {self.value:{sign}.2f} [{low:{sign}.2f}, {high:{sign}.2f}]"
+        part = f" ({self.part})" if self.part else ""
+        if self.is_area:
+            return area(self.value, *self.interval) + part
+        return change(self.value, self.interval[1] - self.value) + part
 
 
 class _NotMeasuredError(Exception):
@@ -145,8 +150,11 @@ def check_claims(grid, claims=None):
                 "value": decisive.value if decisive else np.nan,
                 "low": decisive.interval[0] if decisive else np.nan,
                 "high": decisive.interval[1] if decisive else np.nan,
-                "measured": "; ".join(n.text for n in found),
-                "rule": "; ".join(_in_words(rule, measured, precision) for rule in claim["rules"]),
+                "measured": "; ".join(
+                    f"{about}: {', '.join(n.text for n in group)}"
+                    for about, group in groupby(found, lambda number: number.about)
+                ),
+                "rule": "; ".join(_rule_in_words(measured, r, precision) for r in claim["rules"]),
                 "note": " ".join([*reason, *claim.get("note", "").split(), _MEASURE]),
             }
         )
@@ -215,13 +223,15 @@ def _cells(measured, depth, tokens):
 
 
 def _within(measured, rule, precision):
-    sets = [[t] for t in rule["tokens"]] if rule.get("each") == "token" else [rule["tokens"]]
-    low, high = rule["range"]
+    low, high = rule["range"][0] - precision, rule["range"][1] + precision
+    if rule.get("each") != "token":
+        value, influence = measured.mean(_cells(measured, rule["depth"], rule["tokens"]))
+        return [_Number(_in_words(measured, rule), value, influence, low, high, True)]
     numbers = []
-    for tokens in sets:
-        value, influence = measured.mean(_cells(measured, rule["depth"], tokens))
-        what = f"{_tokens(tokens)} {_layers(measured, rule['depth'])}"
-        numbers.append(_Number(what, value, influence, low - precision, high + precision, True))
+    for token in rule["tokens"]:
+        value, influence = measured.mean(_cells(measured, rule["depth"], [token]))
+        layers = _layers(measured, rule["depth"])
+        numbers.append(_Number(layers, value, influence, low, high, True, part=token))
     return numbers
 
 
@@ -237,8 +247,8 @@ def _difference(measured, one, other, low, high):
     (value, influence), (value_2, influence_2) = (
         measured.mean(_cells(measured, cells["depth"], cells["tokens"])) for cells in (one, other)
     )
-    what = f"{_cells_in_words(measured, one)} minus {_cells_in_words(measured, other)}"
-    return _Number(what, value - value_2, influence - influence_2, low, high, False)
+    about = _two_in_words(measured, one, other, "minus")
+    return _Number(about, value - value_2, influence - influence_2, low, high, False)
 
 
 def _extreme_band(measured, rule, precision):
@@ -251,10 +261,14 @@ def _extreme_band(measured, rule, precision):
     others = [band for band in others if measured.at(band).any()]
     if not others:
         raise _NotMeasuredError("the grid has no other band of layers")
-    return [
-        _difference(measured, here, {"depth": band, "tokens": rule["tokens"]}, low, high)
-        for band in others
-    ]
+    numbers = []
+    for band in others:
+        there = {"depth": band, "tokens": rule["tokens"]}
+        number = _difference(measured, here, there, low, high)
+        number.about = f"{_in_words(measured, here)}, minus the other bands"
+        number.part = _layers(measured, band)
+        numbers.append(number)
+    return numbers
 
 
 def _rises(measured, rule, precision):
@@ -262,25 +276,20 @@ def _rises(measured, rule, precision):
     value, influence = measured.slope(cells)
     if np.isnan(value):
         raise _NotMeasuredError(f"the grid has only one layer at {_depth(rule['depth'])}")
-    what = (
-        f"slope over the network's depth of {_tokens(rule['tokens'])} "
-        f"{_layers(measured, rule['depth'])}"
-    )
-    return [_Number(what, value, influence, 0, np.inf, False)]
+    about = f"slope over the network's depth of {_in_words(measured, rule)}"
+    return [_Number(about, value, influence, 0, np.inf, False)]
 
 
 def _higher_in_every_band(measured, rule, precision):
-    return [
-        _difference(
-            measured,
-            {"depth": band, "tokens": rule["tokens"]},
-            {"depth": band, "tokens": rule["than"]},
-            0,
-            np.inf,
-        )
-        for band in BANDS.values()
-        if measured.at(band).any()
-    ]
+    numbers = []
+    for band in BANDS.values():
+        if measured.at(band).any():
+            one, other = ({"depth": band, "tokens": rule[name]} for name in ("tokens", "than"))
+            number = _difference(measured, one, other, 0, np.inf)
+            number.about = f"{_tokens(rule['tokens'])} minus {_tokens(rule['than'])}"
+            number.part = _layers(measured, band)
+            numbers.append(number)
+    return numbers
 
 
 _KINDS = {
@@ -305,49 +314,62 @@ _FIELDS = {
 
 # Words
 
+_NAMES = {
+    FIGURE_TOKENS: "all tokens",
+    TOKENS[-8:]: "-8 to -1",
+    TOKENS[1:3]: "first_answer and second_answer",
+    TOKENS[3:6]: "the exact-answer tokens",
+    TOKENS[1:6]: "the answer tokens",
+}
 
-def _in_words(rule, measured, precision):
+
+def _rule_in_words(measured, rule, precision):
     kind = rule["kind"]
     if kind == "within":
         low, high = rule["range"]
         wanted = f"{low:.2f}" if low == high else f"{low:.2f} to {high:.2f}"
-        each = "each token's mean" if rule.get("each") == "token" else "mean"
-        cells = _cells_in_words(measured, rule)
-        return f"{each} of {cells} is {wanted}, give or take {precision:.2f}"
+        each = "of each token" if rule.get("each") == "token" else "AUROC"
+        return (
+            f"mean {each} is {wanted}, give or take {precision:.2f} ({_in_words(measured, rule)})"
+        )
     if kind == "higher":
-        cells, than = (_cells_in_words(measured, rule[name]) for name in ("cells", "than"))
-        return f"mean of {cells} is above that of {than}"
+        return f"mean is higher: {_two_in_words(measured, rule['cells'], rule['than'], 'than')}"
     if kind == "similar":
-        cells, to = (_cells_in_words(measured, rule[name]) for name in ("cells", "to"))
-        return f"means of {cells} and of {to} differ by at most {precision:.2f}"
+        two = _two_in_words(measured, rule["cells"], rule["to"], "against")
+        return f"means differ by at most {precision:.2f}: {two}"
     if kind == "rises":
-        return f"slope over the layers of the mean of {_cells_in_words(measured, rule)} is above 0"
+        return f"slope over the layers is above 0 ({_in_words(measured, rule)})"
     if kind == "higher_in_every_band":
         tokens, than = _tokens(rule["tokens"]), _tokens(rule["than"])
-        return f"mean of {tokens} is above that of {than} in every band of layers"
+        return f"mean is higher in every band of layers: {tokens} than {than}"
     side = "above" if kind == "highest_band" else "below"
-    cells = _cells_in_words(measured, rule)
-    return f"mean of {cells} is {side} that of every other band of layers"
+    return f"mean is {side} that of every other band of layers ({_in_words(measured, rule)})"
 
 
-def _cells_in_words(measured, cells):
-    return f"{_tokens(cells['tokens'])} {_layers(measured, cells['depth'])}"
+def _in_words(measured, cells):
+    return f"{_tokens(cells['tokens'])}, {_layers(measured, cells['depth'])}"
+
+
+def _two_in_words(measured, one, other, word):
+    """Two sets of cells, with what they share said once."""
+    tokens, layers = _tokens(one["tokens"]), _layers(measured, one["depth"])
+    if one["tokens"] == other["tokens"]:
+        return f"{tokens}, {layers} {word} {_layers(measured, other['depth'])}"
+    if one["depth"] == other["depth"]:
+        return f"{tokens} {word} {_tokens(other['tokens'])}, {layers}"
+    return f"{tokens}, {layers}, {word} {_in_words(measured, other)}"
 
 
 def _tokens(tokens):
-    if len(tokens) == len(TOKENS) - 1:
-        return "all tokens"
-    return "-8 to -1" if tuple(tokens) == TOKENS[-8:] else ", ".join(tokens)
+    return _NAMES.get(tuple(tokens)) or listing(tokens)
 
 
 def _layers(measured, depth):
-    layers = measured.layers[measured.at(depth).any(1)]
-    if not len(layers):
-        return f"at {_depth(depth)}"
-    return f"in layer{'s' if len(layers) > 1 else ''} {spans(layers.tolist())}"
+    found = measured.layers[measured.at(depth).any(1)]
+    return layers_in_words(found) if len(found) else f"no layer ({_depth(depth)})"
 
 
 def _depth(depth):
     if np.ndim(depth) == 0:
-        return f"{depth:.0%} of its depth"
-    return f"{depth[0]:.0%} to {depth[1]:.0%} of its depth"
+        return f"{depth:.0%} of the depth"
+    return f"{depth[0]:.0%} to {depth[1]:.0%} of the depth"

@@ -13,12 +13,25 @@ import numpy as np
 import xarray as xr
 from scipy.stats import norm, t
 
-from probekit.answers import normalize
+from probekit.grid import example_groups
 from probekit.roc import auroc_influence, interval
 from probekit.tokens import FIGURE_TOKENS
 
 #: With fewer wrong or right answers, an area's error can't be estimated from them.
 MIN_PER_CLASS = 10
+
+#: The bands of layers in which the reference figure is described, by the labels it gives them, as
+#: fractions of the network. `data/reference/claims.yaml` says how they follow from its labels.
+BANDS = {
+    "0-4": (0 / 32, 6 / 32),
+    "6-8": (6 / 32, 10 / 32),
+    "10-12": (10 / 32, 14 / 32),
+    "14-16": (14 / 32, 18 / 32),
+    "18-20": (18 / 32, 22 / 32),
+    "22-24": (22 / 32, 26 / 32),
+    "26-28": (26 / 32, 30 / 32),
+    "30": (30 / 32, 32 / 32),
+}
 
 _TAIL = 1e-4
 _DRAWS = 2000
@@ -148,16 +161,17 @@ class Areas:
         return (norm.isf(0.025) if critical is None else critical) * _norm(influence)
 
 
-def areas(grid, tokens=FIGURE_TOKENS):
+def areas(grid, tokens=FIGURE_TOKENS, groups=None):
     """Areas of a grid's cells with the examples' influences on them.
 
     Parameters
     ----------
     grid : Dataset
-        From `probe_grid`. With ``split="answer"``, or another coordinate, the examples of a group
-        count as one.
+        From `probe_grid`.
     tokens : sequence of str
         Those wanted; the ones that the grid lacks are left out.
+    groups : array of int, (example,), optional
+        Examples that count as one; by default those that the grid's split keeps together.
 
     Returns
     -------
@@ -188,7 +202,8 @@ def areas(grid, tokens=FIGURE_TOKENS):
     value = np.where(enough, value, np.nan)
     influence[~enough] = 0
     single, units = _norm(influence), rarer
-    groups = _groups(grid)
+    if groups is None:
+        groups = example_groups(grid, grid.attrs.get("split", "random"))
     if groups is not None:
         influence, n_groups = _sum_groups(influence, groups)
         units = np.minimum(rarer, n_groups)
@@ -205,19 +220,6 @@ def areas(grid, tokens=FIGURE_TOKENS):
         rarest=int(rarer[enough].min()) if enough.any() else 1,
         widening=widening,
     )
-
-
-def _groups(grid):
-    """Number of each example's group if the split kept groups together, else None."""
-    split = grid.attrs.get("split", "random")
-    if split == "answer" and "answer" not in grid.coords:
-        split = "exact_answer"
-    if split not in grid.coords or grid[split].dims != ("example",):
-        return None
-    values = grid[split].to_numpy().astype(str)
-    if split in ("answer", "exact_answer"):
-        values = [normalize(value) for value in values]
-    return np.unique(values, return_inverse=True)[1]
 
 
 def _sum_groups(influence, groups):
@@ -292,8 +294,21 @@ def largest_error(influence, alpha, pairs=False, seed=0):
     return float(np.quantile(largest, 1 - alpha, method="higher"))
 
 
-def pair_errors(influence):
-    """Standard errors of all differences between rows: (contrast, contrast)."""
+def pair_errors(influence, index=None):
+    """Standard errors of the differences between rows.
+
+    Parameters
+    ----------
+    influence : array, (contrast, unit)
+    index : int, optional
+        Only of the differences to this row.
+
+    Returns
+    -------
+    array, (contrast, contrast) or (contrast,)
+    """
+    if index is not None:
+        return _norm(influence - influence[index])
     product = np.asarray(influence, float) @ np.asarray(influence, float).T
     square = np.diag(product)
     return np.sqrt(np.maximum(square[:, None] + square - 2 * product, 0))
@@ -323,28 +338,3 @@ def argmax_shares(value, influence, draws=2000, seed=0):
     best = np.where(np.isnan(drawn), -np.inf, drawn).argmax(-2)
     shares = (best[..., None, :] == np.arange(value.shape[-1])[:, None]).mean(-1)
     return np.where(np.isnan(value), 0, shares)
-
-
-#: The bands of layers in which the reference figure is described, by the labels it gives them, as
-#: fractions of the network. `data/reference/claims.yaml` says how they follow from its labels.
-BANDS = {
-    "0-4": (0 / 32, 6 / 32),
-    "6-8": (6 / 32, 10 / 32),
-    "10-12": (10 / 32, 14 / 32),
-    "14-16": (14 / 32, 18 / 32),
-    "18-20": (18 / 32, 22 / 32),
-    "22-24": (22 / 32, 26 / 32),
-    "26-28": (26 / 32, 30 / 32),
-    "30": (30 / 32, 32 / 32),
-}
-
-
-def spans(numbers):
-    """Whole numbers in words, runs as spans: ``[1, 2, 3, 7]`` is ``"1–3, 7"``."""
-    runs = []
-    for number in sorted(numbers):
-        if runs and number == runs[-1][-1] + 1:
-            runs[-1].append(number)
-        else:
-            runs.append([number])
-    return ", ".join(f"{r[0]}–{r[-1]}" if len(r) > 1 else f"{r[0]}" for r in runs)
