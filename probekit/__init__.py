@@ -11,6 +11,8 @@ from probekit.runs import Run
 from probekit.extract import extract
 from probekit.token_view import show_tokens
 from probekit.grid import probe_grid
+from probekit.controls import control_table, controls, gain_over_controls
+from probekit.saved_probes import load_probe
 from probekit.charts import (
     by_layer,
     by_token,
@@ -38,14 +40,18 @@ __all__ = [
     "calibration",
     "check_parameters",
     "compare_splits",
+    "control_table",
+    "controls",
     "extract",
     "find_span",
     "findings",
     "gain",
+    "gain_over_controls",
     "grade",
     "heatmap",
     "is_refusal",
     "load_model",
+    "load_probe",
     "probe_grid",
     "read_questions",
     "run_pipeline",

@@ -87,7 +87,7 @@ def _sentences(grid, peak, by_token, by_layer):
             f"[{low:.2f}, {high:.2f}]."
         )
     peaks = [
-        f"{token} peaks at layer {row.layer} with {_area(row)}."
+        f"{token} peaks at layer {int(row.layer)} with {_area(row)}."
         for token, row in by_token.iterrows()
     ]
     means = [

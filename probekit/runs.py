@@ -123,17 +123,33 @@ class Run:
         Parameters
         ----------
         split : str
-            Which of the grid file's splits.
+            ``"random"``, ``"answer"``, ``"published"`` or whatever else was asked for.
 
         Returns
         -------
         Dataset
         """
+        return self._load("grid.nc", split)
+
+    def controls(self, split="random"):
+        """Baselines on the same folds as the grid of a split.
+
+        Parameters
+        ----------
+        split : str
+
+        Returns
+        -------
+        Dataset
+        """
+        return self._load("controls.nc", split)
+
+    def _load(self, name, split):
         self.manifest("probe")
-        path = self._existing("grid.nc", "probe")
+        path = self._existing(name, "probe")
         try:
             return xr.load_dataset(path, group=split, engine="h5netcdf")
-        except OSError as error:
+        except (OSError, KeyError, ValueError) as error:
             splits = self.manifest("probe")["results"].get("splits", [])
             if split in splits:
                 raise ValueError(f"{path} is damaged: {error}. {_again('probe')}") from error
@@ -141,23 +157,34 @@ class Run:
                 f"{path} has no split {split!r}. It has: {', '.join(splits)}."
             ) from error
 
-    def save_grids(self, grids):
-        """Save the probe stage's grids into one file, ``grid.nc``.
+    def save_grids(self, grids, name="grid.nc"):
+        """Save datasets of the probe stage into one file.
 
         Parameters
         ----------
         grids : dict of {str: Dataset}
-            Per split, as `grid` will be asked for it; the main figure's first.
+            Per split, as `grid` or `controls` will be asked for it.
+        name : {"grid.nc", "controls.nc"}
+
+        Returns
+        -------
+        Path
         """
-        with replacing(self.path / "grid.nc") as temporary:
+        with replacing(self.path / name) as temporary:
             temporary.unlink()
-            for name, grid in grids.items():
-                texts = {n: v.astype(object) for n, v in grid.coords.items() if v.dtype.kind == "T"}
-                grid = grid.assign_coords(texts)
-                encoding = {n: {"fletcher32": True} for n, v in grid.items() if v.dtype != object}
-                grid.to_netcdf(
-                    temporary, mode="a", group=name, engine="h5netcdf", encoding=encoding
+            for split, grid in grids.items():
+                texts = {
+                    n: v.astype(object) for n, v in grid.variables.items() if v.dtype.kind in "TU"
+                }
+                numbers = {
+                    n: {"fletcher32": True}
+                    for n, v in grid.items()
+                    if v.dtype.kind in "fiub" and v.ndim
+                }
+                grid.assign(texts).to_netcdf(
+                    temporary, mode="a", group=split, engine="h5netcdf", encoding=numbers
                 )
+        return self.path / name
 
     def write_text(self, name, text):
         """Write a text file into the run directory.
