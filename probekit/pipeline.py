@@ -23,6 +23,7 @@ from probekit.tokens import TOKENS
 # Values that a parameter can take, where there is more to say than its type.
 _CHOICES = {
     "site": SITES,
+    "split": ("random", "answer", "published"),
     "protocol": PROTOCOLS,
     "measure": ("auroc", "correlation"),
     "token": TOKENS,
