@@ -7,8 +7,8 @@ same examples, so they advance together: every iteration is two matrix products 
 The method is preconditioned nonlinear conjugate gradients. Three things make it quick:
 
 - One preconditioner, M = X' D X + I, serves every fit. D is the curvature of the loss, a mean over
-  the fits: at most C/4, its value where all of them start, and renewed when it has halved, as it
-  does where the classes can be separated.
+  the fits. It begins at half the value where all of them start, and is renewed when it has halved,
+  as it does again and again where the classes can be separated.
 - The margins X w + b are carried along, so a line search costs no matrix product and can be
   exact. It searches over the step and the intercept together, which leaves the intercept free of
   penalty and lets the features be centred without changing the problem.
@@ -46,7 +46,7 @@ def fit_logistic(
     C=1.0,
     *,
     standardize=False,
-    tol=1e-6,
+    tol=3e-6,
     max_iter=1000,
     dtype=torch.float32,
     device=None,
@@ -255,11 +255,14 @@ def _solve(X, y, loss_weight, penalty, tol, max_iter):
     run["first"], run["second"] = _derivatives(run["margin"], loss_weight)
     shared = None
     for iteration in range(max_iter + 1):
-        mean_curvature = run["second"].mean(0)
-        if shared is None or bool(mean_curvature.mean() < shared.mean() / 2):
+        curvature = run["second"].mean(0)
+        if shared is None or bool(curvature.mean() < shared.mean() / 2):
             # Half of it spread evenly: examples that most fits are sure of and one is not would
             # otherwise give that one a curvature far above the preconditioner's.
-            shared = (mean_curvature + mean_curvature.mean()) / 2
+            shared = (curvature + curvature.mean()) / 2
+            if iteration == 0:
+                # All fits start where the curvature is greatest, and soon leave.
+                shared /= 2
             inverse = _inverse_hessian(X, shared, run["penalty"].mean(0))
             run["decrement"].fill_(torch.inf)
         gradient = run["penalty"] * run["coef"] + (run["sign"] * run["first"]) @ X
