@@ -3,6 +3,7 @@
 import ast
 import difflib
 import os
+import re
 import sys
 import warnings
 from contextlib import contextmanager
@@ -218,7 +219,9 @@ def run_pipeline(run_dir=None, *, stages=STAGES, progress=True, **parameters):
     """
     parameters = check_parameters(**parameters)
     questions = parameters.get("questions", _known()["questions"])
-    run = Run(run_dir if run_dir is not None else Path("data", "runs", Path(questions).stem))
+    # A name from the question file, without what a folder's name had better not hold.
+    name = re.sub(r"[^\w.-]+", "_", Path(questions).stem)
+    run = Run(run_dir if run_dir is not None else Path("data", "runs", name))
     if "extract" in stages:
         # What is wrong with them is known at once, not when a kernel has started.
         columns = {
