@@ -69,7 +69,8 @@ def fit_logistic(
     standardize : bool
         Divide each feature by its standard deviation in the fit's own (weighted) examples before
         it is penalised, as a StandardScaler fitted on the training fold does. The coefficients
-        returned are those of the unscaled features.
+        returned are those of the unscaled features. Slow with thousands of features, as each fit
+        has a penalty of its own and the span of the examples cannot take the place of X.
     tol : float
         A fit stops once the objective is estimated to be within ``tol`` of its minimum, as a share
         of the objective. The estimate is half the squared norm of the gradient in the metric of
@@ -313,7 +314,7 @@ def _line_search(run, X):
         along = (mixed * tilt - tilts * slope) / determinant
         across = (mixed * slope - bends * tilt) / determinant
         start = slope * along + tilt * across
-        for _ in range(6):
+        for attempt in range(6):
             margin = torch.addcmul(run["margin"], (step + along)[:, None], ahead)
             margin.addcmul_((shift + across)[:, None], sign)
             first, second = _derivatives(margin, loss_weight)
@@ -321,7 +322,8 @@ def _line_search(run, X):
             tilt = _dot(first, sign)
             end = slope * along + tilt * across
             too_far = end > -0.5 * start
-            if not bool(too_far.any()):
+            # Coefficients and margins have to agree, so no cut after the last look.
+            if attempt == 5 or not bool(too_far.any()):
                 break
             cut = torch.where(too_far, start / (start - end), torch.ones_like(start))
             along, across, start = cut * along, cut * across, cut * start
