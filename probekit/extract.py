@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -19,6 +20,7 @@ from tqdm import tqdm
 from probekit.answers import find_span, grade, is_refusal, normalize
 from probekit.generation import CachedPrefix, generate
 from probekit.models import LanguageModel
+from probekit.resources import sha256
 from probekit.runs import Run, replacing, store_name, write_json
 from probekit.sampling import Sampler
 from probekit.self_extraction import point_to_answers
@@ -117,8 +119,9 @@ def extract(
         "judge": getattr(judge, "name", None) or getattr(judge, "__name__", None),
         "p_true": p_true,
     }
-    stage = run.begin("extract", parameters, inputs=questions.attrs.get("files", ()))
     batch_size = _claim(run, parameters, batch_size or _fitting_batch(lm, prompts, max_new_tokens))
+    _discard_damaged(run)
+    stage = run.begin("extract", parameters, inputs=questions.attrs.get("files", ()))
     work = _Extraction(lm, asked, prompts, run, sites, parameters, batch_size, judge)
     answers = work.run(progress)
     check_two_classes(answers)
@@ -243,6 +246,21 @@ def _claim(run, parameters, batch_size):
             "directory, or delete this one."
         )
     return batch_size
+
+
+def _discard_damaged(run):
+    """Take away what is no longer as a finished run left it, so that it is made again."""
+    try:
+        outputs = run.manifest("extract")["outputs"]
+    except (FileNotFoundError, ValueError):
+        return
+    paths = {run.path / name: record["sha256"] for name, record in outputs.items()}
+    if not all(path.is_file() and sha256(path) == digest for path, digest in paths.items()):
+        for name in {Path(name).parts[0] for name in outputs}:
+            if (run.path / name).is_dir():
+                shutil.rmtree(run.path / name)
+            else:
+                (run.path / name).unlink(missing_ok=True)
 
 
 def _fitting_batch(lm, prompts, max_new_tokens):

@@ -19,7 +19,6 @@ from pathlib import Path
 
 import pandas as pd
 import xarray as xr
-import zarr
 
 from probekit.resources import sha256
 
@@ -89,8 +88,7 @@ class Run:
         DataFrame
             One row an example, in the order of the question file.
         """
-        self.manifest("extract")
-        return pd.read_parquet(self._existing("answers.parquet", "extract"))
+        return pd.read_parquet(self._intact("answers.parquet", "extract"))
 
     def activations(self, site=None):
         """Activations of the named tokens, read from disk only where they are used.
@@ -109,12 +107,11 @@ class Run:
         site = site or sites[0]
         if site not in sites:
             raise ValueError(f"{self.path} has no site {site!r}. It has: {', '.join(sites)}.")
-        path = self._existing(store_name(site, sites), "extract")
+        path = self._intact(store_name(site, sites), "extract")
         try:
             dataset = xr.open_zarr(path, chunks=None, consolidated=False)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path} is damaged: {error}. {_again('extract')}") from error
-        _check_shards(path)
         return dataset.set_coords([name for name in ("id", "correct") if name in dataset])
 
     def grid(self, split="random"):
@@ -145,8 +142,7 @@ class Run:
         return self._load("controls.nc", split)
 
     def _load(self, name, split):
-        self.manifest("probe")
-        path = self._existing(name, "probe")
+        path = self._intact(name, "probe")
         try:
             return xr.load_dataset(path, group=split, engine="h5netcdf")
         except (OSError, KeyError, ValueError) as error:
@@ -202,10 +198,22 @@ class Run:
             temporary.write_text(text, encoding="utf-8")
         return self.path / name
 
-    def _existing(self, name, stage):
+    def _intact(self, name, stage):
+        """Path of what a stage made, if it is as the stage left it.
+
+        A shard that was deleted would read as missing tokens, and nothing in the store guards its
+        labels' types and shapes; so files are compared with the manifest before they are read.
+        """
+        outputs = self.manifest(stage)["outputs"]
         path = self.path / name
         if not path.exists():
             raise FileNotFoundError(f"{path} is not there. {_again(stage)}")
+        for output, record in outputs.items():
+            if Path(output).parts[0] == name and not _same_file(self.path / output, record):
+                raise ValueError(
+                    f"{path} is damaged: {self.path / output} is not as the {stage} stage left "
+                    f"it. {_again(stage)}"
+                )
         return path
 
     # Stages
@@ -388,16 +396,6 @@ def store_name(site, sites):
 
 def _again(stage):
     return f"Run the {stage} stage again: probekit run, or its notebook."
-
-
-def _check_shards(path):
-    """A shard that was deleted would read as missing tokens, so count them first."""
-    array = zarr.open_array(path / "activation", mode="r")
-    if array._nshards_initialized != array._nshards:
-        raise ValueError(
-            f"{path} is damaged: {array._nshards_initialized} of its {array._nshards} shards are "
-            f"there. {_again('extract')}"
-        )
 
 
 def _files(path):

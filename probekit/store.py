@@ -75,34 +75,45 @@ class ActivationStore:
         names : sequence of str
             Its text columns that become coordinates on example, besides `correct`.
         """
+        # What a killed run left: files half written, and some of the labels.
+        for stray in self.path.rglob("*.partial"):
+            stray.unlink()
+        for label in self.path.iterdir():
+            if label.is_dir() and label.name != "activation":
+                shutil.rmtree(label)
         text = np.dtypes.StringDType()
-        layers = zarr.open_group(self.path, mode="r")["activation"].shape[1]
+        group = zarr.open_group(self.path, mode="r")
+        layers = group["activation"].shape[1]
+        attributes = {k: v for k, v in group.attrs.items() if k != "coordinates"}
         labels = xr.Dataset(
             coords={
                 "layer": np.arange(layers),
                 "token": np.array(TOKENS, dtype=text),
                 "correct": ("example", answers["correct"].to_numpy(bool)),
                 **{name: ("example", answers[name].to_numpy(text)) for name in names},
-            }
+            },
+            attrs=attributes,  # xarray writes these over those that are there
         )
         encoding = {name: {"compressors": (Crc32cCodec(),)} for name in labels.coords}
         labels.to_zarr(self.path, mode="a", consolidated=False, encoding=encoding)
 
     def _array(self, values):
         """The store's array that these values fit in, made or widened if need be."""
-        if not self.path.exists():
-            return self._create(self.path, values)
-        array = zarr.open_group(self.path, mode="r+")["activation"]
-        if np.can_cast(values.dtype, array.dtype):
-            return array
-        wide = self.path.with_name(f".{self.path.name}.wide")
-        new = self._create(wide, values)
-        for start in range(0, self.n_examples, self.shard_size):
-            if self.has(start // self.shard_size):
-                part = slice(start, start + self.shard_size)
-                new[part] = array[part].astype(values.dtype)
-        shutil.rmtree(self.path)
-        wide.rename(self.path)
+        there = self.path.exists()
+        if there:
+            array = zarr.open_group(self.path, mode="r+")["activation"]
+            if np.can_cast(values.dtype, array.dtype):
+                return array
+        # Made beside its place and moved there, so that a run that is killed leaves no half of it.
+        new_path = self.path.with_name(f".{self.path.name}.new")
+        new = self._create(new_path, values)
+        if there:
+            for start in range(0, self.n_examples, self.shard_size):
+                if self.has(start // self.shard_size):
+                    part = slice(start, start + self.shard_size)
+                    new[part] = array[part].astype(values.dtype)
+            shutil.rmtree(self.path)
+        new_path.rename(self.path)
         return zarr.open_group(self.path, mode="r+")["activation"]
 
     def _create(self, path, values):
