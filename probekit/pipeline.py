@@ -277,6 +277,8 @@ def _execute(notebook, output, parameters, progress):
                 stderr_file=shown,
                 # Of a progress bar's many states the executed notebook keeps the last.
                 coalesce_streams=True,
+                # Not on the user's screen that a kernel talks over the loopback interface.
+                extra_arguments=["--IPKernelApp.log_level=40"],
             )
         except PapermillExecutionError as error:
             raise ValueError(

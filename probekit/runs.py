@@ -112,7 +112,9 @@ class Run:
             dataset = xr.open_zarr(path, chunks=None, consolidated=False)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path} is damaged: {error}. {_again('extract')}") from error
-        return dataset.set_coords([name for name in ("id", "correct") if name in dataset])
+        # numpy's variable-length strings can't be turned into its fixed ones, Python's can.
+        texts = {n: v.astype(object) for n, v in dataset.variables.items() if v.dtype.kind == "T"}
+        return dataset.assign_coords(texts)
 
     def grid(self, split="random"):
         """Grid of probes that the probe stage fitted.
