@@ -56,7 +56,9 @@ def against_controls(view, controls):
         )
     ]
     best = best_control(controls)
-    difference, half_width = _gain(view, controls["score"].sel(control=best, drop=True))
+    difference, half_width = _gain(
+        view, controls["score"].sel(control=best).reset_coords(drop=True)
+    )
     if not difference.size:
         return "**Controls.** Too few examples have both a control's score and a cell's."
     above, below = int((difference > half_width).sum()), int((difference < -half_width).sum())
@@ -165,5 +167,5 @@ def _check(grid, other, name, dimension):
 
 def _order(grid, other):
     """Where the other grid has each of this one's examples."""
-    place = {each: i for i, each in enumerate(other["id"].to_numpy().astype(str))}
-    return [place[each] for each in grid["id"].to_numpy().astype(str)]
+    place = {each: i for i, each in enumerate(other["id"].to_numpy())}
+    return [place[each] for each in grid["id"].to_numpy()]

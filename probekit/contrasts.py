@@ -36,7 +36,8 @@ BANDS = {
 _TAIL = 1e-4
 _DRAWS = 2000
 _MIN_DRAWS = 500
-_MAX_WORK = 2e8  # of differences times draws
+_MAX_WORK = 1e8  # of differences times draws
+_CACHED = 128  # draws whose differences stay in the processor's cache
 _MIN_PERMUTATIONS = 10
 
 
@@ -154,7 +155,10 @@ class Areas:
         error = _norm(influence)
         # Where all wrong answers score above all right ones no error shows: as if half an answer
         # of the rarer class were out of place.
-        return interval(value, np.where(error > 0, error, 0.5 / self.rarest), level)
+        error = np.where(error > 0, error, 0.5 / self.rarest)
+        # Log-odds are no scale for an area within an error of its bounds.
+        low, high = interval(np.clip(value, error, 1 - error), error, level)
+        return np.minimum(low, value), np.maximum(high, value)
 
     def half_width(self, influence, critical=None):
         """Half the width of a symmetric interval, for differences of areas: (...)."""
@@ -184,15 +188,15 @@ def areas(grid, tokens=FIGURE_TOKENS, groups=None):
     """
     if not isinstance(grid, xr.Dataset):
         raise TypeError(f"expected a grid from probe_grid, got {type(grid).__name__}.")
-    lacking = [name for name in ("score", "correct") if name not in grid.variables]
+    lacking = [name for name in ("score", "correct", "n_examples") if name not in grid.variables]
     lacking += [d for d in ("layer", "token") if d not in grid.coords]
     if lacking:
         raise ValueError(f"The grid lacks {', '.join(lacking)}. Make it with probe_grid.")
-    there = grid["token"].to_numpy().astype(str)
+    there = [str(token) for token in grid["token"].to_numpy()]
     drawn = tuple(token for token in tokens if token in there)
     if not drawn:
         raise ValueError(f"The grid has none of the tokens asked for; it has {', '.join(there)}.")
-    grid = grid.sortby("layer").sel(token=list(drawn))
+    grid = grid.isel(token=[there.index(token) for token in drawn]).sortby("layer")
     score = grid["score"].transpose("layer", "token", "example").to_numpy()
     wrong = ~grid["correct"].to_numpy().astype(bool)
     value, influence = auroc_influence(score, wrong)
@@ -282,16 +286,23 @@ def largest_error(influence, alpha, pairs=False, seed=0):
     largest = np.zeros(draws, np.float32)
     for block in blocks:
         error = block @ weights  # (row, draw)
-        if not pairs:
-            scale = _inverse(_norm(block))
-            largest = np.maximum(largest, (np.abs(error) * scale[:, None]).max(0))
-            continue
-        scale = _inverse(pair_errors(block)).astype(np.float32)
-        for i in range(len(block) - 1):
-            difference = np.abs(error[i + 1 :] - error[i])
-            difference *= scale[i, i + 1 :, None]
-            np.maximum(largest, difference.max(0), out=largest)
+        if pairs:
+            _raise_to_pairs(largest, error, _inverse(pair_errors(block)))
+        else:
+            largest = np.maximum(largest, np.abs(error * _inverse(_norm(block))[:, None]).max(0))
     return float(np.quantile(largest, 1 - alpha, method="higher"))
+
+
+def _raise_to_pairs(largest, error, scale):
+    """Raise each draw's largest error to that of the differences between all pairs of rows."""
+    for start in range(0, error.shape[1], _CACHED):
+        drawn = error[:, start : start + _CACHED]
+        top = largest[start : start + _CACHED]
+        for i in range(len(drawn) - 1):
+            difference = drawn[i + 1 :] - drawn[i]
+            difference *= scale[i, i + 1 :, None]
+            np.maximum(top, difference.max(0), out=top)
+            np.maximum(top, -difference.min(0), out=top)
 
 
 def pair_errors(influence, index=None):
@@ -319,7 +330,7 @@ def _inverse(error):
     return np.where(error > 1e-6, 1 / np.maximum(error, 1e-6), 0).astype(np.float32)
 
 
-def argmax_shares(value, influence, draws=2000, seed=0):
+def argmax_shares(value, influence, draws=1000, seed=0):
     """How often each of several areas is the highest when the examples are drawn anew.
 
     Parameters

@@ -124,8 +124,7 @@ def _overview(view):
 
 def _axes(view):
     areas_ = view.areas
-    per_cell = view.grid["score"].sel(token=list(areas_.tokens)).notnull().sum("example").to_numpy()
-    sizes = per_cell[view.usable]
+    sizes = view.of_tokens("n_examples")[view.usable]
     lines = [
         f'* **X-axis (horizontal):** "Token": {listing(code(t) for t in areas_.tokens)}.',
         f'* **Y-axis (vertical):** "Layer", from {areas_.layers[0]} at the top to '
@@ -145,7 +144,7 @@ def _axes(view):
     empty = int((~view.usable).sum())
     if empty and len(sizes):
         tokens = [code(t) for t, no in zip(areas_.tokens, ~view.usable.any(0), strict=True) if no]
-        where = f", among them all of {listing(tokens)}" if tokens else ""
+        where = f", among them all of {listing(tokens)}," if tokens else ""
         lines[-1] += (
             f" {empty} cells{where} have fewer than {MIN_PER_CLASS} wrong or right answers and are "
             "left out below."

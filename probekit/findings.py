@@ -1,4 +1,4 @@
-"""What a grid says, as statements that are computed from it."""
+"""Where a grid is high and where it is low, in tables. `describe` says what follows from it."""
 
 from dataclasses import dataclass
 
@@ -52,14 +52,17 @@ def findings(grid, tokens=FIGURE_TOKENS):
 
     Raises
     ------
+    TypeError
+        If it is no grid.
     ValueError
         If no cell has an area.
     """
     if not isinstance(grid, xr.Dataset) or "auroc" not in grid:
         raise TypeError(f"findings takes a grid from probe_grid, got {type(grid).__name__}.")
+    grid = grid.assign_coords(token=[str(token) for token in grid["token"].to_numpy()])
     drawn = [token for token in tokens if token in grid["token"].to_numpy()]
-    cells = grid[["auroc", "auroc_low", "auroc_high", "n_examples"]]
-    table = cells.sel(token=drawn).to_dataframe().reset_index()
+    cells = grid[["auroc", "auroc_low", "auroc_high", "n_examples"]].sel(token=drawn)
+    table = cells.to_dataframe().reset_index()
     table = table[table["auroc"].notna()]
     if table.empty:
         raise ValueError("The grid has no cell with an AUROC: too few examples have its tokens.")
@@ -91,9 +94,9 @@ def _sentences(grid, peak, by_token, by_layer):
         for token, row in by_token.iterrows()
     ]
     means = [
-        f"Layer {layer} has a mean AUROC of {row.mean_auroc:.2f} over the tokens; its best is "
+        f"Layer {row.Index} has a mean AUROC of {row.mean_auroc:.2f} over the tokens; its best is "
         f"{row.best_token} with {row.best_auroc:.2f}."
-        for layer, row in by_layer.iterrows()
+        for row in by_layer.itertuples()
     ]
     return [best, *peaks, *means]
 

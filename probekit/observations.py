@@ -67,6 +67,12 @@ class View:
         row, column = np.nonzero(self.usable)
         return row, column, self.areas.value[row, column], self.areas.influence[row, column]
 
+    def of_tokens(self, name):
+        """A variable of the grid at the tokens that are described, (layer, token)."""
+        tokens = [str(token) for token in self.grid["token"].to_numpy()]
+        columns = [tokens.index(token) for token in self.areas.tokens]
+        return self.grid[name].transpose("layer", "token").to_numpy()[:, columns]
+
     def complete_layer(self, row):
         """Cells of one layer, of tokens that have an area in every layer."""
         return self.complete & (np.arange(len(self.usable)) == row)[:, None]
@@ -133,8 +139,8 @@ def above_chance(view, alpha):
     row, column, value, influence = view.listed
     n_permutations = view.grid.sizes.get("permutation", 0)
     if "p_corrected" in view.grid and (1 + n_permutations) * alpha > 1 - 1e-9:
-        p = view.grid["p_corrected"].sel(token=list(view.areas.tokens))
-        above = (p.transpose("layer", "token").to_numpy()[row, column] <= alpha).sum()
+        p = view.of_tokens("p_corrected")
+        above = (p[row, column] <= alpha).sum()
         rule = f"p of at most {alpha:.2f} over the grid, from {n_permutations} permuted grids"
     else:
         low, _ = view.areas.interval(value, influence, largest_error(influence, alpha))
