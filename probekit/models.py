@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
@@ -112,7 +113,9 @@ class LanguageModel:
         messages = [{"role": "user", "content": "?"}, {"role": "assistant", "content": marker}]
         text = self.tokenizer.apply_chat_template(messages, tokenize=False)
         after = self.tokenizer(text.rpartition(marker)[2], add_special_tokens=False).input_ids
-        return next((i for i in after if i in self.tokenizer.all_special_ids), None)
+        # Not `all_special_ids`, which has only those with a role, such as bos and eos.
+        added = self.tokenizer.added_tokens_decoder
+        return next((i for i in after if i in added and added[i].special), None)
 
 
 def load_model(name, *, device=None, dtype=None, revision=None, trust_remote_code=False):
@@ -257,6 +260,6 @@ def _explained(name):
     except OSError as error:
         reason = str(error).strip().splitlines()[0]
         raise FileNotFoundError(f"No model {str(name)!r}: {reason} {_HOW_TO_NAME}") from error
-    except (ValueError, KeyError, ImportError) as error:
+    except (ValueError, KeyError, TypeError, ImportError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(f"{name} cannot be loaded as a causal language model: {reason}") from error
