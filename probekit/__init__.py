@@ -26,6 +26,8 @@ from probekit.charts import (
     static,
 )
 from probekit.findings import findings
+from probekit.claims import check_claims
+from probekit.describe import describe
 from probekit.pipeline import check_parameters, run_pipeline
 
 __version__ = "0.1.0"
@@ -38,10 +40,12 @@ __all__ = [
     "by_layer",
     "by_token",
     "calibration",
+    "check_claims",
     "check_parameters",
     "compare_splits",
     "control_table",
     "controls",
+    "describe",
     "extract",
     "find_span",
     "findings",

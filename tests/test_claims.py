@@ -150,12 +150,12 @@ def test_the_reverse_of_the_described_grid_contradicts_it():
     table = verdicts(make_grid(true, n=2000, shared=0.3))
     for name in (
         "layers-0-4.answer-start",
-        "layers-18-20.exact-answer",
+        "layers-22-24.from-end",
         "layer-30.all",
         "point.0.first-answer",
         "observation.answer-start",
         "observation.from-end-increase",
-        "observation.last-layer",
+        "observation.from-end-peak",
     ):
         assert table.loc[name, "verdict"] == "contradicted", name
 
