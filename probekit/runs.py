@@ -145,15 +145,13 @@ class Run:
 
     def _load(self, name, split):
         path = self._intact(name, "probe")
+        splits = self.manifest("probe")["results"].get("splits", [split])
+        if split not in splits:
+            raise ValueError(f"{path} has no split {split!r}. It has: {', '.join(splits)}.")
         try:
             return xr.load_dataset(path, group=split, engine="h5netcdf")
         except (OSError, KeyError, ValueError) as error:
-            splits = self.manifest("probe")["results"].get("splits", [])
-            if split in splits:
-                raise ValueError(f"{path} is damaged: {error}. {_again('probe')}") from error
-            raise ValueError(
-                f"{path} has no split {split!r}. It has: {', '.join(splits)}."
-            ) from error
+            raise ValueError(f"{path} is damaged: {error}. {_again('probe')}") from error
 
     def save_grids(self, grids, name="grid.nc"):
         """Save datasets of the probe stage into one file.
