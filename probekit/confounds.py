@@ -6,7 +6,7 @@ import xarray as xr
 from probekit.contrasts import areas, largest_error
 from probekit.controls import best_control
 from probekit.grid import example_groups
-from probekit.observations import group_name
+from probekit.observations import CHANCE_ALPHA, View, above_chance, group_name
 from probekit.words import area, by_how_much, change, escape
 
 #: What each control is called in a sentence.
@@ -144,8 +144,8 @@ def against_held_out(view, held_out):
         text += "No mean over a band of layers and a group of tokens is lower."
     row, column = np.nonzero(there.usable)
     value, influence = there.value[row, column], there.influence[row, column]
-    low, _ = there.interval(value, influence, largest_error(influence, view.alpha))
-    above, i = int((low > 0.5).sum()), int(value.argmax())
+    above, _ = above_chance(View(held_out.sortby("layer"), there, view.alpha), CHANCE_ALPHA)
+    i = int(value.argmax())
     return text + (
         f" With answers held out, {above or 'none'} of {len(row)} cells "
         f"{'is' if above == 1 else 'are'} above chance; the highest is "

@@ -13,6 +13,7 @@ from probekit.claims import read_claims
 from probekit.confounds import against_controls, against_held_out
 from probekit.contrasts import MIN_PER_CLASS, areas, largest_error
 from probekit.observations import (
+    CHANCE_ALPHA,
     View,
     above_chance,
     from_the_end,
@@ -25,8 +26,7 @@ from probekit.observations import (
 from probekit.tokens import FIGURE_TOKENS
 from probekit.words import by_how_much, code, escape, listing, percent, sentence
 
-#: Chance that a description of pure noise states any difference; and, apart from that, that it
-#: states any cell to be above chance.
+#: Chance that a description of pure noise states any difference.
 ALPHA = 0.05
 # Changes between bands and groups, and the five key observations.
 _KINDS = 6
@@ -69,7 +69,7 @@ def describe(grid, controls=None, held_out=None):
             parts += [f"### {title}", nothing]
         parts += ["### Interpretation", "There is nothing to interpret."]
         return "\n\n".join(parts) + "\n"
-    n_above, chance = above_chance(view, ALPHA)
+    n_above, chance = above_chance(view, CHANCE_ALPHA)
     located, located_text, table = token_peaks(view)
     statements = {
         "peak": peak(view),
