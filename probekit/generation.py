@@ -79,8 +79,8 @@ def generate(
     prefix : CachedPrefix, optional
         The prompts' common beginning, if it is computed already.
     sample : callable, optional
-        ``sample(logits, indices, steps) -> token ids``, from (rows, vocabulary) log-probabilities;
-        by default the likeliest token.
+        ``sample(logits, indices, steps) -> token ids``, from logits (rows, vocabulary); by default
+        the likeliest token.
     stop_ids : set of int, optional
         Tokens that end a response; by default the model's own.
 
@@ -280,13 +280,13 @@ class _Rows:
     def advance(self, logits, stops, sample, first=0):
         """Choose the next tokens of rows from `first` on; yield those that end, and drop them."""
         rows = self.responses[first:]
-        logprobs = logits.float().log_softmax(-1)
+        logits = logits.float()
         if sample is None:
-            chosen = logprobs.argmax(-1)
+            chosen = logits.argmax(-1)
         else:
-            chosen = sample(logprobs, [r.index for r in rows], [len(r.token_ids) for r in rows])
+            chosen = sample(logits, [r.index for r in rows], [len(r.token_ids) for r in rows])
         stopped = torch.isin(chosen, stops).tolist()
-        gained = logprobs.gather(-1, chosen[:, None])[:, 0].tolist()
+        gained = (logits.gather(-1, chosen[:, None])[:, 0] - logits.logsumexp(-1)).tolist()
         ended = set()
         for row, token, stop, logprob in zip(rows, chosen.tolist(), stopped, gained, strict=True):
             if stop or len(row.token_ids) == self.max_new_tokens:

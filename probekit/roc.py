@@ -7,6 +7,7 @@ two scores of the same examples are subtracted where the scores are compared.
 """
 
 import numpy as np
+from scipy.special import expit
 from scipy.stats import norm, rankdata
 
 
@@ -117,4 +118,4 @@ def interval(area, error, level=0.95):
     inner = np.clip(area, 1e-6, 1 - 1e-6)
     reach = norm.ppf(0.5 + level / 2) * error / (inner * (1 - inner))
     odds = np.log(inner / (1 - inner))
-    return 1 / (1 + np.exp(-(odds - reach))), 1 / (1 + np.exp(-(odds + reach)))
+    return expit(odds - reach), expit(odds + reach)

@@ -20,12 +20,12 @@ class Sampler:
     first: int = 0
     """Number of the example that the prompts begin with."""
 
-    def __call__(self, logprobs, indices, steps):
+    def __call__(self, logits, indices, steps):
         """Draw the next token of each row.
 
         Parameters
         ----------
-        logprobs : torch.Tensor, (rows, vocabulary)
+        logits : torch.Tensor, (rows, vocabulary)
         indices, steps : list of int
             Which prompt a row answers, and how many tokens it has.
 
@@ -33,7 +33,7 @@ class Sampler:
         -------
         torch.Tensor of int, (rows,)
         """
-        shares, tokens = (logprobs / self.temperature).softmax(-1).sort(descending=True)
+        shares, tokens = (logits / self.temperature).softmax(-1).sort(descending=True)
         reached = shares.cumsum(-1)
         # The likeliest tokens that together have `top_p`: at least one.
         shares = shares.masked_fill(reached - shares >= self.top_p, 0)

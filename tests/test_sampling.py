@@ -13,8 +13,8 @@ def tiny(tiny_model_dir):
 
 
 def draws(sampler, probabilities, n=4000):
-    logprobs = torch.tensor(probabilities).log()[None].repeat(n, 1)
-    return torch.bincount(sampler(logprobs, list(range(n)), [0] * n), minlength=3).numpy() / n
+    logits = torch.tensor(probabilities).log()[None].repeat(n, 1)
+    return torch.bincount(sampler(logits, list(range(n)), [0] * n), minlength=3).numpy() / n
 
 
 def test_tokens_are_drawn_as_often_as_they_are_likely():
