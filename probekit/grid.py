@@ -13,6 +13,8 @@ import xarray as xr
 from joblib import Parallel, delayed
 from scipy.sparse import block_array, coo_array
 from scipy.sparse.csgraph import connected_components
+from scipy.special import logit
+from sklearn.base import clone
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, train_test_split
 from tqdm import tqdm
 
@@ -21,6 +23,11 @@ from probekit.roc import auroc, auroc_influence, interval, standard_error
 
 #: What may stand for `protocol`.
 PROTOCOLS = ("cross-validated", "published")
+
+_ALIKE = 8  # groups of about the same size, between which labels are permuted
+
+#: What may stand for `method`, besides a scikit-learn classifier.
+METHODS = ("logistic", "ridge", "discriminant", "mean_difference")
 
 _NO_FOLD = -1  # marks the examples that are trained on only, in the published protocol
 
@@ -33,9 +40,11 @@ def probe_grid(
     folds=5,
     C=1.0,
     seed=0,
+    method="logistic",
     standardize=False,
     n_permutations=19,
     n_jobs=None,
+    device="cpu",
     progress=True,
 ):
     """Train an error-detection probe in every (layer, token) cell and say how far to trust it.
@@ -58,25 +67,35 @@ def probe_grid(
         folds.
     seed : int
         Of the folds and the permutations.
+    method : str or scikit-learn classifier
+        ``"logistic"``, ``"ridge"``, ``"discriminant"`` (linear, shrunk covariance) or
+        ``"mean_difference"``; or any classifier, which is cloned and fitted for each fit: mind that
+        there are `folds` times (1 + `n_permutations`) and more in every cell. `C` is of the
+        logistic regression, and 1 / `C` the ridge's penalty.
     standardize : bool
-        Scale every feature by its standard deviation in the training folds.
+        Of the logistic regression: scale every feature by its standard deviation in the training
+        folds.
     n_permutations : int
         Times that the labels are permuted and everything is fitted again, for the null. A p-value
         can't be below 1 / (1 + n_permutations) after correction.
     n_jobs : int, optional
-        Processes; by default one a core.
+        Processes; by default one a core, and one on a device other than the CPU.
+    device : str
+        Where the fits are computed, as torch names it.
     progress : bool
         Show a bar.
 
     Returns
     -------
     Dataset
-        Over (layer, token): `auroc` of the out-of-fold P(error) with its 95 % interval
-        `auroc_low` and `auroc_high`; `p_value` of the cell on its own and `p_corrected` for having
-        looked at the whole grid; `n_examples`, `n_errors`. `score(example, layer, token)`, the
-        out-of-fold P(error). `coef(layer, token, feature)` and `intercept`: a probe fitted on all
-        examples. `fold(example)`. `best_auroc` with interval: the best cell's, chosen and
-        measured on different data.
+        Over (layer, token): `auroc` of the out-of-fold P(error), with a 95 % interval
+        `auroc_low` and `auroc_high` for the area of these probes on any number of such answers;
+        `training_error`, the part of its standard error that comes from the answers being those
+        that the probes were trained on; `p_value` of the cell on its own and `p_corrected` for
+        having looked at the whole grid; `n_examples`, `n_errors`. `score(example, layer, token)`,
+        the out-of-fold P(error). `coef(layer, token, feature)` and `intercept`: a probe fitted on
+        all examples. `fold(example)`. `null_auroc(layer, token, permutation)`. `best_auroc` with
+        interval: the best cell's, chosen and measured on different data.
 
     Raises
     ------
@@ -84,7 +103,7 @@ def probe_grid(
         If there are too few examples of a class, or too few groups, for the folds, or a value
         cannot be used.
     """
-    _check(split, protocol, folds, C, n_permutations)
+    _check(split, protocol, folds, C, n_permutations, method)
     examples = _usable(activations)
     wrong = ~examples["correct"].to_numpy().astype(bool)
     groups = example_groups(examples, split)
@@ -92,11 +111,12 @@ def probe_grid(
     plan = _Plan.make(wrong, groups, protocol, folds, C, seed, n_permutations)
     layers, tokens = examples.sizes["layer"], examples.sizes["token"]
     cells = [(layer, token) for layer in range(layers) for token in range(tokens)]
+    fitter = _Fitter(method, standardize, device)
     jobs = (
-        delayed(_fit_cell)(_read_cell(examples, layer, token), plan, standardize)
+        delayed(_fit_cell)(_read_cell(examples, layer, token), plan, fitter)
         for layer, token in cells
     )
-    n_jobs = n_jobs or os.cpu_count()
+    n_jobs = n_jobs or (os.cpu_count() if device == "cpu" else 1)
     parallel = Parallel(n_jobs, return_as="generator", pre_dispatch="2*n_jobs", max_nbytes=None)
     results = list(
         tqdm(parallel(jobs), total=len(cells), desc="Probing", unit="cell", disable=not progress)
@@ -108,12 +128,19 @@ def probe_grid(
         folds=folds if protocol == "cross-validated" else 1,
         C=C.tolist() if len(C) > 1 else float(C[0]),
         seed=seed,
+        method=method if isinstance(method, str) else repr(method),
         standardize=int(standardize),
         n_permutations=n_permutations,
     )
 
 
-def _check(split, protocol, folds, C, n_permutations):
+def _check(split, protocol, folds, C, n_permutations, method):
+    known = method in METHODS if isinstance(method, str) else hasattr(method, "fit")
+    if not known:
+        raise ValueError(
+            f"method must be one of {', '.join(METHODS)}, or a scikit-learn classifier; got "
+            f"{method!r}."
+        )
     if not isinstance(split, str):
         raise TypeError(f'split must be "random", "answer" or a coordinate\'s name, got {split!r}.')
     if protocol not in PROTOCOLS:
@@ -221,6 +248,7 @@ class _Plan:
     fold: np.ndarray  # (labelling, example)
     n_folds: int
     C: np.ndarray
+    groups: np.ndarray | None  # (example,)
     choose: bool  # whether pairs of folds are left out too, to choose a cell or C honestly
 
     @classmethod
@@ -228,14 +256,22 @@ class _Plan:
         published = protocol == "published"
         _check_counts(wrong, groups, 2 if published else folds)
         random = np.random.default_rng(seed)
-        labellings = [wrong]
-        labellings += [_permuted(wrong, groups, random) for _ in range(n_permutations)]
         make_folds = _one_split if published else _folds
-        fold = [make_folds(labels, groups, folds, seed) for labels in labellings]
+        labellings, fold = [wrong], [make_folds(wrong, groups, folds, seed)]
+        for _ in range(100 * n_permutations):
+            if len(labellings) > n_permutations:
+                break
+            labels = _permuted(wrong, groups, random)
+            try:
+                _check_counts(labels, groups, 2 if published else folds)
+                fold.append(make_folds(labels, groups, folds, seed))
+            except ValueError:
+                continue  # labels that can't be divided into folds would have been refused
+            labellings.append(labels)
         if published and len(C) > 1:
             raise ValueError('protocol="published" takes one value of C.')
         n_folds = 1 if published else folds
-        return cls(np.array(labellings), np.array(fold), n_folds, C, choose=n_folds > 2)
+        return cls(np.array(labellings), np.array(fold), n_folds, C, groups, choose=n_folds > 2)
 
     def fits(self):
         """Per fit: labelling, folds left out (one, or two to choose by), and number of C."""
@@ -296,21 +332,21 @@ def _one_split(wrong, groups, folds, seed):
 def _permuted(wrong, groups, random):
     """Labels that have nothing to do with the activations but are as alike within groups.
 
-    Each group gets the labels of another, drawn anew if that is smaller: groups that are mostly
-    right or mostly wrong stay so, which widens the null as it should.
+    Each group gets the labels of another of about its size, some of them twice if that is smaller:
+    groups that are mostly right or mostly wrong stay so, which widens the null as it should. From
+    a group of any size, a large one would often get the single label of a small one, which makes
+    the null too wide.
     """
     if groups is None:
         return random.permutation(wrong)
     members = [np.flatnonzero(groups == g) for g in np.unique(groups)]
-    while True:
-        permuted = np.empty_like(wrong)
-        donors = random.permutation(len(members))
-        for receiver, donor in zip(members, donors, strict=True):
-            labels = wrong[members[donor]]
-            replace = len(receiver) > len(labels)
-            permuted[receiver] = random.choice(labels, len(receiver), replace=replace)
-        if 0 < permuted.sum() < len(permuted):
-            return permuted
+    members.sort(key=len)
+    permuted = np.empty_like(wrong)
+    for alike in np.array_split(np.arange(len(members)), max(1, len(members) // _ALIKE)):
+        for receiver, donor in zip(alike, random.permutation(alike), strict=True):
+            labels, size = random.permutation(wrong[members[donor]]), len(members[receiver])
+            permuted[members[receiver]] = np.resize(labels, size)
+    return permuted
 
 
 def _read_cell(examples, layer, token):
@@ -329,26 +365,71 @@ def _read_cell(examples, layer, token):
     return X
 
 
-def _fit_cell(X, plan, standardize):
+@dataclass(frozen=True)
+class _Fitter:
+    """How probes are fitted: many at once by the solver, or one by one by scikit-learn."""
+
+    method: object
+    standardize: bool
+    device: str
+
+    def __call__(self, X, labels, weight, C):
+        """Fit to each row of labels and weights.
+
+        Returns
+        -------
+        margin : array, (fit, example)
+        coef : array, (feature,), and intercept: float
+            Of the last fit; NaN if it is not linear.
+        converged : bool
+        """
+        if not isinstance(self.method, str):
+            return self._one_by_one(X, labels, weight)
+        import torch
+
+        from probekit import probes as solver
+
+        torch.set_num_threads(1)
+        options = {"device": self.device}
+        if self.method == "logistic":
+            options |= {"C": C, "standardize": self.standardize}
+        elif self.method == "ridge":
+            options["alpha"] = 1 / float(C[0])
+        fitted = getattr(solver, f"fit_{self.method}")(X, labels, weight, **options)
+        margin = fitted.decision_function(X).cpu().numpy()
+        coef, intercept = fitted.coef[-1].cpu().numpy(), float(fitted.intercept[-1])
+        return margin, coef, intercept, bool(fitted.converged.all())
+
+    def _one_by_one(self, X, labels, weight):
+        margin = np.empty(labels.shape)
+        for row, (label, used) in enumerate(zip(labels, weight > 0, strict=True)):
+            classifier = clone(self.method).fit(X[used], label[used])
+            if hasattr(classifier, "decision_function"):
+                margin[row] = classifier.decision_function(X)
+            else:
+                margin[row] = logit(np.clip(classifier.predict_proba(X)[:, 1], 1e-7, 1 - 1e-7))
+        coef = np.ravel(getattr(classifier, "coef_", ()))
+        if len(coef) != X.shape[1]:
+            return margin, np.full(X.shape[1], np.nan), np.nan, True
+        return margin, coef, float(np.ravel(classifier.intercept_)[0]), True
+
+
+def _fit_cell(X, plan, fitter):
     """All fits of one cell.
 
     Returns
     -------
     dict
         `score` (example,), `auroc` (labelling,), `choosing` (fold,): the area without a fold's
-        data, `coef`, `intercept`, `converged`.
+        data, `training_variance`, `coef`, `intercept`, `converged`.
     """
-    import torch
-
-    from probekit.probes import fit_logistic
-
-    torch.set_num_threads(1)
     present = ~np.isnan(X[:, 0])
     n, features = len(X), X.shape[1]
     cell = {
         "score": np.full(n, np.nan, np.float32),
         "auroc": np.full(len(plan.wrong), np.nan),
         "choosing": np.full(plan.n_folds, np.nan),
+        "training_variance": np.nan,
         "coef": np.full(features, np.nan, np.float32),
         "intercept": np.float32(np.nan),
         "converged": True,
@@ -363,9 +444,8 @@ def _fit_cell(X, plan, standardize):
     all_labels = np.vstack([labels, wrong[:1]])
     weight = np.vstack([train, np.ones((1, len(X)), bool)]).astype(np.float32)
     C = np.append(plan.C[fits[:, 3]], plan.C[0])
-    probes = fit_logistic(X, all_labels, weight, C, standardize=standardize)
-    margin = probes.decision_function(X).numpy()[:-1]
-    cell["converged"] = bool(probes.converged.all())
+    margin, coef, intercept, cell["converged"] = fitter(X, all_labels, weight, C)
+    margin = margin[:-1]
     chosen_C = np.zeros(plan.n_folds, int)
     for labelling in range(len(plan.wrong)):
         score = np.full(len(X), np.nan)
@@ -379,10 +459,15 @@ def _fit_cell(X, plan, standardize):
         cell["auroc"][labelling] = auroc(score, wrong[labelling])
         if labelling == 0:
             cell["score"][present] = 1 / (1 + np.exp(-score))
+    groups = None if plan.groups is None else plan.groups[present]
+    cell["training_variance"] = _training_variance(
+        fits, margin, wrong[0], fold[0], chosen_C, groups
+    )
     if len(plan.C) > 1:
         C = plan.C[np.bincount(chosen_C).argmax()]
-        probes = fit_logistic(X, wrong[0], None, C, standardize=standardize)
-    cell["coef"], cell["intercept"] = probes.coef[-1].numpy(), probes.intercept[-1].numpy()
+        everything = np.ones((1, len(X)), np.float32)
+        _, coef, intercept, _ = fitter(X, wrong[:1], everything, np.array([C]))
+    cell["coef"], cell["intercept"] = coef.astype(np.float32), np.float32(intercept)
     return cell
 
 
@@ -409,6 +494,39 @@ def _area_without(k, labelling, fits, margin, wrong, fold, plan):
     return areas[best], best
 
 
+def _training_variance(fits, margin, wrong, fold, chosen_C, groups):
+    """Variance of the area that its influences can't see.
+
+    An example's influence on the area depends on which examples trained the fit that scores it.
+    Those were drawn together with it, so their variation doesn't average out over the examples:
+    with nothing to learn, where every pair of examples counts twice and with the same sign, it is
+    as large as the variance that the influences show (the second-order term of a U-statistic,
+    Hoeffding 1948). It is measured by leaving out each training fold in turn (jackknife).
+    """
+    n_folds = len(chosen_C)
+    if n_folds == 1:
+        return 0.0  # trained and tested on different examples
+    pairs = {(j, k, c): row for row, (labelling, j, k, c) in enumerate(fits) if labelling == 0}
+    if n_folds == 2:
+        _, influence = auroc_influence(_pooled(pairs, margin, fold, chosen_C, 0), wrong)
+        return float(standard_error(influence, groups) ** 2)  # no fold to leave out: the most it is
+    scores = [_pooled(pairs, margin, fold, chosen_C, step) for step in range(1, n_folds)]
+    _, influence = auroc_influence(np.array(scores), wrong)
+    deviation = influence - influence.mean(0)
+    jackknife = (n_folds - 2) / (n_folds - 1)
+    return float(jackknife * (standard_error(deviation, groups) ** 2).sum())
+
+
+def _pooled(pairs, margin, fold, chosen_C, step):
+    """Margins of each fold by the fit without it and the fold `step` after it, (example,)."""
+    score = np.full(len(fold), np.nan)
+    for k, c in enumerate(chosen_C):
+        other = (k + step) % len(chosen_C)
+        tested = fold == k
+        score[tested] = margin[pairs[min(k, other), max(k, other), c], tested]
+    return score
+
+
 def _assemble(examples, results, plan, groups):
     """Put the cells together and do what takes the whole grid: correction and choice."""
     layers, tokens = examples.sizes["layer"], examples.sizes["token"]
@@ -420,10 +538,11 @@ def _assemble(examples, results, plan, groups):
 
     score = stack("score")  # (layer, token, example)
     area, influence = auroc_influence(score, wrong)
-    low, high = interval(area, standard_error(influence, groups))
+    training_variance = stack("training_variance")
+    low, high = interval(area, np.sqrt(standard_error(influence, groups) ** 2 + training_variance))
     scored = ~np.isnan(score)
-    null = stack("auroc")[..., 1:]  # (layer, token, permutation)
-    p_value, p_corrected = _p_values(area, null, scored, wrong)
+    areas = stack("auroc")  # (layer, token, labelling)
+    p_value, p_corrected = _p_values(areas, scored, plan.wrong)
     cell = ("layer", "token")
     coords = {
         name: coord
@@ -435,6 +554,7 @@ def _assemble(examples, results, plan, groups):
             "auroc": (cell, area),
             "auroc_low": (cell, low),
             "auroc_high": (cell, high),
+            "training_error": (cell, np.sqrt(training_variance)),
             "p_value": (cell, p_value),
             "p_corrected": (cell, p_corrected),
             "n_examples": (cell, scored.sum(-1)),
@@ -444,37 +564,45 @@ def _assemble(examples, results, plan, groups):
             "coef": ((*cell, "feature"), stack("coef")),
             "intercept": (cell, stack("intercept")),
             "fold": ("example", plan.fold[0]),
-            "null_auroc": ((*cell, "permutation"), null),
+            "null_auroc": ((*cell, "permutation"), areas[..., 1:]),
         },
         coords=coords,
-        attrs=_best(area, stack("choosing"), score, plan, examples, groups),
+        attrs=_best(area, stack("choosing"), score, training_variance, plan, examples),
     )
 
 
-def _p_values(area, null, scored, wrong):
+def _p_values(area, scored, labellings):
     """P-values of each cell alone, and for having looked at all of them.
 
-    Areas are measured in standard errors under the null, so that cells of different size compare.
-    Corrected: how often the largest of a permuted grid reaches a cell (Westfall and Young 1993).
-    Alone: how often any cell of the permuted grids does, as all share one null.
+    Areas are measured in standard errors under the null, so that cells of different size, and
+    labellings of different balance, compare. Corrected: how often the largest of a permuted grid
+    reaches a cell (Westfall and Young 1993). Alone: how often any cell of the permuted grids does,
+    as all share one null.
+
+    Parameters
+    ----------
+    area : array, (layer, token, labelling)
+        The real labelling comes first.
+    scored : array of bool, (layer, token, example)
+    labellings : array of bool, (labelling, example)
     """
-    n_wrong = (scored & wrong).sum(-1)
-    n_right = (scored & ~wrong).sum(-1)
+    n_wrong = scored.astype(np.float32) @ labellings.T.astype(np.float32)
+    n = scored.sum(-1, keepdims=True)
     with np.errstate(divide="ignore", invalid="ignore"):
-        error = np.sqrt((n_wrong + n_right + 1) / (12 * n_wrong * n_right))
-        z, z_null = (area - 0.5) / error, (null - 0.5) / error[..., None]
-    if not null.shape[-1]:
-        return np.full(area.shape, np.nan), np.full(area.shape, np.nan)
-    largest = np.nanmax(z_null, axis=(0, 1))
-    pool = np.sort(z_null[~np.isnan(z_null)])
+        z = (area - 0.5) / np.sqrt((n + 1) / (12 * n_wrong * (n - n_wrong)))
+    z, null = z[..., 0], z[..., 1:]
+    empty = np.isnan(z)
+    if not null.shape[-1] or empty.all():
+        return np.full(z.shape, np.nan), np.full(z.shape, np.nan)
+    largest = np.nanmax(null, axis=(0, 1))
+    pool = np.sort(null[~np.isnan(null)])
     reached = len(pool) - np.searchsorted(pool, z, side="left")
     alone = (1 + reached) / (1 + len(pool))
     corrected = (1 + (largest >= z[..., None]).sum(-1)) / (1 + len(largest))
-    empty = np.isnan(area)
     return np.where(empty, np.nan, alone), np.where(empty, np.nan, corrected)
 
 
-def _best(area, choosing, score, plan, examples, groups):
+def _best(area, choosing, score, training_variance, plan, examples):
     """The best cell, and its area chosen and measured on different data."""
     if np.isnan(area).all():
         return {}
@@ -485,13 +613,15 @@ def _best(area, choosing, score, plan, examples, groups):
     }
     if np.isnan(choosing).all():
         return best
-    honest = np.full(score.shape[-1], np.nan)
+    honest, variance = np.full(score.shape[-1], np.nan), []
     for k in range(plan.n_folds):
         # Chosen by fits and examples that had nothing of fold k.
         chosen = np.unravel_index(np.nanargmax(choosing[..., k]), area.shape)
         tested = plan.fold[0] == k
         honest[tested] = score[chosen][tested]
+        variance.append(training_variance[chosen])
     value, influence = auroc_influence(honest, plan.wrong[0])
-    low, high = interval(value, standard_error(influence, groups))
+    error = np.sqrt(standard_error(influence, plan.groups) ** 2 + np.mean(variance))
+    low, high = interval(value, error)
     names = ("best_auroc", "best_auroc_low", "best_auroc_high")
     return best | dict(zip(names, map(float, (value, low, high)), strict=True))

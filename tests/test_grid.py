@@ -1,11 +1,13 @@
 import numpy as np
 import pytest
 import xarray as xr
-from sklearn.linear_model import LogisticRegression
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.linear_model import LogisticRegression, RidgeClassifier
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import train_test_split
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from sklearn.tree import DecisionTreeClassifier
 
 from probekit import probe_grid
 from probekit.roc import auroc_influence, interval, standard_error
@@ -481,3 +483,47 @@ def test_damaged_activations(value, message):
     activations["activation"][8, 1, 2, 3] = value
     with pytest.raises(ValueError, match=f"{message} activations at layer .*token -1.*example 8"):
         probe_grid(activations, **QUICK)
+
+
+# Other ways to fit than the logistic regression
+
+
+@pytest.mark.parametrize(
+    ("method", "reference"),
+    [
+        ("ridge", RidgeClassifier(alpha=1.0)),
+        ("discriminant", LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto")),
+        ("mean_difference", None),
+    ],
+)
+def test_methods_of_the_solver_score_as_scikit_learn_does(method, reference):
+    activations = planted()
+    settings = {"n_permutations": 0, "n_jobs": 1, "progress": False}
+    grid = probe_grid(activations, method=method, **settings)
+    assert grid.attrs["method"] == method
+    assert float(grid["auroc"].sel(layer=1, token="b")) > 0.75
+    if reference is not None:
+        theirs = probe_grid(activations, method=reference, **settings)
+        assert float(np.abs(grid["auroc"] - theirs["auroc"]).max()) < 1e-3
+
+
+def test_any_classifier_of_scikit_learn_can_be_the_probe():
+    tree = DecisionTreeClassifier(max_depth=2, random_state=0)
+    grid = probe_grid(planted(), method=tree, n_permutations=0, n_jobs=1, progress=False)
+    assert float(grid["auroc"].sel(layer=1, token="b")) > 0.65
+    assert np.isnan(grid["coef"]).all()  # a tree has none
+    with pytest.raises(ValueError, match="method must be one of logistic, ridge"):
+        probe_grid(planted(), method="svm")
+
+
+def planted():
+    """Noise, with a signal in layer 1, token b."""
+    random = np.random.default_rng(5)
+    n, features = 120, 6
+    X = random.normal(size=(n, 2, 2, features)).astype(np.float32)
+    wrong = np.arange(n) % 2 == 0
+    X[wrong, 1, 1, :2] += 1
+    return xr.Dataset(
+        {"activation": (("example", "layer", "token", "feature"), X)},
+        coords={"layer": [0, 1], "token": ["a", "b"], "correct": ("example", ~wrong)},
+    )
