@@ -8,13 +8,14 @@ examples and folds as the grid.
 import numpy as np
 import pandas as pd
 import xarray as xr
+from scipy.stats import norm
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
 from probekit.answers import normalize
 from probekit.grid import example_groups
-from probekit.roc import auroc, auroc_influence, interval, standard_error
+from probekit.roc import auroc, auroc_influence, interval, standard_error, training_variance
 
 #: What each control is, in a sentence. Those of chance come last and never count as the best.
 CONTROLS = {
@@ -26,7 +27,7 @@ CONTROLS = {
     "answer_logprob_mean": "Low mean log-probability of the exact answer's tokens.",
     "answer_logprob_min": "Low log-probability of the exact answer's least likely token.",
     "p_true": "Low probability that the model gives to its own answer being true.",
-    "random_features": "The same probe on random numbers in place of activations.",
+    "random_features": "A logistic regression on random numbers in place of activations.",
     "shuffled_labels": "The probes on permuted labels: mean and middle 95 % over cells.",
     "shuffled_best": "The best cell on permuted labels: mean and middle 95 % of whole grids.",
 }
@@ -53,7 +54,8 @@ def controls(answers, grid):
     -------
     Dataset
         Over `control`: `auroc` of detecting wrong answers, its 95 % interval `auroc_low` and
-        `auroc_high`, `n_examples`, `description`, and `chance`, true of those that know nothing.
+        `auroc_high`, `training_error` as in a grid, `n_examples`, `description`, and `chance`,
+        true of those that know nothing.
         ``score(control, example)``: higher means more likely wrong, out of fold where it is
         trained; NaN where an example was not tested or lacks what the control reads, and of
         the controls with shuffled labels, whose areas are the grid's own null. `control_table`
@@ -67,22 +69,26 @@ def controls(answers, grid):
     answers = _matched(answers, grid)
     wrong = ~grid["correct"].to_numpy().astype(bool)
     fold = grid["fold"].to_numpy()
-    scores = {
-        "answer": _out_of_fold(fold, _answer_rate, _answer_names(answers), wrong),
-        "question": _out_of_fold(fold, _question_words, answers["question"].to_numpy(str), wrong),
-        "length": _length(np.where(fold >= 0, answers["n_tokens"], np.nan), wrong),
-        "random_features": _random_features(grid, wrong, fold),
+    learned = {
+        "answer": _answer_rate(_answer_names(answers), wrong),
+        "question": _question_words(answers["question"].to_numpy(str), wrong),
+        "random_features": _random_features(grid, wrong),
     }
+    groups = example_groups(grid, grid.attrs["split"])
+    scores, training = {}, {}
+    for name, predict in learned.items():
+        scores[name], training[name] = _cross_validated(predict, fold, wrong, groups)
+    scores["length"] = _length(np.where(fold >= 0, answers["n_tokens"], np.nan), wrong)
     for name in _OUTPUTS:
         if name in answers:
             scores[name] = np.where(fold >= 0, -answers[name].to_numpy(float), np.nan)
     names = [name for name in CONTROLS if name in scores]
     score = np.array([scores[name] for name in names])
+    variance = np.array([training.get(name, 0.0) for name in names])
     area, influence = auroc_influence(score, wrong)
-    groups = example_groups(grid, grid.attrs["split"])
-    low, high = interval(area, standard_error(influence, groups))
+    low, high = interval(area, np.sqrt(standard_error(influence, groups) ** 2 + variance))
     n = (~np.isnan(score)).sum(-1)
-    measured = _dataset(grid, names, area, low, high, n, score)
+    measured = _dataset(grid, names, area, low, high, np.sqrt(variance), n, score)
     null = _shuffled(grid)
     return measured if null is None else xr.concat([measured, null], "control")
 
@@ -159,8 +165,11 @@ def gain_over_controls(grid, controls):
     area, influence = auroc_influence(np.where(both, score, np.nan), wrong)
     rival_area, rival_influence = auroc_influence(np.where(both, rival, np.nan), wrong)
     groups = example_groups(grid, grid.attrs["split"])
-    error = standard_error(influence - rival_influence, groups)
-    gain, reach = area - rival_area, 1.959964 * error
+    variance = standard_error(influence - rival_influence, groups) ** 2
+    for trained in (grid, controls.sel(control=name)):
+        # As if they were independent: what is common to both would cancel.
+        variance = variance + trained["training_error"].to_numpy() ** 2
+    gain, reach = area - rival_area, norm.ppf(0.975) * np.sqrt(variance)
     cell = ("layer", "token")
     return xr.Dataset(
         {
@@ -211,6 +220,8 @@ def _matched(answers, grid):
 def _same_examples(grid, controls):
     if "score" not in controls or "control" not in controls.dims:
         raise TypeError("controls must be from pk.controls(answers, grid).")
+    if "training_error" not in grid:
+        raise ValueError("The grid has no training_error: an older version made it. Make it anew.")
     same = (
         np.array_equal(grid["id"].to_numpy(), controls["id"].to_numpy())
         and np.array_equal(grid["correct"].to_numpy(), controls["correct"].to_numpy())
@@ -223,12 +234,13 @@ def _same_examples(grid, controls):
         )
 
 
-def _dataset(grid, names, area, low, high, n, score):
+def _dataset(grid, names, area, low, high, training_error, n, score):
     return xr.Dataset(
         {
             "auroc": ("control", area),
             "auroc_low": ("control", low),
             "auroc_high": ("control", high),
+            "training_error": ("control", training_error),
             "n_examples": ("control", n),
             "chance": ("control", [name in CHANCE for name in names]),
             "description": ("control", np.array([CONTROLS[n] for n in names], object)),
@@ -244,13 +256,27 @@ def _dataset(grid, names, area, low, high, n, score):
     )
 
 
-def _out_of_fold(fold, predict, given, wrong):
-    """Scores of each fold's examples by what was learned from the others."""
+def _cross_validated(predict, fold, wrong, groups):
+    """Scores of each fold's examples by what was learned from the others, and `training_variance`.
+
+    `predict` takes which examples to learn from, and scores them all.
+    """
+    folds = np.unique(fold[fold >= 0])
     score = np.full(len(fold), np.nan)
-    for k in np.unique(fold[fold >= 0]):
-        train, test = fold != k, fold == k
-        score[test] = predict(given[train], wrong[train], given[test])
-    return score
+    for k in folds:
+        score[fold == k] = predict(fold != k)[fold == k]
+    if len(folds) == 1:
+        return score, 0.0
+    if len(folds) == 2:
+        return score, training_variance(score[None], wrong, groups)
+    without_another = np.full((len(folds) - 1, len(fold)), np.nan)
+    for k in folds:
+        for j in folds[folds < k]:
+            scored = predict((fold != j) & (fold != k))
+            for tested, other in ((j, k), (k, j)):
+                row = (other - tested) % len(folds) - 1
+                without_another[row, fold == tested] = scored[fold == tested]
+    return score, training_variance(without_another, wrong, groups)
 
 
 def _answer_names(answers):
@@ -258,24 +284,35 @@ def _answer_names(answers):
     return np.array([normalize(answer) for answer in answers[name]], dtype=object)
 
 
-def _answer_rate(answer, wrong, tested):
+def _answer_rate(answer, wrong):
     """How much more often than the others an answer is wrong; 0 if training never saw it.
 
     A rate for unseen answers would be the training folds' mean, which is lowest where the tested
     fold has most errors: across folds that ranks the wrong way round.
     """
-    excess = pd.Series(wrong - wrong.mean()).groupby(answer)
-    rate = excess.sum() / (excess.count() + _SMOOTHING)
-    return rate.reindex(tested, fill_value=0.0).to_numpy()
+
+    def predict(train):
+        excess = pd.Series(wrong[train] - wrong[train].mean()).groupby(answer[train])
+        rate = excess.sum() / (excess.count() + _SMOOTHING)
+        return rate.reindex(answer, fill_value=0.0).to_numpy()
+
+    return predict
 
 
-def _question_words(question, wrong, tested):
+def _question_words(question, wrong):
     # Every character counts: digits and signs are the words of a sum.
     words = TfidfVectorizer(token_pattern=r"\w+|[^\w\s]", sublinear_tf=True)  # noqa: S106
     model = make_pipeline(words, LogisticRegression(C=10.0, max_iter=1000))
-    margin = model.fit(question, wrong).decision_function(tested)
-    # Without the training folds' error rate, which is lowest where the tested fold's is highest.
-    return margin - np.log(wrong.mean() / (1 - wrong.mean()))
+
+    def predict(train):
+        rate = wrong[train].mean()
+        if rate in (0, 1):
+            return np.zeros(len(wrong))
+        margin = model.fit(question[train], wrong[train]).decision_function(question)
+        # Less the training folds' error rate, which is lowest where the tested fold's is highest.
+        return margin - np.log(rate / (1 - rate))
+
+    return predict
 
 
 def _length(n_tokens, wrong):
@@ -288,20 +325,20 @@ def _length(n_tokens, wrong):
     return n_tokens if auroc(n_tokens, wrong) >= 0.5 else -n_tokens
 
 
-def _random_features(grid, wrong, fold):
+def _random_features(grid, wrong):
     from probekit.probes import fit_logistic
 
     random = np.random.default_rng(grid.attrs["seed"])
     shape = (len(wrong), grid.sizes["feature"])
     X = random.standard_normal(shape, dtype=np.float32)
-    folds = np.unique(fold[fold >= 0])
-    train = (fold != folds[:, None]).astype(np.float32)
     C = float(np.max(grid.attrs["C"]))
-    margin = fit_logistic(X, wrong, train, C).decision_function(X).numpy()
-    score = np.full(len(wrong), np.nan)
-    for row, k in enumerate(folds):
-        score[fold == k] = margin[row, fold == k]
-    return score
+
+    def predict(train):
+        if len(np.unique(wrong[train])) < 2:
+            return np.zeros(len(wrong))
+        return fit_logistic(X, wrong, train, C).decision_function(X).numpy()[0]
+
+    return predict
 
 
 def _shuffled(grid):
@@ -316,4 +353,4 @@ def _shuffled(grid):
     names = ["shuffled_labels", "shuffled_best"]
     score = np.full((2, grid.sizes["example"]), np.nan)
     mean = [area.mean() for area in areas]
-    return _dataset(grid, names, mean, low, high, [n, n], score)
+    return _dataset(grid, names, mean, low, high, [0.0, 0.0], [n, n], score)

@@ -19,7 +19,7 @@ from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, train
 from tqdm import tqdm
 
 from probekit.answers import normalize
-from probekit.roc import auroc, auroc_influence, interval, standard_error
+from probekit.roc import auroc, auroc_influence, interval, standard_error, training_variance
 
 #: What may stand for `protocol`.
 PROTOCOLS = ("cross-validated", "published")
@@ -460,9 +460,11 @@ def _fit_cell(X, plan, fitter):
         if labelling == 0:
             cell["score"][present] = 1 / (1 + np.exp(-score))
     groups = None if plan.groups is None else plan.groups[present]
-    cell["training_variance"] = _training_variance(
-        fits, margin, wrong[0], fold[0], chosen_C, groups
-    )
+    if plan.n_folds == 1:
+        cell["training_variance"] = 0.0  # trained and tested on different examples
+    else:
+        scores = _scores_without_another_fold(fits, margin, fold[0], chosen_C)
+        cell["training_variance"] = training_variance(scores, wrong[0], groups)
     if len(plan.C) > 1:
         C = plan.C[np.bincount(chosen_C).argmax()]
         everything = np.ones((1, len(X)), np.float32)
@@ -494,37 +496,21 @@ def _area_without(k, labelling, fits, margin, wrong, fold, plan):
     return areas[best], best
 
 
-def _training_variance(fits, margin, wrong, fold, chosen_C, groups):
-    """Variance of the area that its influences can't see.
+def _scores_without_another_fold(fits, margin, fold, chosen_C):
+    """Margins by fits without each example's own fold and one more, (folds - 1, example).
 
-    An example's influence on the area depends on which examples trained the fit that scores it.
-    Those were drawn together with it, so their variation doesn't average out over the examples:
-    with nothing to learn, where every pair of examples counts twice and with the same sign, it is
-    as large as the variance that the influences show (the second-order term of a U-statistic,
-    Hoeffding 1948). It is measured by leaving out each training fold in turn (jackknife).
+    With two folds there is no other that can be left out, and the row is of their plain fits.
     """
     n_folds = len(chosen_C)
-    if n_folds == 1:
-        return 0.0  # trained and tested on different examples
-    pairs = {(j, k, c): row for row, (labelling, j, k, c) in enumerate(fits) if labelling == 0}
-    if n_folds == 2:
-        _, influence = auroc_influence(_pooled(pairs, margin, fold, chosen_C, 0), wrong)
-        return float(standard_error(influence, groups) ** 2)  # no fold to leave out: the most it is
-    scores = [_pooled(pairs, margin, fold, chosen_C, step) for step in range(1, n_folds)]
-    _, influence = auroc_influence(np.array(scores), wrong)
-    deviation = influence - influence.mean(0)
-    jackknife = (n_folds - 2) / (n_folds - 1)
-    return float(jackknife * (standard_error(deviation, groups) ** 2).sum())
-
-
-def _pooled(pairs, margin, fold, chosen_C, step):
-    """Margins of each fold by the fit without it and the fold `step` after it, (example,)."""
-    score = np.full(len(fold), np.nan)
-    for k, c in enumerate(chosen_C):
-        other = (k + step) % len(chosen_C)
-        tested = fold == k
-        score[tested] = margin[pairs[min(k, other), max(k, other), c], tested]
-    return score
+    rows = {(j, k, c): row for row, (labelling, j, k, c) in enumerate(fits) if labelling == 0}
+    scores = np.full((n_folds - 1, len(fold)), np.nan)
+    for step in range(1, n_folds):
+        for k, c in enumerate(chosen_C):
+            other = k if n_folds == 2 else (k + step) % n_folds
+            tested = fold == k
+            row = rows[min(k, other), max(k, other), c]
+            scores[step - 1, tested] = margin[row, tested]
+    return scores
 
 
 def _assemble(examples, results, plan, groups):
@@ -538,8 +524,8 @@ def _assemble(examples, results, plan, groups):
 
     score = stack("score")  # (layer, token, example)
     area, influence = auroc_influence(score, wrong)
-    training_variance = stack("training_variance")
-    low, high = interval(area, np.sqrt(standard_error(influence, groups) ** 2 + training_variance))
+    training = stack("training_variance")
+    low, high = interval(area, np.sqrt(standard_error(influence, groups) ** 2 + training))
     scored = ~np.isnan(score)
     areas = stack("auroc")  # (layer, token, labelling)
     p_value, p_corrected = _p_values(areas, scored, plan.wrong)
@@ -554,7 +540,7 @@ def _assemble(examples, results, plan, groups):
             "auroc": (cell, area),
             "auroc_low": (cell, low),
             "auroc_high": (cell, high),
-            "training_error": (cell, np.sqrt(training_variance)),
+            "training_error": (cell, np.sqrt(training)),
             "p_value": (cell, p_value),
             "p_corrected": (cell, p_corrected),
             "n_examples": (cell, scored.sum(-1)),
@@ -567,7 +553,7 @@ def _assemble(examples, results, plan, groups):
             "null_auroc": ((*cell, "permutation"), areas[..., 1:]),
         },
         coords=coords,
-        attrs=_best(area, stack("choosing"), score, training_variance, plan, examples),
+        attrs=_best(area, stack("choosing"), score, training, plan, examples),
     )
 
 
@@ -602,7 +588,7 @@ def _p_values(area, scored, labellings):
     return np.where(empty, np.nan, alone), np.where(empty, np.nan, corrected)
 
 
-def _best(area, choosing, score, training_variance, plan, examples):
+def _best(area, choosing, score, training, plan, examples):
     """The best cell, and its area chosen and measured on different data."""
     if np.isnan(area).all():
         return {}
@@ -619,7 +605,7 @@ def _best(area, choosing, score, training_variance, plan, examples):
         chosen = np.unravel_index(np.nanargmax(choosing[..., k]), area.shape)
         tested = plan.fold[0] == k
         honest[tested] = score[chosen][tested]
-        variance.append(training_variance[chosen])
+        variance.append(training[chosen])
     value, influence = auroc_influence(honest, plan.wrong[0])
     error = np.sqrt(standard_error(influence, plan.groups) ** 2 + np.mean(variance))
     low, high = interval(value, error)

@@ -99,6 +99,38 @@ def standard_error(influence, cluster=None):
     return np.sqrt((sums**2).sum(-1) * n / np.maximum(n - 1, 1))
 
 
+def training_variance(scores, positive, cluster=None):
+    """Variance of a cross-validated area that its influences can't show.
+
+    An example's influence on the area depends on which examples trained the fit that scores it.
+    Those were drawn together with it, so their variation doesn't average out over the examples:
+    with nothing to learn, where every pair of examples counts twice and with the same sign, it is
+    as large as the variance that the influences show (the second-order term of a U-statistic,
+    Hoeffding 1948). It is measured by leaving out each training fold in turn (jackknife).
+
+    Parameters
+    ----------
+    scores : array of float, (folds - 1, example)
+        Each row scores every example by a fit that was trained without its fold and one more,
+        in the rows a different one. A single row stands for two folds, where none can be left out:
+        the variance is then taken to be as large as it gets.
+    positive : array of bool, (example,)
+    cluster : array of int, (example,), optional
+        As for `standard_error`.
+
+    Returns
+    -------
+    float
+        To be added to the square of the `standard_error`.
+    """
+    _, influence = auroc_influence(scores, positive)
+    n = len(influence)
+    if n == 1:
+        return float(standard_error(influence, cluster)[0] ** 2)
+    deviation = influence - influence.mean(0)
+    return float((n - 1) / n * (standard_error(deviation, cluster) ** 2).sum())
+
+
 def interval(area, error, level=0.95):
     """Confidence interval of an area, symmetric on the scale of its log-odds.
 
