@@ -104,16 +104,16 @@ def probe_grid(
         cannot be used.
     """
     _check(split, protocol, folds, C, n_permutations, method)
-    examples = _usable(activations)
+    examples, kept = _usable(activations)
     wrong = ~examples["correct"].to_numpy().astype(bool)
     groups = example_groups(examples, split)
     C = np.atleast_1d(np.asarray(C, dtype=float))
     plan = _Plan.make(wrong, groups, protocol, folds, C, seed, n_permutations)
-    layers, tokens = examples.sizes["layer"], examples.sizes["token"]
+    layers, tokens = activations.sizes["layer"], activations.sizes["token"]
     cells = [(layer, token) for layer in range(layers) for token in range(tokens)]
     fitter = _Fitter(method, standardize, device)
     jobs = (
-        delayed(_fit_cell)(_read_cell(examples, layer, token), plan, fitter)
+        delayed(_fit_cell)(_read_cell(activations, layer, token, kept), plan, fitter)
         for layer, token in cells
     )
     n_jobs = n_jobs or (os.cpu_count() if device == "cpu" else 1)
@@ -164,7 +164,7 @@ def _check(split, protocol, folds, C, n_permutations, method):
 
 
 def _usable(activations):
-    """The examples that count, or what is wrong with them."""
+    """The examples that count, without their activations, and which those are."""
     if not isinstance(activations, xr.Dataset) or "activation" not in activations:
         raise TypeError(
             "activations must be a Dataset with `activation(example, layer, token, feature)`, "
@@ -181,10 +181,10 @@ def _usable(activations):
             f"`correct` must be boolean, got {activations['correct'].dtype}. Convert it: "
             "activations.assign_coords(correct=activations.correct.astype(bool))."
         )
+    kept = np.arange(activations.sizes["example"])
     if "exact_answer" in activations.coords:
-        found = activations["exact_answer"].to_numpy() != ""
-        activations = activations.isel(example=np.flatnonzero(found))
-    return activations
+        kept = np.flatnonzero(activations["exact_answer"].to_numpy() != "")
+    return activations.drop_vars("activation").isel(example=kept), kept
 
 
 def example_groups(examples, split):
@@ -349,18 +349,19 @@ def _permuted(wrong, groups, random):
     return permuted
 
 
-def _read_cell(examples, layer, token):
+def _read_cell(activations, layer, token, kept):
     """Activations of one cell, (example, feature), NaN where a response lacks the token."""
-    X = examples["activation"].isel(layer=layer, token=token).to_numpy()
+    # Whole chunks first, examples after: a store is slow at picking rows.
+    X = activations["activation"].isel(layer=layer, token=token).to_numpy()[kept]
     infinite = np.isinf(X).any(1)
     missing = np.isnan(X)
     partly = missing.any(1) & ~missing.all(1)
     if infinite.any() or partly.any():
         kind, which = ("infinite", infinite) if infinite.any() else ("NaN", partly)
-        place = f"layer {layer}, token {examples['token'].to_numpy()[token]!s}"
+        place = f"layer {layer}, token {activations['token'].to_numpy()[token]!s}"
         raise ValueError(
             f"{which.sum()} examples have {kind} activations at {place}, the first is example "
-            f"{np.flatnonzero(which)[0]}. Extract them again in float32."
+            f"{kept[np.flatnonzero(which)[0]]}. Extract them again in float32."
         )
     return X
 
