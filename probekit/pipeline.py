@@ -278,7 +278,7 @@ def _execute(notebook, output, parameters, progress):
                 # Of a progress bar's many states the executed notebook keeps the last.
                 coalesce_streams=True,
                 # Not on the user's screen that a kernel talks over the loopback interface.
-                extra_arguments=["--IPKernelApp.log_level=40"],
+                extra_arguments=["--IPKernelApp.log_level=50"],
             )
         except PapermillExecutionError as error:
             raise ValueError(
