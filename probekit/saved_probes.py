@@ -51,6 +51,11 @@ def load_probe(run, layer, token, split="random"):
         raise ValueError(f"The grid has no token {token!r}. It has: {_listed(tokens)}.")
     cell = grid.isel(layer=layers.index(layer), token=tokens.index(token))
     coef, intercept = cell["coef"].to_numpy(), float(cell["intercept"])
+    if np.isfinite(cell["auroc"]) and np.isnan(coef).all():
+        raise ValueError(
+            f"The grid's file has no coefficients of method={grid.attrs.get('method')!r}: only "
+            "linear probes are kept. Fit it on run.activations() instead."
+        )
     if not np.isfinite(coef).all() or not np.isfinite(intercept):
         raise ValueError(
             f"Layer {layer}, token {token} has no probe: {int(cell['n_examples'])} scored examples "
