@@ -13,7 +13,7 @@ import xarray as xr
 from joblib import Parallel, delayed
 from scipy.sparse import block_array, coo_array
 from scipy.sparse.csgraph import connected_components
-from scipy.special import logit
+from scipy.special import expit, logit
 from sklearn.base import clone
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, train_test_split
 from tqdm import tqdm
@@ -427,7 +427,8 @@ def _fit_cell(X, plan, fitter):
     present = ~np.isnan(X[:, 0])
     n, features = len(X), X.shape[1]
     cell = {
-        "score": np.full(n, np.nan, np.float32),
+        # In single precision all P(error) above a log-odds of 17 are 1, and tie.
+        "score": np.full(n, np.nan),
         "auroc": np.full(len(plan.wrong), np.nan),
         "choosing": np.full(plan.n_folds, np.nan),
         "training_variance": np.nan,
@@ -459,7 +460,7 @@ def _fit_cell(X, plan, fitter):
             score[tested] = margin[row, tested]
         cell["auroc"][labelling] = auroc(score, wrong[labelling])
         if labelling == 0:
-            cell["score"][present] = 1 / (1 + np.exp(-score))
+            cell["score"][present] = expit(score)
     groups = None if plan.groups is None else plan.groups[present]
     if plan.n_folds == 1:
         cell["training_variance"] = 0.0  # trained and tested on different examples
