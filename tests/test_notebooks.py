@@ -77,7 +77,7 @@ def test_running_again_runs_nothing_again(run, capsys):
 
 
 def test_other_parameters_for_the_same_folder_are_refused(run, capsys):
-    other = ["run", "--run-dir", str(run.path), *SMALL[2:], "-p", "limit", "70"]
+    other = ["run", "--run-dir", str(run.path), *SMALL[3:], "-p", "limit", "70"]
     before = {s: run._manifest_path(s).read_text() for s in STAGES[1:]}
     assert main(other) == 1
     said = capsys.readouterr().err
