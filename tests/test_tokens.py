@@ -4,6 +4,7 @@ import itertools
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny import tiny_tokenizer
 
 from probekit.tokens import (
     FIGURE_TOKENS,
@@ -131,11 +132,7 @@ def test_offsets_are_the_tokenizers_own_for_any_text(text):
     assert offsets == encoded.offset_mapping
 
 
-@functools.cache
-def _byte_level():
-    from conftest import _tiny_tokenizer
-
-    return _tiny_tokenizer()
+_byte_level = functools.cache(tiny_tokenizer)
 
 
 @given(st.lists(st.integers(3, 300), max_size=20))
