@@ -1,8 +1,8 @@
 """Answer questions and store the activations of the named tokens, shard by shard.
 
-A shard is a run of consecutive questions. It is generated on its own, in an order that depends on
-nothing outside it, and its activations are one file of the store; so a run that was killed goes on
-with the first shard that is not there, and ends in the same store as if nothing had happened.
+A shard is a run of consecutive questions, answered on its own, and its activations are one file of
+the store; so a run that was killed goes on with the first shard that is not there, and ends in the
+same store as if nothing had happened.
 """
 
 import hashlib
@@ -17,18 +17,12 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from probekit.answers import find_span, grade, is_refusal, normalize
-from probekit.generation import CachedPrefix, generate
 from probekit.models import LanguageModel
 from probekit.resources import sha256
 from probekit.runs import Run, replacing, store_name, write_json
-from probekit.sampling import Sampler
-from probekit.self_extraction import point_to_answers
+from probekit.shards import Shard, Tally, answer_shard, shortest_alike
 from probekit.sites import check_sites
-from probekit.store import ActivationStore, half_precision
-from probekit.tokens import MISSING, TOKENS, decode_with_offsets, span_tokens, token_positions
-from probekit.verdicts import judge as judge_answers
-from probekit.verdicts import p_true as ask_p_true
+from probekit.store import ActivationStore
 
 # What of the answers stands beside the activations, besides whether they are correct.
 _TEXT_COORDINATES = ("id", "question", "exact_answer", "answer")
@@ -336,208 +330,29 @@ class _Extraction:
         return all(store.has(shard) for store in self.stores.values())
 
     def _go_through(self, progress):
-        prefix = None
         total = len(self.prompts)
         with tqdm(total=total, desc="Answering", unit="question", disable=not progress) as bar:
-            tally = _Tally(bar)
-            for shard, members in enumerate(self.shards):
-                if self._part(shard).exists() and self._is_stored(shard):
-                    for correct in pd.read_parquet(self._part(shard))["correct"]:
+            tally = Tally(bar)
+            for number, members in enumerate(self.shards):
+                if self._part(number).exists() and self._is_stored(number):
+                    for correct in pd.read_parquet(self._part(number))["correct"]:
                         tally.add(correct)
                     continue
-                prefix = prefix or CachedPrefix(self.lm, self.prompts)
-                rows, captured = self._answer_within_memory(members, prefix, tally)
+                shard = self._shard(members)
+                answered = answer_shard(self.lm, shard, self.batch_size, self.judge, tally)
+                self.batch_size = answered.batch_size
                 # Activations first, answers last, since they say that the shard is there.
-                for site, values in captured.items():
+                for site, values in answered.activations.items():
                     self.stores[site].write(members, values)
-                with replacing(self._part(shard)) as temporary:
-                    rows.to_parquet(temporary, index=False)
+                with replacing(self._part(number)) as temporary:
+                    answered.rows.to_parquet(temporary, index=False)
 
-    def _answer_within_memory(self, members, prefix, tally):
-        """Answer one shard, in smaller and smaller batches if memory runs out."""
-        while True:
-            before = tally.state
-            try:
-                return self._answer(members, prefix, tally)
-            except torch.OutOfMemoryError:
-                if self.batch_size == 1:
-                    raise
-                self.batch_size //= 2
-                tally.state = before
-                tally.bar.write(f"Out of memory: going on with batches of {self.batch_size}.")
-            # Outside the handler, whose traceback would keep the tensors alive.
-            torch.cuda.empty_cache()
-
-    def _answer(self, members, prefix, tally):
-        """Answers and activations of one shard, in the order of its questions."""
-        rows = [None] * len(members)
-        captured = {}
-        pending = []
-
-        def finish():
-            for response, row, span in zip(*self._spans(members, pending), strict=True):
-                self._complete(row, response, span)
-                self._keep(captured, len(members), response, row["positions"])
-                rows[response.index] = row
-            pending.clear()
-
-        for response in generate(
-            self.lm,
-            [self.prompts[i] for i in members],
+    def _shard(self, members):
+        return Shard(
+            members,
+            self.questions.iloc[members.start : members.stop],
+            self.prompts[members.start : members.stop],
+            shortest_alike(self.prompts),
             self.sites,
-            max_new_tokens=self.parameters["max_new_tokens"],
-            batch_size=self.batch_size,
-            prefix=prefix,
-            sample=self._sampler(members.start),
-        ):
-            question = self.questions.iloc[members[response.index]]
-            row = self._grade(question, response)
-            pending.append((response, row))
-            tally.add(row["correct"])
-            # Few are held at a time: all their activations are in memory until the span is known.
-            if question["candidates"] is not None or len(pending) >= self.batch_size:
-                finish()
-        finish()
-        table = pd.DataFrame(rows)
-        if isinstance(self.judge, LanguageModel):
-            table["correct"] = judge_answers(
-                self.judge,
-                *(table[name].tolist() for name in ("question", "response")),
-                self.questions["answers"].iloc[members.start : members.stop].tolist(),
-            )
-        if self.parameters["p_true"]:
-            table["p_true"] = ask_p_true(
-                self.lm, table["question"].tolist(), table["response"].tolist()
-            )
-        return table, captured
-
-    def _sampler(self, first):
-        if not self.parameters["temperature"]:
-            return None
-        settings = {name: self.parameters[name] for name in ("temperature", "top_p", "seed")}
-        return Sampler(**settings, first=first)
-
-    def _grade(self, question, response):
-        """One row of the answers, but for what depends on the exact answer."""
-        text, offsets = decode_with_offsets(self.lm.tokenizer, response.token_ids)
-        if callable(self.judge):
-            correct = bool(self.judge(question["question"], text, question["answers"]))
-        else:
-            correct = grade(
-                text,
-                question["answers"],
-                question=question["question"],
-                candidates=question["candidates"],
-            )
-        return {
-            "id": question["id"],
-            "question": question["question"],
-            "sample": question["sample"],
-            "prompt": self.lm.prompt(question["question"]),
-            "response": text,
-            "correct": correct,
-            "accepted": "|".join(question["answers"]),
-            "n_tokens": len(response.token_ids),
-            "finished": response.finished,
-            "refusal": is_refusal(text),
-            "token_ids": response.token_ids,
-            "offsets": offsets,
-            **_summary("logprob", response.logprobs),
-        }
-
-    def _spans(self, members, pending):
-        """Responses, their rows, and the characters of their exact answers, or None."""
-        responses = [response for response, _ in pending]
-        rows = [row for _, row in pending]
-        asked = [self.questions.iloc[members[response.index]] for response in responses]
-        spans = [
-            find_span(row["response"], row["question"], question["candidates"])
-            for row, question in zip(rows, asked, strict=True)
-        ]
-        for row, question in zip(rows, asked, strict=True):
-            row["candidates"] = question["candidates"]
-        unlisted = [i for i, row in enumerate(rows) if row["candidates"] is None]
-        unlisted = [i for i in unlisted if not rows[i]["refusal"]]
-        pointed = point_to_answers(
-            self.lm,
-            [rows[i]["question"] for i in unlisted],
-            [rows[i]["response"] for i in unlisted],
-            self.batch_size,
+            self.parameters,
         )
-        for i, span in zip(unlisted, pointed, strict=True):
-            spans[i] = span
-        return responses, rows, spans
-
-    def _complete(self, row, response, span):
-        """Add what depends on the exact answer, if its tokens are found."""
-        offsets, candidates = row.pop("offsets"), row.pop("candidates")
-        tokens = None if span is None else span_tokens(offsets, span)
-        if tokens is not None:
-            # Verified by decoding: a name must never hit a token that lacks the answer.
-            ids = response.token_ids[tokens[0] : tokens[1] + 1]
-            decoded, _ = decode_with_offsets(self.lm.tokenizer, ids)
-            if row["response"][slice(*span)] not in decoded:
-                tokens = None
-        start, end = span if tokens is not None else (-1, -1)
-        exact_answer = row["response"][start:end] if tokens is not None else ""
-        answer = response.logprobs[tokens[0] : tokens[1] + 1] if tokens is not None else ()
-        row |= {
-            "exact_answer": exact_answer,
-            "answer": _answer_name(exact_answer, candidates),
-            "answer_start": start,
-            "answer_end": end,
-            "token_starts": [first for first, _ in offsets],
-            "positions": token_positions(len(response.token_ids), tokens),
-            **_summary("answer_logprob", answer),
-        }
-
-    def _keep(self, captured, n, response, positions):
-        """Put the named tokens' activations in their place; what is missing stays NaN."""
-        for site, activations in response.activations.items():
-            values = half_precision(activations.float().cpu().numpy())
-            if site not in captured:
-                shape = (n, values.shape[1], len(TOKENS), values.shape[2])
-                captured[site] = np.full(shape, np.nan, dtype=values.dtype)
-            elif values.dtype == np.float32:
-                captured[site] = captured[site].astype(np.float32, copy=False)
-            for t, position in enumerate(positions):
-                if position != MISSING:
-                    captured[site][response.index, :, t] = values[position + 1]
-
-
-@dataclass
-class _Tally:
-    """Answers so far and how many of them are right, on the bar."""
-
-    bar: tqdm
-    n: int = 0
-    correct: int = 0
-
-    def add(self, correct):
-        self.n, self.correct = self.n + 1, self.correct + bool(correct)
-        self.bar.set_postfix_str(f"{self.correct / self.n:.0%} correct", refresh=False)
-        self.bar.update()
-
-    @property
-    def state(self):
-        return self.n, self.correct
-
-    @state.setter
-    def state(self, state):
-        self.n, self.correct = state
-        self.bar.n = self.n
-
-
-def _answer_name(exact_answer, candidates):
-    """One name for all ways to give an answer: "Indian" and "India" are the same."""
-    named = candidates.canonical(exact_answer) if candidates is not None else None
-    return named or normalize(exact_answer)
-
-
-def _summary(name, logprobs):
-    """Mean, least and greatest of some tokens' log-probabilities; NaN of none."""
-    kinds = {"mean": np.mean, "min": np.min, "max": np.max}
-    return {
-        f"{name}_{kind}": float(of(logprobs)) if len(logprobs) else np.nan
-        for kind, of in kinds.items()
-    }

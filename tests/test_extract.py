@@ -23,6 +23,7 @@ from probekit.tokens import LAST_PROMPT_TOKEN, MISSING, TOKENS
 
 # `probekit.extract` is the function.
 extract_module = sys.modules["probekit.extract"]
+shards_module = sys.modules["probekit.shards"]
 generation = sys.modules["probekit.generation"]
 
 PLACES = [
@@ -260,7 +261,7 @@ def test_the_store_is_widened_when_a_later_shard_overflows(lm, questions, tmp_pa
             yield dataclasses.replace(response, activations=scaled)
 
     plain = extract(lm, questions, Run(tmp_path / "plain"), **OPTIONS)
-    monkeypatch.setattr(extract_module, "generate", scaling)
+    monkeypatch.setattr(shards_module, "generate", scaling)
     run = extract(lm, questions, Run(tmp_path / "wide"), **OPTIONS)
     found, expected = run.activations(), plain.activations()
     assert len(shards) == 5
@@ -291,7 +292,7 @@ def test_out_of_memory_halves_the_batch_and_goes_on(lm, questions, finished, tmp
             raise torch.OutOfMemoryError("no memory")
         yield from responses
 
-    monkeypatch.setattr(extract_module, "generate", scarce)
+    monkeypatch.setattr(shards_module, "generate", scarce)
     run = extract(lm, questions, Run(tmp_path / "r"), "resid_post", **OPTIONS | {"batch_size": 13})
     assert batch_sizes[:3] == [13, 6, 3]
     assert run.manifest("extract")["results"]["batch_size"] == 3
@@ -305,7 +306,7 @@ def test_out_of_memory_for_one_row_is_an_error(lm, questions, tmp_path, monkeypa
         raise torch.OutOfMemoryError("no memory")
         yield
 
-    monkeypatch.setattr(extract_module, "generate", none_at_all)
+    monkeypatch.setattr(shards_module, "generate", none_at_all)
     run = Run(tmp_path / "r")
     with pytest.raises(torch.OutOfMemoryError):
         extract(lm, questions, run, **OPTIONS)
@@ -366,7 +367,7 @@ def test_what_is_there_is_not_made_again(lm, questions, tmp_path, monkeypatch):
         yield from original(lm, prompts, sites, **options)
 
     run = Run(tmp_path / "r")
-    monkeypatch.setattr(extract_module, "generate", dying)
+    monkeypatch.setattr(shards_module, "generate", dying)
     with pytest.raises(DiedError):
         extract(lm, questions, run, **OPTIONS)
     assert asked == [6, 6]
