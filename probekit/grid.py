@@ -1,35 +1,23 @@
-"""Cross-validated probes in every cell of layers x tokens, with intervals and a null.
-
-Within a cell everything is one more fit over the same activations: the folds, the folds of the
-permuted labels, the pairs of folds from which the best cell is chosen without looking at the data
-it is then measured on. The solver advances them together.
-"""
+"""Cross-validated probes in every cell of layers x tokens, with intervals and a null."""
 
 import os
-from dataclasses import dataclass
 
 import numpy as np
 import xarray as xr
 from joblib import Parallel, delayed
 from scipy.sparse import block_array, coo_array
 from scipy.sparse.csgraph import connected_components
-from scipy.special import expit, logit
-from sklearn.base import clone
-from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, train_test_split
 from tqdm import tqdm
 
 from probekit.answers import normalize
-from probekit.roc import auroc, auroc_influence, interval, standard_error, training_variance
+from probekit.cells import Fitter, Plan, fit_cell, read_cell
+from probekit.roc import auroc_influence, interval, standard_error
 
 #: What may stand for `protocol`.
 PROTOCOLS = ("cross-validated", "published")
 
-_ALIKE = 8  # groups of about the same size, between which labels are permuted
-
 #: What may stand for `method`, besides a scikit-learn classifier.
 METHODS = ("logistic", "ridge", "discriminant", "mean_difference")
-
-_NO_FOLD = -1  # marks the examples that are trained on only, in the published protocol
 
 
 def probe_grid(
@@ -108,12 +96,12 @@ def probe_grid(
     wrong = ~examples["correct"].to_numpy().astype(bool)
     groups = example_groups(examples, split)
     C = np.atleast_1d(np.asarray(C, dtype=float))
-    plan = _Plan.make(wrong, groups, protocol, folds, C, seed, n_permutations)
+    plan = Plan.make(wrong, groups, protocol, folds, C, seed, n_permutations)
     layers, tokens = activations.sizes["layer"], activations.sizes["token"]
     cells = [(layer, token) for layer in range(layers) for token in range(tokens)]
-    fitter = _Fitter(method, standardize, device)
+    fitter = Fitter(method, standardize, device)
     jobs = (
-        delayed(_fit_cell)(_read_cell(activations, layer, token, kept), plan, fitter)
+        delayed(fit_cell)(read_cell(activations, layer, token, kept), plan, fitter)
         for layer, token in cells
     )
     n_jobs = n_jobs or (os.cpu_count() if device == "cpu" else 1)
@@ -234,285 +222,6 @@ def _joined(groups, questions):
     links = coo_array((np.ones(len(groups)), (groups, questions)), shape=shape)
     both = block_array([[None, links], [links.T, None]])
     return connected_components(both, directed=False)[1][groups]
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """Which fits every cell needs: labellings, and what each fit is trained and tested on.
-
-    The first labelling is the real one; the others are its permutations. Labels and folds are the
-    same in all cells, so that the cells of a permutation depend on each other as the real ones do.
-    """
-
-    wrong: np.ndarray  # (labelling, example)
-    fold: np.ndarray  # (labelling, example)
-    n_folds: int
-    C: np.ndarray
-    groups: np.ndarray | None  # (example,)
-    choose: bool  # whether pairs of folds are left out too, to choose a cell or C honestly
-
-    @classmethod
-    def make(cls, wrong, groups, protocol, folds, C, seed, n_permutations):
-        published = protocol == "published"
-        _check_counts(wrong, groups, 2 if published else folds)
-        random = np.random.default_rng(seed)
-        make_folds = _one_split if published else _folds
-        labellings, fold = [wrong], [make_folds(wrong, groups, folds, seed)]
-        for _ in range(100 * n_permutations):
-            if len(labellings) > n_permutations:
-                break
-            labels = _permuted(wrong, groups, random)
-            try:
-                _check_counts(labels, groups, 2 if published else folds)
-                fold.append(make_folds(labels, groups, folds, seed))
-            except ValueError:
-                continue  # labels that can't be divided into folds would have been refused
-            labellings.append(labels)
-        if published and len(C) > 1:
-            raise ValueError('protocol="published" takes one value of C.')
-        n_folds = 1 if published else folds
-        return cls(np.array(labellings), np.array(fold), n_folds, C, groups, choose=n_folds > 2)
-
-    def fits(self):
-        """Per fit: labelling, folds left out (one, or two to choose by), and number of C."""
-        listed = []
-        for labelling in range(len(self.wrong)):
-            left_out = [(k, k) for k in range(self.n_folds)]
-            if self.choose and (labelling == 0 or len(self.C) > 1):
-                left_out += [(j, k) for k in range(self.n_folds) for j in range(k)]
-            listed += [(labelling, *pair, c) for pair in left_out for c in range(len(self.C))]
-        return np.array(listed)
-
-
-def _check_counts(wrong, groups, folds):
-    """Refuse what can't be divided into folds, and say what to do."""
-    advice = "Use fewer folds, more questions, or another question file."
-    for name, count in (("wrong", wrong.sum()), ("right", (~wrong).sum())):
-        if count < folds:
-            raise ValueError(
-                f"{folds} folds need at least {folds} {name} answers with an exact answer, got "
-                f"{count} of {len(wrong)}. {advice}"
-            )
-    if groups is not None and len(np.unique(groups)) < folds:
-        raise ValueError(
-            f"{folds} folds need at least {folds} different groups of answers, got "
-            f"{len(np.unique(groups))}. {advice}"
-        )
-
-
-def _folds(wrong, groups, folds, seed):
-    if groups is None:
-        splitter = StratifiedKFold(folds, shuffle=True, random_state=seed)
-    else:
-        splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
-    fold = np.empty(len(wrong), dtype=int)
-    for k, (_, test) in enumerate(splitter.split(wrong, wrong, groups)):
-        fold[test] = k
-    for k in range(folds):
-        if len(np.unique(wrong[fold != k])) < 2:
-            raise ValueError(
-                f"Without fold {k}, all answers are of one class: one group holds nearly all of "
-                "the others. Use fewer folds or a random split."
-            )
-    return fold
-
-
-def _one_split(wrong, groups, folds, seed):
-    """80 % to train on and 20 % to test on; with groups, the first of five grouped folds."""
-    fold = np.full(len(wrong), _NO_FOLD)
-    if groups is None:
-        everything = np.arange(len(wrong))
-        test = train_test_split(everything, test_size=0.2, stratify=wrong, random_state=seed)[1]
-    else:
-        test = np.flatnonzero(_folds(wrong, groups, 5, seed) == 0)
-    fold[test] = 0
-    return fold
-
-
-def _permuted(wrong, groups, random):
-    """Labels that have nothing to do with the activations but are as alike within groups.
-
-    Each group gets the labels of another of about its size, some of them twice if that is smaller:
-    groups that are mostly right or mostly wrong stay so, which widens the null as it should. From
-    a group of any size, a large one would often get the single label of a small one, which makes
-    the null too wide.
-    """
-    if groups is None:
-        return random.permutation(wrong)
-    members = [np.flatnonzero(groups == g) for g in np.unique(groups)]
-    members.sort(key=len)
-    permuted = np.empty_like(wrong)
-    for alike in np.array_split(np.arange(len(members)), max(1, len(members) // _ALIKE)):
-        for receiver, donor in zip(alike, random.permutation(alike), strict=True):
-            labels, size = random.permutation(wrong[members[donor]]), len(members[receiver])
-            permuted[members[receiver]] = np.resize(labels, size)
-    return permuted
-
-
-def _read_cell(activations, layer, token, kept):
-    """Activations of one cell, (example, feature), NaN where a response lacks the token."""
-    # Whole chunks first, examples after: a store is slow at picking rows.
-    X = activations["activation"].isel(layer=layer, token=token).to_numpy()[kept]
-    infinite = np.isinf(X).any(1)
-    missing = np.isnan(X)
-    partly = missing.any(1) & ~missing.all(1)
-    if infinite.any() or partly.any():
-        kind, which = ("infinite", infinite) if infinite.any() else ("NaN", partly)
-        place = f"layer {layer}, token {activations['token'].to_numpy()[token]!s}"
-        raise ValueError(
-            f"{which.sum()} examples have {kind} activations at {place}, the first is example "
-            f"{kept[np.flatnonzero(which)[0]]}. Extract them again in float32."
-        )
-    return X
-
-
-@dataclass(frozen=True)
-class _Fitter:
-    """How probes are fitted: many at once by the solver, or one by one by scikit-learn."""
-
-    method: object
-    standardize: bool
-    device: str
-
-    def __call__(self, X, labels, weight, C):
-        """Fit to each row of labels and weights.
-
-        Returns
-        -------
-        margin : array, (fit, example)
-        coef : array, (feature,), and intercept: float
-            Of the last fit; NaN if it is not linear.
-        converged : bool
-        """
-        if not isinstance(self.method, str):
-            return self._one_by_one(X, labels, weight)
-        import torch
-
-        from probekit import probes as solver
-
-        torch.set_num_threads(1)
-        options = {"device": self.device}
-        if self.method == "logistic":
-            options |= {"C": C, "standardize": self.standardize}
-        elif self.method == "ridge":
-            options["alpha"] = 1 / float(C[0])
-        fitted = getattr(solver, f"fit_{self.method}")(X, labels, weight, **options)
-        margin = fitted.decision_function(X).cpu().numpy()
-        coef, intercept = fitted.coef[-1].cpu().numpy(), float(fitted.intercept[-1])
-        return margin, coef, intercept, bool(fitted.converged.all())
-
-    def _one_by_one(self, X, labels, weight):
-        margin = np.empty(labels.shape)
-        for row, (label, used) in enumerate(zip(labels, weight > 0, strict=True)):
-            classifier = clone(self.method).fit(X[used], label[used])
-            if hasattr(classifier, "decision_function"):
-                margin[row] = classifier.decision_function(X)
-            else:
-                margin[row] = logit(np.clip(classifier.predict_proba(X)[:, 1], 1e-7, 1 - 1e-7))
-        coef = np.ravel(getattr(classifier, "coef_", ()))
-        if len(coef) != X.shape[1]:
-            return margin, np.full(X.shape[1], np.nan), np.nan, True
-        return margin, coef, float(np.ravel(classifier.intercept_)[0]), True
-
-
-def _fit_cell(X, plan, fitter):
-    """All fits of one cell.
-
-    Returns
-    -------
-    dict
-        `score` (example,), `auroc` (labelling,), `choosing` (fold,): the area without a fold's
-        data, `training_variance`, `coef`, `intercept`, `converged`.
-    """
-    present = ~np.isnan(X[:, 0])
-    n, features = len(X), X.shape[1]
-    cell = {
-        # In single precision all P(error) above a log-odds of 17 are 1, and tie.
-        "score": np.full(n, np.nan),
-        "auroc": np.full(len(plan.wrong), np.nan),
-        "choosing": np.full(plan.n_folds, np.nan),
-        "training_variance": np.nan,
-        "coef": np.full(features, np.nan, np.float32),
-        "intercept": np.float32(np.nan),
-        "converged": True,
-    }
-    X, wrong, fold = X[present].astype(np.float32), plan.wrong[:, present], plan.fold[:, present]
-    fits = plan.fits()
-    labels = wrong[fits[:, 0]]
-    test = fold[fits[:, 0]]
-    train = (test != fits[:, 1, None]) & (test != fits[:, 2, None])
-    if not _both_classes(labels, train).all():
-        return cell
-    all_labels = np.vstack([labels, wrong[:1]])
-    weight = np.vstack([train, np.ones((1, len(X)), bool)]).astype(np.float32)
-    C = np.append(plan.C[fits[:, 3]], plan.C[0])
-    margin, coef, intercept, cell["converged"] = fitter(X, all_labels, weight, C)
-    margin = margin[:-1]
-    chosen_C = np.zeros(plan.n_folds, int)
-    for labelling in range(len(plan.wrong)):
-        score = np.full(len(X), np.nan)
-        for k in range(plan.n_folds):
-            area, c = _area_without(k, labelling, fits, margin, wrong, fold, plan)
-            if labelling == 0:
-                cell["choosing"][k], chosen_C[k] = area, c
-            row = np.flatnonzero((fits == (labelling, k, k, c)).all(1))[0]
-            tested = fold[labelling] == k
-            score[tested] = margin[row, tested]
-        cell["auroc"][labelling] = auroc(score, wrong[labelling])
-        if labelling == 0:
-            cell["score"][present] = expit(score)
-    groups = None if plan.groups is None else plan.groups[present]
-    if plan.n_folds == 1:
-        cell["training_variance"] = 0.0  # trained and tested on different examples
-    else:
-        scores = _scores_without_another_fold(fits, margin, fold[0], chosen_C)
-        cell["training_variance"] = training_variance(scores, wrong[0], groups)
-    if len(plan.C) > 1:
-        C = plan.C[np.bincount(chosen_C).argmax()]
-        everything = np.ones((1, len(X)), np.float32)
-        _, coef, intercept, _ = fitter(X, wrong[:1], everything, np.array([C]))
-    cell["coef"], cell["intercept"] = coef.astype(np.float32), np.float32(intercept)
-    return cell
-
-
-def _both_classes(labels, train):
-    return (labels & train).any(1) & (~labels & train).any(1)
-
-
-def _area_without(k, labelling, fits, margin, wrong, fold, plan):
-    """Best area that can be had without fold k's data, and the number of the C that gives it."""
-    pairs = (fits[:, 0] == labelling) & (fits[:, 1] != fits[:, 2])
-    if not pairs.any():
-        return np.nan, 0
-    areas = []
-    for c in range(len(plan.C)):
-        score = np.full(wrong.shape[1], np.nan)
-        for j in range(plan.n_folds):
-            if j != k:
-                low, high = min(j, k), max(j, k)
-                row = np.flatnonzero(pairs & (fits[:, 1:] == (low, high, c)).all(1))[0]
-                tested = fold[labelling] == j
-                score[tested] = margin[row, tested]
-        areas.append(auroc(score, wrong[labelling]))
-    best = int(np.nanargmax(areas)) if not np.isnan(areas).all() else 0
-    return areas[best], best
-
-
-def _scores_without_another_fold(fits, margin, fold, chosen_C):
-    """Margins by fits without each example's own fold and one more, (folds - 1, example).
-
-    With two folds there is no other that can be left out, and the row is of their plain fits.
-    """
-    n_folds = len(chosen_C)
-    rows = {(j, k, c): row for row, (labelling, j, k, c) in enumerate(fits) if labelling == 0}
-    scores = np.full((n_folds - 1, len(fold)), np.nan)
-    for step in range(1, n_folds):
-        for k, c in enumerate(chosen_C):
-            other = k if n_folds == 2 else (k + step) % n_folds
-            tested = fold == k
-            row = rows[min(k, other), max(k, other), c]
-            scores[step - 1, tested] = margin[row, tested]
-    return scores
 
 
 def _assemble(examples, results, plan, groups):

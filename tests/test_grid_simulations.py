@@ -10,7 +10,7 @@ import xarray as xr
 from joblib import Parallel, delayed
 from scipy.stats import binom, norm
 
-from probekit import grid as grid_module
+from probekit import cells as cells_module
 from probekit import probe_grid
 from probekit.probes import fit_logistic
 
@@ -70,7 +70,7 @@ def clustered(seed, permuted=None, n=100, n_answers=40, layers=4, tokens=3, feat
     X += 0.84 * random.standard_normal((n_answers, *shape))[answer]
     with pytest.MonkeyPatch.context() as patch:
         if permuted is not None:
-            patch.setattr(grid_module, "_permuted", permuted)
+            patch.setattr(cells_module, "_permuted", permuted)
         return probed(X, wrong, answer, split="answer", seed=seed)
 
 
