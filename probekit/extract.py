@@ -17,6 +17,7 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
+from probekit.lock import writing
 from probekit.models import LanguageModel
 from probekit.resources import sha256
 from probekit.runs import Run, replacing, store_name, write_json
@@ -91,7 +92,8 @@ def extract(
     ------
     ValueError
         If a site, a number or a question can't be used with this model, if the directory holds
-        another run, or if all answers are right or all are wrong.
+        another run or another process is writing into it, or if all answers are right or all are
+        wrong.
     """
     sites = (site,) if isinstance(site, str) else tuple(site)
     _check(lm, questions, run, sites, max_new_tokens, n_samples, temperature, top_p, batch_size)
@@ -113,23 +115,26 @@ def extract(
         "judge": getattr(judge, "name", None) or getattr(judge, "__name__", None),
         "p_true": p_true,
     }
-    batch_size = _claim(run, parameters, batch_size or _fitting_batch(lm, prompts, max_new_tokens))
-    _discard_damaged(run)
-    stage = run.begin("extract", parameters, inputs=questions.attrs.get("files", ()))
-    work = _Extraction(lm, asked, prompts, run, sites, parameters, batch_size, judge)
-    answers = work.run(progress)
-    check_two_classes(answers)
-    stage.finish(
-        [run.path / "answers.parquet", *(store.path for store in work.stores.values())],
-        sites=list(sites),
-        n_examples=len(answers),
-        n_correct=int(answers["correct"].sum()),
-        n_without_exact_answer=int((answers["exact_answer"] == "").sum()),
-        n_unfinished=int((~answers["finished"]).sum()),
-        n_refusals=int(answers["refusal"].sum()),
-        device=str(lm.device),
-        batch_size=work.batch_size,
-    )
+    with writing(run.path):
+        batch_size = _claim(
+            run, parameters, batch_size or _fitting_batch(lm, prompts, max_new_tokens)
+        )
+        _discard_damaged(run)
+        stage = run.begin("extract", parameters, inputs=questions.attrs.get("files", ()))
+        work = _Extraction(lm, asked, prompts, run, sites, parameters, batch_size, judge)
+        answers = work.run(progress)
+        check_two_classes(answers)
+        stage.finish(
+            [run.path / "answers.parquet", *(store.path for store in work.stores.values())],
+            sites=list(sites),
+            n_examples=len(answers),
+            n_correct=int(answers["correct"].sum()),
+            n_without_exact_answer=int((answers["exact_answer"] == "").sum()),
+            n_unfinished=int((~answers["finished"]).sum()),
+            n_refusals=int(answers["refusal"].sum()),
+            device=str(lm.device),
+            batch_size=work.batch_size,
+        )
     return run
 
 

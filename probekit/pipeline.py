@@ -14,6 +14,7 @@ import yaml
 from tqdm import tqdm
 
 from probekit.grid import PROTOCOLS
+from probekit.lock import directing
 from probekit.models import locate_model
 from probekit.questions import read_questions
 from probekit.resources import resource, sha256
@@ -215,7 +216,7 @@ def run_pipeline(run_dir=None, *, stages=STAGES, progress=True, **parameters):
     ------
     ValueError, TypeError
         If a parameter is wrong, or a notebook fails: the message names the notebook, the cell and
-        the error.
+        the error. ValueError too if another process is writing into the run directory.
     """
     parameters = check_parameters(**parameters)
     questions = parameters.get("questions", _known()["questions"])
@@ -231,7 +232,10 @@ def run_pipeline(run_dir=None, *, stages=STAGES, progress=True, **parameters):
         }
         read_questions(questions, limit=parameters.get("limit", 0), **columns)
         locate_model(parameters.get("model", _known()["model"]))
-    with tqdm(total=len(stages), desc="probekit", unit="stage", disable=not progress) as bar:
+    with (
+        directing(run.path),
+        tqdm(total=len(stages), desc="probekit", unit="stage", disable=not progress) as bar,
+    ):
         for stage in stages:
             bar.set_description(stage)
             _run_stage(run, stage, parameters, progress)

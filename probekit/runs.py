@@ -20,6 +20,7 @@ from pathlib import Path
 import pandas as pd
 import xarray as xr
 
+from probekit import lock
 from probekit.resources import sha256
 
 #: The four stages, in order; each is a notebook.
@@ -252,6 +253,8 @@ class Run:
     def begin(self, stage, parameters, inputs=()):
         """Start a stage: from here on it is unfinished until `Stage.finish`.
 
+        Until then no other process can write into the run directory.
+
         Parameters
         ----------
         stage : {"extract", "probe", "visualize", "interpret"}
@@ -263,9 +266,17 @@ class Run:
         Returns
         -------
         Stage
+
+        Raises
+        ------
+        ValueError
+            If another process is writing into the directory: the message says which.
         """
-        self._manifest_path(stage).unlink(missing_ok=True)
-        return Stage(self, stage, parameters, {self._label(p): sha256(p) for p in inputs})
+        manifest = self._manifest_path(stage)
+        hashes = {self._label(p): sha256(p) for p in inputs}
+        lock.hold(self.path)
+        manifest.unlink(missing_ok=True)
+        return Stage(self, stage, parameters, hashes)
 
     def _label(self, path):
         """A path as manifests hold it: relative to the run directory if it is inside."""
@@ -349,6 +360,7 @@ class Stage:
         }
         path = self.run._manifest_path(self.name)
         write_json(path, manifest)
+        lock.release(self.run.path)
         return manifest
 
 

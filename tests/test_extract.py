@@ -121,8 +121,9 @@ def test_the_questions_exercise_what_can_go_wrong(finished):
 def test_files(finished):
     stores = {"activations.zarr", *(f"activations_{site}.zarr" for site in SITES[1:])}
     names = {path.name for path in finished.path.iterdir()}
-    assert names == stores | {"answers.parquet", "manifests", "run.json"}
-    assert not list(finished.path.rglob(".*")), "nothing temporary is left"
+    assert names == stores | {".lock", "answers.parquet", "manifests", "run.json"}
+    hidden = [path.name for path in finished.path.rglob(".*")]
+    assert hidden == [".lock"], "nothing temporary is left"
 
 
 def test_answers(finished, questions, lm):
@@ -274,7 +275,8 @@ def test_the_store_is_widened_when_a_later_shard_overflows(lm, questions, tmp_pa
         found["activation"][others], expected["activation"][others].astype(np.float32)
     )
     assert np.nanmax(np.abs(found["activation"][scaled_shard])) > 65504
-    assert not list(run.path.glob(".*")), "the narrow store's replacement is moved, not left"
+    hidden = [path.name for path in run.path.glob(".*")]
+    assert hidden == [".lock"], "the narrow store's replacement is moved, not left"
 
 
 # Out of memory
