@@ -234,7 +234,7 @@ def _claim(run, parameters, batch_size):
         return batch_size
     try:
         claimed = json.loads(path.read_text(encoding="utf-8"))
-        theirs, batch_size = claimed["parameters"], claimed["batch_size"]
+        theirs, batch_size = dict(claimed["parameters"]), claimed["batch_size"]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is damaged: {error}. Use another run directory.") from error
     differing = [name for name in parameters if parameters[name] != theirs.get(name)]

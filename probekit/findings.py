@@ -1,5 +1,6 @@
 """Where a grid is high and where it is low, in tables. `describe` says what follows from it."""
 
+import html
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,7 +31,7 @@ class Findings:
     @property
     def markdown(self):
         """All sentences as a list."""
-        return "".join(f"- {sentence}\n" for sentence in self.sentences)
+        return "".join(f"- {html.escape(each, quote=False)}\n" for each in self.sentences)
 
     def _repr_markdown_(self):
         return self.markdown

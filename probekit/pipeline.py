@@ -220,9 +220,7 @@ def run_pipeline(run_dir=None, *, stages=STAGES, progress=True, **parameters):
     """
     parameters = check_parameters(**parameters)
     questions = parameters.get("questions", _known()["questions"])
-    # A name from the question file, without what a folder's name had better not hold.
-    name = re.sub(r"[^\w.-]+", "_", Path(questions).stem)
-    run = Run(run_dir if run_dir is not None else Path("data", "runs", name))
+    run = Run(run_dir if run_dir is not None else default_run_dir(questions))
     if "extract" in stages:
         # What is wrong with them is known at once, not when a kernel has started.
         columns = {
@@ -242,6 +240,23 @@ def run_pipeline(run_dir=None, *, stages=STAGES, progress=True, **parameters):
             bar.update()
     _print_summary(run)
     return run
+
+
+def default_run_dir(questions):
+    """Folder of a run that is named after its questions.
+
+    Parameters
+    ----------
+    questions : str
+        As the notebook's parameter: a name, a path or a data set of the hub.
+
+    Returns
+    -------
+    Path
+        In ``data/runs``, whatever the name: no slash or leading dot is left of it.
+    """
+    name = re.sub(r"[^\w.-]+", "_", Path(questions).stem)
+    return Path("data", "runs", name.lstrip(".") or "questions")
 
 
 def _run_stage(run, stage, given, progress):

@@ -167,7 +167,8 @@ class Run:
         -------
         Path
         """
-        with replacing(self.path / name) as temporary:
+        path = self._inside(name)
+        with replacing(path) as temporary:
             temporary.unlink()
             for split, grid in grids.items():
                 texts = {
@@ -181,7 +182,7 @@ class Run:
                 grid.assign(texts).to_netcdf(
                     temporary, mode="a", group=split, engine="h5netcdf", encoding=numbers
                 )
-        return self.path / name
+        return path
 
     def write_text(self, name, text):
         """Write a text file into the run directory.
@@ -195,8 +196,18 @@ class Run:
         -------
         Path
         """
-        with replacing(self.path / name) as temporary:
+        path = self._inside(name)
+        with replacing(path) as temporary:
             temporary.write_text(text, encoding="utf-8")
+        return path
+
+    def _inside(self, name):
+        """Path of a file of the run; refuses a name that leads out of its directory."""
+        if not is_plain(name):
+            raise ValueError(
+                f"{name!r} is not the name of a file in the run directory {self.path}. Give one "
+                "such as 'description.md'."
+            )
         return self.path / name
 
     def _intact(self, name, stage):
@@ -237,7 +248,7 @@ class Run:
         """
         path = self._manifest_path(stage)
         try:
-            return json.loads(path.read_text(encoding="utf-8"))
+            return _checked(json.loads(path.read_text(encoding="utf-8")))
         except FileNotFoundError:
             raise FileNotFoundError(
                 f"{self.path} holds no finished {stage} stage. {_again(stage)}"
@@ -404,6 +415,33 @@ def _git_commit():
 def store_name(site, sites):
     """Name of the store that holds one site of a run's sites."""
     return "activations.zarr" if site == sites[0] else f"activations_{site}.zarr"
+
+
+def is_plain(name):
+    """Whether a name leads to something inside a folder: relative, not empty, with no ``..``."""
+    if not isinstance(name, str) or "\0" in name:
+        return False
+    parts = Path(name).parts
+    return bool(parts) and not Path(name).is_absolute() and ".." not in parts
+
+
+def _checked(manifest):
+    """The manifest, if it is of the form that `Stage.finish` writes.
+
+    A run directory may come from somebody else, and what a manifest lists is compared, and taken
+    away where it is damaged: so nothing outside the directory may be on the list.
+    """
+    if not isinstance(manifest, dict):
+        raise ValueError(f"it holds {type(manifest).__name__}, no manifest")
+    for name in ("parameters", "inputs", "outputs", "results"):
+        if not isinstance(manifest.get(name), dict):
+            raise ValueError(f"it has no {name}")
+    for name, record in manifest["outputs"].items():
+        if not is_plain(name):
+            raise ValueError(f"it lists {name!r}, which is no file of the run")
+        if not isinstance(record, dict) or not {"bytes", "sha256"} <= set(record):
+            raise ValueError(f"it lists {name!r} without its size and hash")
+    return manifest
 
 
 def _again(stage):

@@ -84,7 +84,9 @@ def _as_html(row):
         shown = html.escape(text).replace("\n", "↵") or "∅"
         exact = any(name.startswith("exact_answer_") for name in names)
         colour = "#08519c" if exact else "#9ecae1" if names else "transparent"
-        labels = "".join(f"<span style='{_NAME_STYLE}'>{name}</span>" for name in names)
+        labels = "".join(
+            f"<span style='{_NAME_STYLE}'>{html.escape(name)}</span>" for name in names
+        )
         spans.append(f"<span style='{_STYLE.format(colour=colour)}'>{shown}{labels}</span>")
     return (
         f"<div style='margin:8px 0'><b>{html.escape(_heading(row))}</b>"
