@@ -180,7 +180,7 @@ def test_a_file_of_a_run_lies_in_the_run(tmp_path, name):
 
 @pytest.mark.parametrize("output", ["../other/keep.txt", "/keep.txt", "..", "a/../../keep.txt"])
 def test_a_manifest_from_elsewhere_reaches_no_other_file(tmp_path, output):
-    """A run directory may come from somebody else; extracting into it takes away what is damaged."""
+    """A run may come from somebody else; extracting into it takes away what is damaged."""
     from probekit.extract import _discard_damaged
 
     run = Run(tmp_path / "runs" / "r")
