@@ -28,6 +28,7 @@ from probekit.charts import (
 from probekit.findings import findings
 from probekit.claims import check_claims
 from probekit.describe import describe
+from probekit.report import write_report
 from probekit.pipeline import check_parameters, run_pipeline
 
 __version__ = "0.1.0"
@@ -64,4 +65,5 @@ __all__ = [
     "show_tokens",
     "small_multiples",
     "static",
+    "write_report",
 ]

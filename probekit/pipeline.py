@@ -17,8 +17,9 @@ from probekit.grid import PROTOCOLS
 from probekit.lock import directing
 from probekit.models import locate_model
 from probekit.questions import read_questions
+from probekit.report import TEMPLATE, write_report
 from probekit.resources import resource, sha256
-from probekit.runs import STAGES, Run, write_json
+from probekit.runs import REPORT, STAGES, Run, notebook_name, write_json
 from probekit.sites import SITES
 from probekit.tokens import TOKENS
 
@@ -52,7 +53,7 @@ def notebook_path(stage):
     -------
     Path
     """
-    return resource("notebooks") / f"{STAGES.index(stage) + 1:02d}_{stage}.ipynb"
+    return resource("notebooks") / notebook_name(stage)
 
 
 def notebook_parameters(stage):
@@ -238,6 +239,8 @@ def run_pipeline(run_dir=None, *, stages=STAGES, progress=True, **parameters):
             bar.set_description(stage)
             _run_stage(run, stage, parameters, progress)
             bar.update()
+        if set(stages) == set(STAGES):
+            _update_report(run)
     _print_summary(run)
     return run
 
@@ -266,14 +269,25 @@ def _run_stage(run, stage, given, progress):
     parameters["run_dir"] = str(run.path)
     notebook = notebook_path(stage)
     key = {"parameters": parameters, "notebook": sha256(notebook)}
-    record = run.path / "manifests" / f".{stage}.pipeline.json"
-    if run.is_current(stage, record, key):
+    record, output = run.pipeline_record(stage), run.executed_notebook(stage)
+    if output.exists() and run.is_current(stage, record, key):
         tqdm.write(f"{stage}: nothing has changed, not run again")
         return
-    output = run.notebooks / notebook.name
-    _execute(notebook, output, parameters, progress)
+    # A stage that is refused leaves the notebook of the last one that finished as it is.
+    unfinished = output.with_suffix(".unfinished.ipynb")
+    _execute(notebook, unfinished, parameters, progress)
     run.manifest(stage)
+    unfinished.replace(output)
     write_json(record, key | {"manifest": sha256(run._manifest_path(stage))})
+
+
+def _update_report(run):
+    """Write the report, unless it is that of these very stages."""
+    key = {"template": sha256(TEMPLATE)}
+    record = run.pipeline_record(REPORT)
+    if not run.is_current(REPORT, record, key):
+        write_report(run)
+        write_json(record, key | {"manifest": sha256(run._manifest_path(REPORT))})
 
 
 def _execute(notebook, output, parameters, progress):
@@ -334,6 +348,8 @@ class _Repeater:
 
 def _print_summary(run):
     figure = run.path / "figures" / "heatmap.png"
+    if (run.path / "report.html").exists():
+        print(f"Report:    {_short(run.path / 'report.html')}")
     print(f"Figure:    {_short(figure)}")
     print(f"Notebooks: {_short(run.path / 'notebooks')}")
     print(run.manifest("interpret")["results"]["summary"], file=sys.stdout)

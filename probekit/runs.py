@@ -25,6 +25,8 @@ from probekit.resources import sha256
 
 #: The four stages, in order; each is a notebook.
 STAGES = ("extract", "probe", "visualize", "interpret")
+#: What a whole run ends with; it has a manifest too.
+REPORT = "report"
 
 _PACKAGES = [
     "probekit-notebooks",
@@ -257,9 +259,17 @@ class Run:
             raise ValueError(f"{path} is damaged: {error}. {_again(stage)}") from error
 
     def _manifest_path(self, stage):
-        if stage not in STAGES:
+        if stage not in (*STAGES, REPORT):
             raise ValueError(f"No stage {stage!r}. The stages are {', '.join(STAGES)}.")
         return self.path / "manifests" / f"{stage}.json"
+
+    def pipeline_record(self, stage):
+        """Path of what the pipeline ran a stage with, so that it knows whether that has changed."""
+        return self.path / "manifests" / f".{stage}.pipeline.json"
+
+    def executed_notebook(self, stage):
+        """Path of a stage's notebook as the pipeline executed it."""
+        return self.notebooks / notebook_name(stage)
 
     def begin(self, stage, parameters, inputs=()):
         """Start a stage: from here on it is unfinished until `Stage.finish`.
@@ -373,6 +383,11 @@ class Stage:
         write_json(path, manifest)
         lock.release(self.run.path)
         return manifest
+
+
+def notebook_name(stage):
+    """File name of a stage's notebook, such as ``02_probe.ipynb``."""
+    return f"{STAGES.index(stage) + 1:02d}_{stage}.ipynb"
 
 
 def environment():

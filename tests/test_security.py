@@ -297,7 +297,7 @@ def test_a_description(make):
 
 
 #: Modules that write markup, each with the tests of what it makes.
-TESTED = {"chart_files", "token_view"}
+TESTED = {"chart_files", "token_view", "report"}
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: path.name)

@@ -1,0 +1,150 @@
+"""A run in one web page: its executed notebooks, one after the other, and what made it.
+
+The page needs no other file, opens offline, and runs no script. Outputs reach it as the notebooks
+hold them, so what is text there (a model's response, a question) is text here.
+"""
+
+import json
+from itertools import groupby
+from pathlib import Path
+
+import jinja2
+import nbformat
+import pandas as pd
+
+from probekit.resources import sha256
+from probekit.runs import REPORT, STAGES
+
+TEMPLATE = Path(__file__).with_name("report.html.j2")
+
+# nbconvert's own way to show a cell, with the code folded. What needs a script is left out, and so
+# is stderr, where the progress bars are: the executed notebooks keep it.
+_CELLS = """\
+{%- extends "classic/base.html.j2" -%}
+{%- block input_group -%}
+<details class="code"><summary>Code</summary>{{ cell.source | highlight_code }}</details>
+{%- endblock -%}
+{%- block stream_stderr -%}{%- endblock -%}
+{%- block data_widget_view -%}
+<p class="note">An interactive view is here when the notebook is run in JupyterLab.</p>
+{%- endblock -%}
+"""
+_SHOWN = [
+    "application/vnd.jupyter.widget-view+json",
+    "text/html",
+    "text/markdown",
+    "image/svg+xml",
+    "image/png",
+    "image/jpeg",
+    "text/plain",
+]
+
+
+def write_report(run):
+    """Write a run's report: one web page, to be read offline, printed or sent.
+
+    Parameters
+    ----------
+    run : Run
+        All four notebooks executed by `run_pipeline`.
+
+    Returns
+    -------
+    Path
+        ``report.html`` in the run directory.
+
+    Raises
+    ------
+    FileNotFoundError
+        If a stage is not finished, or its executed notebook is not there.
+    ValueError
+        If a stage was run again since by other means, so that its executed notebook shows what the
+        run no longer holds.
+    """
+    inputs = [path for stage in STAGES for path in _executed(run, stage)]
+    page = _page(run)
+    stage = run.begin(REPORT, {}, inputs=inputs)
+    path = run.write_text("report.html", page)
+    stage.finish([path])
+    return path
+
+
+def _executed(run, stage):
+    """Paths of a stage's executed notebook and of the manifest that it wrote."""
+    run.manifest(stage)
+    notebook, manifest = run.executed_notebook(stage), run._manifest_path(stage)
+    record = run.pipeline_record(stage)
+    again = "Execute it again: probekit run with the same parameters."
+    if not (notebook.exists() and record.exists()):
+        raise FileNotFoundError(
+            f"A report is made of executed notebooks; {notebook} is none. {again}"
+        )
+    if json.loads(record.read_text(encoding="utf-8")).get("manifest") != sha256(manifest):
+        raise ValueError(
+            f"{notebook} is not what the run's {stage} stage was last made by. {again}"
+        )
+    return notebook, manifest
+
+
+def _page(run):
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    manifests = [run.manifest(stage) for stage in STAGES]
+    extract, results = manifests[0]["parameters"], manifests[0]["results"]
+    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+        name=run.name,
+        summary=manifests[-1]["results"]["summary"],
+        about=(
+            f"{extract['model']} was asked {extract['n_questions']} questions; "
+            f"{results['n_correct']} of its {results['n_examples']} answers are right. "
+            f"Read were its activations at {', '.join(results['sites'])}."
+        ),
+        highlighting=_highlighting(),
+        chapters=[_chapter(run, stage) for stage in STAGES],
+        claims=pd.read_csv(run.path / "claims.csv", keep_default_na=False).to_dict("records"),
+        stages=[manifest | {"files": _files(manifest)} for manifest in manifests],
+        environment=_versions(manifests[-1]["environment"]),
+    )
+
+
+def _chapter(run, stage):
+    """A stage's executed notebook as HTML."""
+    from nbconvert import HTMLExporter
+
+    notebook = nbformat.read(run.executed_notebook(stage), as_version=4)
+    # The state of progress bars, which would come along as a script element.
+    notebook.metadata.pop("widgets", None)
+    exporter = HTMLExporter(raw_template=_CELLS, template_name="classic")
+    exporter.display_data_priority = _SHOWN
+    exporter.exclude_input_prompt = exporter.exclude_output_prompt = True
+    exporter.exclude_anchor_links = True
+    html, _ = exporter.from_notebook_node(notebook)
+    heading = next(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    # The template escapes what is not marked as HTML.
+    title = heading.splitlines()[0].lstrip("# ")
+    return {"id": stage, "title": title, "html": jinja2.utils.markupsafe.Markup(html)}
+
+
+def _highlighting():
+    from pygments.formatters import HtmlFormatter
+
+    return HtmlFormatter().get_style_defs(".highlight")
+
+
+def _files(manifest):
+    """What a stage read and made: kind, name, bytes and SHA-256; of a store only its size."""
+    rows = [("read", name, "", digest) for name, digest in manifest["inputs"].items()]
+    outputs = groupby(manifest["outputs"].items(), lambda item: Path(item[0]).parts[0])
+    for top, group in outputs:
+        records = dict(group)
+        if top.endswith(".zarr"):
+            size = sum(record["bytes"] for record in records.values())
+            rows.append(("made", f"{top}, {len(records):,} files", f"{size:,}", ""))
+        else:
+            rows += [("made", n, f"{r['bytes']:,}", r["sha256"]) for n, r in records.items()]
+    return rows
+
+
+def _versions(environment):
+    """The environment that a manifest records, flat."""
+    versions = environment["versions"]
+    return {name: value for name, value in environment.items() if name != "versions"} | versions
