@@ -7,21 +7,21 @@ same store as if nothing had happened.
 
 import hashlib
 import json
-import os
 import shutil
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 from tqdm import tqdm
 
 from probekit.lock import writing
 from probekit.models import LanguageModel
 from probekit.resources import sha256
 from probekit.runs import Run, replacing, store_name, write_json
-from probekit.shards import Shard, Tally, answer_shard, shortest_alike
+from probekit.shards import Shard, Tally, answer_shard, fitting_batch, shortest_alike
 from probekit.sites import check_sites
 from probekit.store import ActivationStore
 
@@ -46,6 +46,7 @@ def extract(
     judge=None,
     p_true=False,
     batch_size=None,
+    scheduler=None,
     progress=True,
 ):
     """Let a model answer questions, grade the answers, and store activations, in one pass.
@@ -80,6 +81,10 @@ def extract(
     batch_size : int, optional
         Rows that advance together. By default as many as memory allows, at most 128 on a CPU. When
         memory runs out it is halved and the run goes on.
+    scheduler : str or distributed.Client, optional
+        Address of a Dask scheduler, or a client of it: its workers load the model and answer, a
+        shard of questions at a time. They have to see the run directory. Only on a network that
+        you trust, see `probekit.cluster`.
     progress : bool
         Show a bar.
 
@@ -92,36 +97,37 @@ def extract(
     ------
     ValueError
         If a site, a number or a question can't be used with this model, if the directory holds
-        another run or another process is writing into it, or if all answers are right or all are
-        wrong.
+        another run or another process is writing into it, if all answers are right or all are
+        wrong, or if the cluster can't be used.
     """
     sites = (site,) if isinstance(site, str) else tuple(site)
     _check(lm, questions, run, sites, max_new_tokens, n_samples, temperature, top_p, batch_size)
     asked = _repeat(questions, n_samples)
     prompts = [lm.tokenize(lm.prompt(question)) for question in asked["question"]]
     _check_context(lm, asked, prompts, max_new_tokens)
-    parameters = {
-        "model": lm.name,
-        "revision": lm.revision,
-        "dtype": str(lm.model.dtype),
-        "questions": _fingerprint(questions),
-        "n_questions": len(questions),
-        "sites": list(sites),
-        "max_new_tokens": max_new_tokens,
-        "n_samples": n_samples,
-        "temperature": float(temperature),
-        "top_p": float(top_p),
-        "seed": seed,
-        "judge": getattr(judge, "name", None) or getattr(judge, "__name__", None),
-        "p_true": p_true,
-    }
-    with writing(run.path):
-        batch_size = _claim(
-            run, parameters, batch_size or _fitting_batch(lm, prompts, max_new_tokens)
-        )
+    with _workers(scheduler, lm, judge) as workers, writing(run.path):
+        parameters = {
+            "model": lm.name,
+            "revision": lm.revision,
+            "dtype": workers.dtype if workers else str(lm.model.dtype),
+            "questions": _fingerprint(questions),
+            "n_questions": len(questions),
+            "sites": list(sites),
+            "max_new_tokens": max_new_tokens,
+            "n_samples": n_samples,
+            "temperature": float(temperature),
+            "top_p": float(top_p),
+            "seed": seed,
+            "judge": getattr(judge, "name", None) or getattr(judge, "__name__", None),
+            "p_true": p_true,
+        }
+        if batch_size is None:
+            fitting = workers.fitting_batch if workers else partial(fitting_batch, lm)
+            batch_size = fitting(max(map(len, prompts)), max_new_tokens)
+        batch_size = _claim(run, parameters, batch_size)
         _discard_damaged(run)
         stage = run.begin("extract", parameters, inputs=questions.attrs.get("files", ()))
-        work = _Extraction(lm, asked, prompts, run, sites, parameters, batch_size, judge)
+        work = _Extraction(lm, asked, prompts, run, sites, parameters, batch_size, judge, workers)
         answers = work.run(progress)
         check_two_classes(answers)
         stage.finish(
@@ -132,10 +138,27 @@ def extract(
             n_without_exact_answer=int((answers["exact_answer"] == "").sum()),
             n_unfinished=int((~answers["finished"]).sum()),
             n_refusals=int(answers["refusal"].sum()),
-            device=str(lm.device),
+            device=workers.device if workers else str(lm.device),
             batch_size=work.batch_size,
         )
     return run
+
+
+@contextmanager
+def _workers(scheduler, lm, judge):
+    """The cluster's workers, or None where there is no cluster."""
+    if not scheduler:
+        if lm.device.type == "meta":
+            raise ValueError(
+                "lm has no weights: it was loaded with weights=False, for a cluster. Give "
+                "scheduler=, or load it whole."
+            )
+        yield None
+        return
+    from probekit.cluster import Workers, connected
+
+    with connected(scheduler) as client:
+        yield Workers(client, lm, judge)
 
 
 def check_two_classes(answers):
@@ -262,25 +285,6 @@ def _discard_damaged(run):
                 (run.path / name).unlink(missing_ok=True)
 
 
-def _fitting_batch(lm, prompts, max_new_tokens):
-    """Rows for which keys, values and activations take a quarter of the free memory at most."""
-    config = lm.model.config.get_text_config()
-    longest = max(map(len, prompts)) + max_new_tokens
-    item = lm.model.dtype.itemsize
-    # Two for keys and values, two for the room to grow; wide heads are counted as if not grouped.
-    a_token = config.num_hidden_layers * config.hidden_size * item
-    a_row = 4 * longest * a_token + max_new_tokens * a_token
-    most = 128
-    if lm.device.type == "cuda":
-        free, most = torch.cuda.mem_get_info(lm.device)[0], 512
-    elif hasattr(os, "sysconf") and "SC_AVPHYS_PAGES" in os.sysconf_names:
-        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    else:
-        free = 4 << 30
-    fitting = max(1, free // 4 // a_row)
-    return min(most, 1 << (int(fitting).bit_length() - 1))
-
-
 @dataclass
 class _Extraction:
     """One run's extraction: what is asked, of whom, and where it goes."""
@@ -293,6 +297,7 @@ class _Extraction:
     parameters: dict
     batch_size: int
     judge: object = None
+    workers: object = None
     stores: dict = field(init=False)
 
     def __post_init__(self):
@@ -338,19 +343,29 @@ class _Extraction:
         total = len(self.prompts)
         with tqdm(total=total, desc="Answering", unit="question", disable=not progress) as bar:
             tally = Tally(bar)
+            waiting = {}
             for number, members in enumerate(self.shards):
                 if self._part(number).exists() and self._is_stored(number):
                     for correct in pd.read_parquet(self._part(number))["correct"]:
                         tally.add(correct)
-                    continue
-                shard = self._shard(members)
-                answered = answer_shard(self.lm, shard, self.batch_size, self.judge, tally)
-                self.batch_size = answered.batch_size
+                else:
+                    waiting[number] = self._shard(members)
+            answer = self._answers_of_workers if self.workers else self._answers
+            for number, rows, self.batch_size in answer(waiting, tally):
                 # Activations first, answers last, since they say that the shard is there.
-                for site, values in answered.activations.items():
-                    self.stores[site].write(members, values)
                 with replacing(self._part(number)) as temporary:
-                    answered.rows.to_parquet(temporary, index=False)
+                    rows.to_parquet(temporary, index=False)
+
+    def _answers(self, shards, tally):
+        for number, shard in shards.items():
+            answered = answer_shard(self.lm, shard, self.batch_size, self.judge, tally)
+            for site, values in answered.activations.items():
+                self.stores[site].write(shard.members, values)
+            yield number, answered.rows, answered.batch_size
+
+    def _answers_of_workers(self, shards, tally):
+        folder = self.where.path / "shards"
+        return self.workers.answers(shards, self.stores, self.batch_size, tally, folder)
 
     def _shard(self, members):
         return Shard(

@@ -33,6 +33,7 @@ def probe_grid(
     n_permutations=19,
     n_jobs=None,
     device="cpu",
+    scheduler=None,
     progress=True,
 ):
     """Train an error-detection probe in every (layer, token) cell and say how far to trust it.
@@ -70,6 +71,11 @@ def probe_grid(
         Processes; by default one a core, and one on a device other than the CPU.
     device : str
         Where the fits are computed, as torch names it.
+    scheduler : str or distributed.Client, optional
+        Address of a Dask scheduler, or a client of it, whose workers then take the place of
+        processes. They read their cells from the store if `activations` has not been loaded into
+        memory, so they have to see its file system; else they are sent. Only on a network that
+        you trust, see `probekit.cluster`.
     progress : bool
         Show a bar.
 
@@ -100,15 +106,13 @@ def probe_grid(
     layers, tokens = activations.sizes["layer"], activations.sizes["token"]
     cells = [(layer, token) for layer in range(layers) for token in range(tokens)]
     fitter = Fitter(method, standardize, device)
-    jobs = (
-        delayed(fit_cell)(read_cell(activations, layer, token, kept), plan, fitter)
-        for layer, token in cells
-    )
-    n_jobs = n_jobs or (os.cpu_count() if device == "cpu" else 1)
-    parallel = Parallel(n_jobs, return_as="generator", pre_dispatch="2*n_jobs", max_nbytes=None)
-    results = list(
-        tqdm(parallel(jobs), total=len(cells), desc="Probing", unit="cell", disable=not progress)
-    )
+    if scheduler:
+        from probekit.cluster import connected, fit_cells
+
+        with connected(scheduler) as client:
+            results = fit_cells(client, activations, cells, kept, plan, fitter, progress)
+    else:
+        results = _fit_here(activations, cells, kept, plan, fitter, n_jobs, progress)
     return _assemble(examples, results, plan, groups).assign_attrs(
         {name: activations.attrs.get(name, "unknown") for name in ("model", "revision", "site")},
         split=split,
@@ -119,6 +123,19 @@ def probe_grid(
         method=method if isinstance(method, str) else repr(method),
         standardize=int(standardize),
         n_permutations=n_permutations,
+    )
+
+
+def _fit_here(activations, cells, kept, plan, fitter, n_jobs, progress):
+    """Fit the probes of the cells in processes of this machine."""
+    jobs = (
+        delayed(fit_cell)(read_cell(activations, layer, token, kept), plan, fitter)
+        for layer, token in cells
+    )
+    n_jobs = n_jobs or (os.cpu_count() if fitter.device == "cpu" else 1)
+    parallel = Parallel(n_jobs, return_as="generator", pre_dispatch="2*n_jobs", max_nbytes=None)
+    return list(
+        tqdm(parallel(jobs), total=len(cells), desc="Probing", unit="cell", disable=not progress)
     )
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from probekit.resources import sha256
@@ -40,6 +40,8 @@ class LanguageModel:
     """What was asked for: a short name, a hub id or a path."""
     revision: str
     """The hub's commit, or the SHA-256 of the local weights."""
+    request: dict | None = field(default=None, repr=False)
+    """What `load_model` was asked, for another process to load the same; None if it was not."""
 
     @property
     def device(self):
@@ -118,7 +120,9 @@ class LanguageModel:
         return next((i for i in after if i in added and added[i].special), None)
 
 
-def load_model(name, *, device=None, dtype=None, revision=None, trust_remote_code=False):
+def load_model(
+    name, *, device=None, dtype=None, revision=None, trust_remote_code=False, weights=True
+):
     """Load a causal language model and its tokenizer.
 
     Parameters
@@ -135,6 +139,9 @@ def load_model(name, *, device=None, dtype=None, revision=None, trust_remote_cod
         Commit, tag or branch on the hub.
     trust_remote_code : bool
         Run Python code that comes with the model. Off unless asked for by name.
+    weights : bool
+        False leaves the weights unread: enough for ``extract(..., scheduler=...)``, where the
+        workers load the model, and for nothing else.
 
     Returns
     -------
@@ -147,6 +154,14 @@ def load_model(name, *, device=None, dtype=None, revision=None, trust_remote_cod
     ValueError
         If it is found but cannot be loaded as a causal language model, or its file is damaged.
     """
+    request = {
+        # Another process may work in another folder.
+        "name": os.path.abspath(name) if os.path.exists(name) else str(name),
+        "device": device,
+        "dtype": dtype,
+        "revision": revision,
+        "trust_remote_code": trust_remote_code,
+    }
     source, options, revision = locate_model(name, revision)
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -157,11 +172,18 @@ def load_model(name, *, device=None, dtype=None, revision=None, trust_remote_cod
     options["trust_remote_code"] = trust_remote_code
     with _quiet(), _explained(name):
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
-        model = AutoModelForCausalLM.from_pretrained(
-            source, dtype=dtype, device_map=device, use_safetensors=True, **options
-        )
+        if weights:
+            model = AutoModelForCausalLM.from_pretrained(
+                source, dtype=dtype, device_map=device, use_safetensors=True, **options
+            )
+        else:
+            config = AutoConfig.from_pretrained(source, **options)
+            with torch.device("meta"):
+                model = AutoModelForCausalLM.from_config(
+                    config, trust_remote_code=trust_remote_code
+                )
     revision = revision or getattr(model.config, "_commit_hash", None) or "unknown"
-    return LanguageModel(model.eval(), tokenizer, str(name), revision)
+    return LanguageModel(model.eval(), tokenizer, str(name), revision, request)
 
 
 def locate_model(name, revision=None):

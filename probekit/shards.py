@@ -4,6 +4,7 @@ A shard is generated on its own, in an order that depends on nothing outside it.
 besides the model is small and can be sent to another process, which then gives the same.
 """
 
+import os
 from dataclasses import dataclass
 
 import numpy as np
@@ -70,7 +71,7 @@ class Tally:
     def add(self, correct):
         """Count an answer."""
         self.n, self.correct = self.n + 1, self.correct + bool(correct)
-        self.bar.set_postfix_str(f"{self.correct / self.n:.0%} correct", refresh=False)
+        self._describe()
         self.bar.update()
 
     @property
@@ -82,6 +83,11 @@ class Tally:
     def state(self, state):
         self.n, self.correct = state
         self.bar.n = self.n
+        self._describe()
+
+    def _describe(self):
+        share = f"{self.correct / self.n:.0%} correct" if self.n else ""
+        self.bar.set_postfix_str(share, refresh=False)
 
 
 def shortest_alike(prompts):
@@ -97,6 +103,36 @@ def shortest_alike(prompts):
     """
     # The first and last in order differ as early as any two; no beginning is a whole prompt.
     return [min(prompts), max(prompts), min(prompts, key=len)]
+
+
+def fitting_batch(lm, longest_prompt, max_new_tokens):
+    """Rows for which keys, values and activations take a quarter of the free memory at most.
+
+    Parameters
+    ----------
+    lm : LanguageModel
+    longest_prompt, max_new_tokens : int
+        In tokens.
+
+    Returns
+    -------
+    int
+    """
+    config = lm.model.config.get_text_config()
+    longest = longest_prompt + max_new_tokens
+    item = lm.model.dtype.itemsize
+    # Two for keys and values, two for the room to grow; wide heads are counted as if not grouped.
+    a_token = config.num_hidden_layers * config.hidden_size * item
+    a_row = 4 * longest * a_token + max_new_tokens * a_token
+    most = 128
+    if lm.device.type == "cuda":
+        free, most = torch.cuda.mem_get_info(lm.device)[0], 512
+    elif hasattr(os, "sysconf") and "SC_AVPHYS_PAGES" in os.sysconf_names:
+        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    else:
+        free = 4 << 30
+    fitting = max(1, free // 4 // a_row)
+    return min(most, 1 << (int(fitting).bit_length() - 1))
 
 
 def answer_shard(lm, shard, batch_size, judge=None, tally=None):

@@ -52,7 +52,10 @@ class ActivationStore:
 
     def has(self, shard):
         """Whether a shard's file is there."""
-        return (self.path / f"activation/c/{shard}/0/0/0").exists()
+        return (self.path / self._file(shard)).exists()
+
+    def _file(self, shard):
+        return f"activation/c/{shard}/0/0/0"
 
     def write(self, members, values):
         """Write one shard.
@@ -63,8 +66,28 @@ class ActivationStore:
             Its examples.
         values : array of float16 or float32, (example, layer, token, feature)
         """
-        array = self._array(values)
+        array = self._array(values.shape[1:], values.dtype)
         array[members.start : members.stop] = values
+
+    def adopt(self, members, other):
+        """Take over one shard that another process has written into a store of its own.
+
+        Parameters
+        ----------
+        members : range
+            Its examples.
+        other : ActivationStore
+            With the same examples and shards, on the same file system.
+        """
+        theirs = zarr.open_group(other.path, mode="r")["activation"]
+        array = self._array(theirs.shape[1:], theirs.dtype)
+        if array.dtype == theirs.dtype:
+            # The file knows nothing of its place, so it is moved, not read.
+            file = self._file(members.start // self.shard_size)
+            (self.path / file).parent.mkdir(parents=True, exist_ok=True)
+            (other.path / file).replace(self.path / file)
+        else:
+            array[members.start : members.stop] = theirs[members.start : members.stop]
 
     def name_coordinates(self, answers, names):
         """Put labels beside the activations, once all are there.
@@ -97,28 +120,28 @@ class ActivationStore:
         encoding = {name: {"compressors": (Crc32cCodec(),)} for name in labels.coords}
         labels.to_zarr(self.path, mode="a", consolidated=False, encoding=encoding)
 
-    def _array(self, values):
-        """The store's array that these values fit in, made or widened if need be."""
+    def _array(self, shape, dtype):
+        """The store's array that values of this type fit in, made or widened if need be."""
         there = self.path.exists()
         if there:
             array = zarr.open_group(self.path, mode="r+")["activation"]
-            if np.can_cast(values.dtype, array.dtype):
+            if np.can_cast(dtype, array.dtype):
                 return array
         # Made beside its place and moved there, so that a run that is killed leaves no half of it.
         new_path = self.path.with_name(f".{self.path.name}.new")
-        new = self._create(new_path, values)
+        new = self._create(new_path, shape, dtype)
         if there:
             for start in range(0, self.n_examples, self.shard_size):
                 if self.has(start // self.shard_size):
                     part = slice(start, start + self.shard_size)
-                    new[part] = array[part].astype(values.dtype)
+                    new[part] = array[part].astype(dtype)
             shutil.rmtree(self.path)
         new_path.rename(self.path)
         return zarr.open_group(self.path, mode="r+")["activation"]
 
-    def _create(self, path, values):
-        layers, tokens, features = values.shape[1:]
-        overflows = values.dtype == np.float32
+    def _create(self, path, shape, dtype):
+        layers, tokens, features = shape
+        overflows = dtype == np.float32
         group = zarr.create_group(
             path,
             overwrite=True,
@@ -131,7 +154,7 @@ class ActivationStore:
         return group.create_array(
             "activation",
             shape=(self.n_examples, layers, tokens, features),
-            dtype=values.dtype,
+            dtype=dtype,
             chunks=(self.shard_size, 1, 1, features),
             shards=(self.shard_size, layers, tokens, features),
             compressors=[Crc32cCodec()],

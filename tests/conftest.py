@@ -1,7 +1,9 @@
 """Settings and fixtures that any test may use: two models, and what a missing tool means."""
 
 import importlib.util
+import json
 import os
+import shutil
 from pathlib import Path
 
 # Set before transformers or a Jupyter package is imported: no test may reach for the hub, and
@@ -73,6 +75,19 @@ def tiny_model_dir(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models") / "tiny-llama"
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def stopping_model_dir(tiny_model_dir, tmp_path_factory):
+    """The tiny model, which many tokens stop, so that its responses differ in length."""
+    folder = tmp_path_factory.mktemp("models") / "stopping"
+    shutil.copytree(tiny_model_dir, folder)
+    path = folder / "generation_config.json"
+    config = json.loads(path.read_text())
+    # Not those that test_extract's candidates are made of.
+    config["eos_token_id"] = [2, *range(5, 60, 4), *range(100, 250, 5)]
+    path.write_text(json.dumps(config))
     return folder
 
 

@@ -42,16 +42,8 @@ OPTIONS = {"max_new_tokens": 10, "batch_size": 4, "progress": False}
 
 
 @pytest.fixture(scope="module")
-def model_dir(tiny_model_dir, tmp_path_factory):
-    """The tiny model, which many tokens stop, so that its responses differ in length."""
-    folder = tmp_path_factory.mktemp("models") / "stopping"
-    shutil.copytree(tiny_model_dir, folder)
-    path = folder / "generation_config.json"
-    config = json.loads(path.read_text())
-    # Not those that the candidates are made of.
-    config["eos_token_id"] = [2, *range(5, 60, 4), *range(100, 250, 5)]
-    path.write_text(json.dumps(config))
-    return folder
+def model_dir(stopping_model_dir):
+    return stopping_model_dir
 
 
 @pytest.fixture(scope="module")

@@ -51,6 +51,13 @@ def test_every_direct_dependency_is_pinned_to_a_version_that_it_allows(requireme
     assert requirement.specifier.contains(pinned)
 
 
+@pytest.mark.parametrize("extra", sorted(set(PROJECT["optional-dependencies"]) - {"test"}))
+def test_the_tests_run_with_every_extra(extra):
+    assert set(PROJECT["optional-dependencies"][extra]) <= set(
+        PROJECT["optional-dependencies"]["test"]
+    )
+
+
 def test_constraints_pin_releases_only():
     assert all(Version(v).local is None for v in constraints().values())
 

@@ -1,0 +1,346 @@
+"""Two single-threaded worker processes give what this process gives, whatever dies meanwhile."""
+
+import os
+import signal
+import sys
+import threading
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import xarray as xr
+from test_extract import write_questions
+from test_grid import make_activations
+from threadpoolctl import threadpool_limits
+
+from probekit import Run, extract, load_model, probe_grid, read_questions
+
+if os.environ.get("CI"):
+    import distributed
+else:
+    distributed = pytest.importorskip("distributed")
+
+OPTIONS = {"site": ("mlp_out", "resid_post"), "max_new_tokens": 10, "batch_size": 4}
+QUICK = {"n_permutations": 2, "progress": False}
+
+
+@pytest.fixture(scope="module")
+def client():
+    with (
+        distributed.LocalCluster(
+            n_workers=2, threads_per_worker=1, processes=True, dashboard_address=":0"
+        ) as cluster,
+        distributed.Client(cluster, set_as_default=False) as client,
+    ):
+        yield client
+
+
+@pytest.fixture(autouse=True)
+def small_shards(monkeypatch):
+    monkeypatch.setattr(sys.modules["probekit.extract"], "_SHARD", 4)
+
+
+@pytest.fixture(scope="module")
+def lm(stopping_model_dir):
+    return load_model(stopping_model_dir)
+
+
+@pytest.fixture(scope="module")
+def questions(tmp_path_factory):
+    return read_questions(write_questions(tmp_path_factory.mktemp("q") / "40", 40))
+
+
+@pytest.fixture(scope="module")
+def alone(lm, questions, tmp_path_factory):
+    """A run of this process with one thread. Read only."""
+    with pytest.MonkeyPatch.context() as patch, one_thread():
+        patch.setattr(sys.modules["probekit.extract"], "_SHARD", 4)
+        run = Run(tmp_path_factory.mktemp("run") / "alone")
+        return extract(lm, questions, run, **OPTIONS, progress=False)
+
+
+class one_thread:  # noqa: N801
+    def __enter__(self):
+        self.threads = torch.get_num_threads()
+        self.limits = threadpool_limits(1)
+        torch.set_num_threads(1)
+
+    def __exit__(self, *exception):
+        self.limits.restore_original_limits()
+        torch.set_num_threads(self.threads)
+
+
+def check_same(run, alone):
+    pd.testing.assert_frame_equal(run.answers(), alone.answers())
+    for site in OPTIONS["site"]:
+        found, expected = run.activations(site), alone.activations(site)
+        assert found["activation"].dtype == expected["activation"].dtype
+        xr.testing.assert_allclose(found.load(), expected.load(), rtol=0, atol=1e-5)
+        assert found["activation"].isnull().any()
+    names = {str(path.relative_to(run.path)) for path in run.path.rglob("*") if path.is_file()}
+    assert names == {str(p.relative_to(alone.path)) for p in alone.path.rglob("*") if p.is_file()}
+
+
+def check_same_grid(grid, alone):
+    for name in ("auroc", "auroc_low", "p_value", "null_auroc"):
+        xr.testing.assert_allclose(grid[name], alone[name], rtol=0, atol=1e-6)
+    xr.testing.assert_allclose(grid["score"], alone["score"], rtol=0, atol=1e-5)
+    assert {n: v for n, v in grid.attrs.items() if n in ("split", "best_token", "model")} == {
+        n: v for n, v in alone.attrs.items() if n in ("split", "best_token", "model")
+    }
+
+
+# The same results
+
+
+def test_extraction_and_grid_by_address(client, stopping_model_dir, questions, alone, tmp_path):
+    without_weights = load_model(stopping_model_dir, weights=False)
+    assert without_weights.device.type == "meta"
+    address = client.scheduler.address
+    run = Run(tmp_path / "r")
+    extract(without_weights, questions, run, **OPTIONS, scheduler=address, progress=False)
+    check_same(run, alone)
+    recorded, expected = (r.manifest("extract") for r in (run, alone))
+    assert recorded["parameters"] == expected["parameters"]
+    assert recorded["results"] == expected["results"]
+    options = QUICK | {"folds": 2, "split": "random"}
+    expected = probe_grid(alone.activations(), **options)
+    check_same_grid(probe_grid(run.activations(), **options, scheduler=address), expected)
+
+
+def test_the_bar_counts_to_the_end(client, lm, questions, tmp_path, capsys):
+    extract(lm, questions, Run(tmp_path / "r"), **OPTIONS, scheduler=client)
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "40/40" in last
+    assert "% correct" in last
+
+
+def test_activations_in_memory_are_sent(client):
+    activations = make_activations()
+    expected = probe_grid(activations, **QUICK)
+    check_same_grid(probe_grid(activations, **QUICK, scheduler=client), expected)
+
+
+def test_a_run_is_continued_wherever_it_was_begun(client, lm, questions, alone, tmp_path):
+    def stops(question, response, answers, asked=[]):  # noqa: B006
+        asked.append(question)
+        if len(asked) > 9:
+            raise InterruptedError
+        return "Per" in response
+
+    def same(question, response, answers):
+        return "Per" in response
+
+    stops.__name__ = "same"
+    run, whole = Run(tmp_path / "r"), Run(tmp_path / "whole")
+    with one_thread(), pytest.raises(InterruptedError):
+        extract(lm, questions, run, **OPTIONS, judge=stops, progress=False)
+    there = sorted(path.name for path in (run.path / "shards").iterdir())
+    assert there == ["00000.parquet", "00001.parquet"]
+    extract(lm, questions, run, **OPTIONS, judge=same, scheduler=client, progress=False)
+    with one_thread():
+        extract(lm, questions, whole, **OPTIONS, judge=same, progress=False)
+    check_same(run, whole)
+
+
+def test_a_shard_that_overflows_half_precision_widens_the_store(client, lm, questions, tmp_path):
+    folder = tmp_path / "scaled"
+    lm.model.save_pretrained(folder)
+    lm.tokenizer.save_pretrained(folder)
+    scaled = load_model(folder)
+    with torch.no_grad():
+        # Only some tokens' residual streams become large, so only some shards overflow.
+        scaled.model.get_input_embeddings().weight[300:] *= 3e5
+    scaled.model.save_pretrained(folder)
+    scaled = load_model(folder)
+    options = OPTIONS | {"site": "resid_post", "progress": False}
+    run = extract(scaled, questions, Run(tmp_path / "r"), **options, scheduler=client)
+    with one_thread():
+        alone = extract(scaled, questions, Run(tmp_path / "alone"), **options)
+    found, expected = run.activations()["activation"], alone.activations()["activation"]
+    assert found.dtype == expected.dtype == np.float32
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+# Ctrl-C
+
+
+def test_ctrl_c_cancels_what_runs(client, lm, questions, tmp_path, monkeypatch):
+    begun = tmp_path / "begun"
+
+    def slow(question, response, answers):
+        begun.touch()
+        time.sleep(0.3)
+        return "Per" in response
+
+    cluster_module = sys.modules["probekit.cluster"]
+    arrival = cluster_module._arrival
+
+    def interrupted(client, arrived):
+        if begun.exists():
+            raise KeyboardInterrupt
+        return arrival(client, arrived)
+
+    monkeypatch.setattr(cluster_module, "_arrival", interrupted)
+    run = Run(tmp_path / "r")
+    with pytest.raises(KeyboardInterrupt):
+        extract(lm, questions, run, **OPTIONS, judge=slow, scheduler=client, progress=False)
+    deadline = time.monotonic() + 20
+    # A shard of four takes 1.2 s; tasks stop at their next answer.
+    while any(client.run(lambda dask_worker: len(dask_worker.state.executing)).values()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert not list((run.path / "shards").glob("by-workers-*"))
+
+
+# Workers that die
+
+
+def kill_a_busy_worker(client, function, killed):
+    """In a thread: kill -9 the process of a worker as soon as it works on a task of this name."""
+
+    def run():
+        pids = client.run(os.getpid)
+        deadline = time.monotonic() + 60
+        while not killed and time.monotonic() < deadline:
+            for worker, keys in client.processing().items():
+                if any(str(key).startswith(f"{function}-") for key in keys):
+                    os.kill(pids[worker], signal.SIGKILL)
+                    killed.append(worker)
+                    break
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    return thread
+
+
+def test_extraction_when_a_worker_is_killed(client, lm, questions, tmp_path):
+    marker = tmp_path / "killed"
+
+    def deadly(question, response, answers):
+        if "number 6?" in question:
+            try:
+                marker.touch(exist_ok=False)
+            except FileExistsError:
+                pass
+            else:
+                os.kill(os.getpid(), signal.SIGKILL)
+        return "Per" in response
+
+    run = Run(tmp_path / "r")
+    extract(lm, questions, run, **OPTIONS, judge=deadly, scheduler=client, progress=False)
+    assert marker.exists()
+    with one_thread():
+        whole = Run(tmp_path / "whole")
+        extract(lm, questions, whole, **OPTIONS, judge=deadly, progress=False)
+    check_same(run, whole)
+
+
+def test_the_grid_when_a_worker_is_killed(client):
+    activations = make_activations(n=1500, features=200)
+    expected = probe_grid(activations, **QUICK)
+    killed = []
+    thread = kill_a_busy_worker(client, "fit", killed)
+    grid = probe_grid(activations, **QUICK, scheduler=client)
+    thread.join()
+    assert killed
+    check_same_grid(grid, expected)
+
+
+def test_a_task_that_kills_its_workers_is_an_error(client, lm, questions, tmp_path, monkeypatch):
+    monkeypatch.setattr(client.cluster.scheduler, "allowed_failures", 0)  # by default 3
+
+    def deadly(question, response, answers):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    run = Run(tmp_path / "r")
+    with pytest.raises(
+        ValueError, match=r"Workers died over the same task \(1 in a row\).*batch_size"
+    ):
+        extract(lm, questions, run, **OPTIONS, judge=deadly, scheduler=client, progress=False)
+    assert not (run.path / "manifests").exists()
+
+
+# Errors
+
+
+def refused(match, *arguments, **options):
+    with pytest.raises((ValueError, TypeError, FileNotFoundError), match=match) as error:
+        extract(*arguments, **OPTIONS, progress=False, **options)
+    return error
+
+
+def test_no_scheduler_at_the_address(lm, questions, tmp_path, monkeypatch):
+    monkeypatch.setattr("probekit.cluster._CONNECTING", 1)
+    run = Run(tmp_path / "r")
+    refused("No Dask scheduler answers at 'tcp://127.0.0.1:9'.*dask scheduler", lm, questions, run,
+            scheduler="tcp://127.0.0.1:9")  # fmt: skip
+    refused("No Dask scheduler answers at 'nonsense://x'", lm, questions, run,
+            scheduler="nonsense://x")  # fmt: skip
+    refused("scheduler must be an address such as .* got 8786", lm, questions, run, scheduler=8786)
+    with pytest.raises(ValueError, match="No Dask scheduler answers"):
+        probe_grid(make_activations(), **QUICK, scheduler="tcp://127.0.0.1:9")
+    assert not run.path.exists()
+
+
+def test_no_workers(lm, questions, tmp_path, monkeypatch):
+    monkeypatch.setattr("probekit.cluster._APPEARING", 0.2)
+    with (
+        distributed.LocalCluster(n_workers=0, dashboard_address=":0", processes=False) as cluster,
+        distributed.Client(cluster, set_as_default=False) as client,
+    ):
+        refused("has no worker after 0.2 s. Start some: dask worker", lm, questions,
+                Run(tmp_path / "r"), scheduler=client)  # fmt: skip
+    refused("the client is closed", lm, questions, Run(tmp_path / "r"), scheduler=client)
+
+
+def test_dask_is_not_installed(lm, questions, tmp_path, monkeypatch):
+    monkeypatch.setattr("probekit.cluster.distributed", None)
+    refused(r'pip install "probekit-notebooks\[cluster\]"', lm, questions, Run(tmp_path / "r"),
+            scheduler="tcp://127.0.0.1:9")  # fmt: skip
+
+
+def test_a_model_that_workers_cannot_load(client, lm, questions, tmp_path):
+    import dataclasses
+
+    made_here = dataclasses.replace(lm, request=None)
+    refused("was not loaded by load_model. Save it", made_here, questions, Run(tmp_path / "a"),
+            scheduler=client)  # fmt: skip
+    elsewhere = dataclasses.replace(lm, request=lm.request | {"name": "/nowhere/model"})
+    refused("Worker .*: No folder /nowhere/model", elsewhere, questions, Run(tmp_path / "b"),
+            scheduler=client)  # fmt: skip
+    other = dataclasses.replace(lm, revision="another")
+    refused("Worker .* has another .*revision .*, the driver's is another", other, questions,
+            Run(tmp_path / "c"), scheduler=client)  # fmt: skip
+
+
+def test_no_weights_and_no_scheduler(stopping_model_dir, questions, tmp_path):
+    without = load_model(stopping_model_dir, weights=False)
+    refused("lm has no weights", without, questions, Run(tmp_path / "r"))
+
+
+def test_workers_that_see_other_files(client, alone, lm, tmp_path):
+    from probekit.worker import StoredActivations, answer, fit
+
+    stored = StoredActivations.of(alone.activations(), np.arange(40))
+    for source in ("/nowhere/activations.zarr", str(alone.path)):
+        elsewhere = StoredActivations(stored.activations, source, stored.files, stored.kept)
+        future = client.submit(fit, elsewhere, [(0, 0)], None, None)
+        with pytest.raises(FileNotFoundError, match=r"does not see .* as the driver does"):
+            future.result()
+    future = client.submit(answer, [], None, None, 1, str(tmp_path / "r/x"), None, "t", 0)
+    with pytest.raises(FileNotFoundError, match="file system that all of them share"):
+        future.result()
+
+
+def test_what_is_in_memory_or_changed_is_not_read_from_the_store(alone):
+    from probekit.worker import StoredActivations
+
+    on_disk = alone.activations()
+    assert StoredActivations.of(on_disk, None).files
+    assert StoredActivations.of(on_disk.load(), None) is None
+    doubled = alone.activations()
+    doubled["activation"] = doubled["activation"] * 2
+    assert StoredActivations.of(doubled, None) is None
