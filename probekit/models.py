@@ -154,15 +154,8 @@ def load_model(
     ValueError
         If it is found but cannot be loaded as a causal language model, or its file is damaged.
     """
-    request = {
-        # Another process may work in another folder.
-        "name": os.path.abspath(name) if os.path.exists(name) else str(name),
-        "device": device,
-        "dtype": dtype,
-        "revision": revision,
-        "trust_remote_code": trust_remote_code,
-    }
-    source, options, revision = locate_model(name, revision)
+    source, options, identity = locate_model(name, revision)
+    asked = {"device": device, "dtype": dtype, "trust_remote_code": trust_remote_code}
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
         if device == "cpu" and torch.backends.mps.is_available():
@@ -182,7 +175,13 @@ def load_model(
                 model = AutoModelForCausalLM.from_config(
                     config, trust_remote_code=trust_remote_code
                 )
-    revision = revision or getattr(model.config, "_commit_hash", None) or "unknown"
+    commit = getattr(model.config, "_commit_hash", None)
+    request = asked | {
+        # Another process may work in another folder, and a branch may move on meanwhile.
+        "name": str(name) if name in SHORT_NAMES or identity is None else os.path.abspath(name),
+        "revision": revision if identity else commit or revision,
+    }
+    revision = identity or commit or "unknown"
     return LanguageModel(model.eval(), tokenizer, str(name), revision, request)
 
 

@@ -66,22 +66,28 @@ def largest_batch(models, longest_prompt, max_new_tokens):
 
 def answer(models, judge, shard, batch_size, folder, frame, topic, number):
     """Answer one shard and write its activations; return its rows and where they are."""
+    folder = _seen(folder)
+    with _alone():
+        lm, *referee = _models(models)
+        tally = _RemoteTally(topic, number)
+        answered = answer_shard(lm, shard, batch_size, *(referee or [judge]), tally)
+    # A folder of this attempt: nobody else writes there, whatever the scheduler believes.
+    written = _seen(folder) / uuid.uuid4().hex
+    for site, values in answered.activations.items():
+        written.mkdir(exist_ok=True)
+        ActivationStore(written / site, *frame, {}).write(shard.members, values)
+    return answered.rows, answered.batch_size, written
+
+
+def _seen(folder):
+    """The driver's folder, which goes away with the driver."""
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(
             f"Worker {socket.gethostname()} does not see {folder.parent}. Workers write "
             "activations into the run directory: put it on a file system that all of them share."
         )
-    with _alone():
-        lm, *referee = _models(models)
-        tally = _RemoteTally(topic, number)
-        answered = answer_shard(lm, shard, batch_size, *(referee or [judge]), tally)
-    # A folder of this attempt: nobody else writes there, whatever the scheduler believes.
-    written = folder / uuid.uuid4().hex
-    for site, values in answered.activations.items():
-        written.mkdir(exist_ok=True)
-        ActivationStore(written / site, *frame, {}).write(shard.members, values)
-    return answered.rows, answered.batch_size, written
+    return folder
 
 
 def _worker():

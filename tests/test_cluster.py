@@ -175,16 +175,17 @@ def test_ctrl_c_cancels_what_runs(client, lm, questions, tmp_path, monkeypatch):
         time.sleep(0.3)
         return "Per" in response
 
-    cluster_module = sys.modules["probekit.cluster"]
-    arrival = cluster_module._arrival
+    run = Run(tmp_path / "r")
+    arrival = sys.modules["probekit.cluster"]._arrival
 
     def interrupted(client, arrived):
-        if begun.exists():
-            raise KeyboardInterrupt
-        return arrival(client, arrived)
+        if not list((run.path / "shards").glob("by-workers-*")):
+            return arrival(client, arrived)  # the workers load the model
+        while not begun.exists():
+            time.sleep(0.01)
+        raise KeyboardInterrupt
 
-    monkeypatch.setattr(cluster_module, "_arrival", interrupted)
-    run = Run(tmp_path / "r")
+    monkeypatch.setattr("probekit.cluster._arrival", interrupted)
     with pytest.raises(KeyboardInterrupt):
         extract(lm, questions, run, **OPTIONS, judge=slow, scheduler=client, progress=False)
     deadline = time.monotonic() + 20
