@@ -29,7 +29,8 @@ from probekit.findings import findings
 from probekit.claims import check_claims
 from probekit.describe import describe
 from probekit.report import write_report
-from probekit.pipeline import check_parameters, run_pipeline
+from probekit.parameters import check_parameters
+from probekit.pipeline import run_pipeline
 
 __version__ = "0.1.0"
 

@@ -3,7 +3,8 @@
 import argparse
 import sys
 
-from probekit.pipeline import describe_parameters, read_parameters, run_pipeline
+from probekit.parameters import describe_parameters, read_parameters
+from probekit.pipeline import run_pipeline
 
 
 def main(arguments=None):

@@ -18,9 +18,10 @@ import pandas as pd
 from tqdm import tqdm
 
 from probekit.lock import writing
+from probekit.manifests import replacing, write_json
 from probekit.models import LanguageModel
 from probekit.resources import sha256
-from probekit.runs import Run, replacing, store_name, write_json
+from probekit.runs import Run, store_name
 from probekit.shards import Shard, Tally, answer_shard, fitting_batch, shortest_alike
 from probekit.sites import check_sites
 from probekit.store import ActivationStore

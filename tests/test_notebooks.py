@@ -10,7 +10,7 @@ import pytest
 
 from probekit import FIGURE_TOKENS, Run
 from probekit.__main__ import main
-from probekit.pipeline import notebook_path
+from probekit.parameters import notebook_path
 from probekit.runs import STAGES
 
 pytestmark = pytest.mark.model

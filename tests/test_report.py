@@ -8,8 +8,9 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 import probekit as pk
+from probekit.manifests import write_json
 from probekit.resources import sha256
-from probekit.runs import STAGES, Run, write_json
+from probekit.runs import STAGES, Run
 
 HOSTILE = "<script>document.title='run'</script><img src=x onerror=\"document.title='run'\"> [a](b)"
 PNG = (

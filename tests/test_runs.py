@@ -8,8 +8,9 @@ import pandas as pd
 import pytest
 import xarray as xr
 
+from probekit.manifests import environment, replacing, write_json
 from probekit.resources import sha256
-from probekit.runs import STAGES, Run, environment, replacing, store_name, write_json
+from probekit.runs import STAGES, Run, store_name
 
 
 @pytest.fixture

@@ -150,7 +150,7 @@ def test_yaml_that_would_run_code_is_refused(tmp_path):
     path = tmp_path / "params.yaml"
     path.write_text(f"limit: !!python/object/apply:os.mkdir ['{tmp_path / 'made'}']\n")
     with pytest.raises(ValueError, match="is not YAML"):
-        pk.pipeline.read_parameters(file=path)
+        pk.parameters.read_parameters(file=path)
     assert not (tmp_path / "made").exists()
 
 
