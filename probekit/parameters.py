@@ -172,7 +172,7 @@ def check_parameters(**parameters):
                 )
         # Not the other way about: NaN is neither less nor more.
         if name in _LEAST and not _LEAST[name] <= value < float("inf"):
-            raise ValueError(f"{name} must be finite and at least {_LEAST[name]}, got {value}.")
+            raise ValueError(f"{name} must be at least {_LEAST[name]} and finite, got {value}.")
         if name in _POSITIVE and not 0 < value <= _POSITIVE[name]:
             most = "and finite" if _POSITIVE[name] > 1 else "and at most 1"
             raise ValueError(f"{name} must be positive {most}, got {value}.")

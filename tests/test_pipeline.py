@@ -31,7 +31,7 @@ BAD_PARAMETERS = {
     "whole number for true or false": (("p_true", "1"), "p_true must be True or False"),
     "negative limit": (("limit", "-1"), "limit must be at least 0"),
     "one fold": (("folds", "1"), "folds must be at least 2"),
-    "temperature that is no number": (("temperature", ".nan"), "temperature must be finite"),
+    "temperature that is no number": (("temperature", ".nan"), "temperature must be at least 0 and finite"),
     "top_p above 1": (("top_p", "1.5"), "top_p must be positive and at most 1"),
     "C of nought": (("C", "0"), "C must be positive"),
     "missing question file": (("questions", "no/such.csv"), "does not exist"),
