@@ -5,7 +5,7 @@ import sys
 import nbformat
 import pytest
 
-from probekit import pipeline
+from probekit import parameters, pipeline
 from probekit.__main__ import main
 from probekit.runs import STAGES, Run
 
@@ -31,7 +31,10 @@ BAD_PARAMETERS = {
     "whole number for true or false": (("p_true", "1"), "p_true must be True or False"),
     "negative limit": (("limit", "-1"), "limit must be at least 0"),
     "one fold": (("folds", "1"), "folds must be at least 2"),
-    "temperature that is no number": (("temperature", ".nan"), "temperature must be at least 0 and finite"),
+    "temperature that is no number": (
+        ("temperature", ".nan"),
+        "temperature must be at least 0 and finite",
+    ),
     "top_p above 1": (("top_p", "1.5"), "top_p must be positive and at most 1"),
     "C of nought": (("C", "0"), "C must be positive"),
     "missing question file": (("questions", "no/such.csv"), "does not exist"),
@@ -93,19 +96,19 @@ def test_a_mistake_ends_without_traceback_and_with_an_exit_code(tmp_path):
 
 
 def test_parameters_are_read_with_their_defaults_and_meaning():
-    declared = pipeline.notebook_parameters("extract")
+    declared = parameters.notebook_parameters("extract")
     assert declared["model"][0] == "smollm2"
     assert declared["limit"] == (0, "number of questions; 0 asks all")
     for stage in STAGES:
-        assert all(meaning for _, meaning in pipeline.notebook_parameters(stage).values())
+        assert all(meaning for _, meaning in parameters.notebook_parameters(stage).values())
 
 
 def test_values_from_the_command_line_become_what_their_defaults_are(tmp_path):
     path = tmp_path / "params.yaml"
     path.write_text("limit: 5\nC: 2\nquestions: capitals\n")
-    read = pipeline.read_parameters([("limit", "7"), ("p_true", "true"), ("model", "7")], path)
+    read = parameters.read_parameters([("limit", "7"), ("p_true", "true"), ("model", "7")], path)
     assert read == {"limit": 7, "C": 2, "questions": "capitals", "p_true": True, "model": "7"}
-    checked = pipeline.check_parameters(**read)
+    checked = parameters.check_parameters(**read)
     assert isinstance(checked["C"], float)
 
 
@@ -130,17 +133,18 @@ def small_notebooks(tmp_path, monkeypatch):
     folder.mkdir()
     for i, name in enumerate(STAGES):
         before = STAGES[i - 1] if i else ""
-        parameters = nbformat.v4.new_code_cell('run_dir = "r"  # folder\nx = 1  # number')
-        parameters.metadata["tags"] = ["parameters"]
+        tagged = nbformat.v4.new_code_cell('run_dir = "r"  # folder\nx = 1  # number')
+        tagged.metadata["tags"] = ["parameters"]
         setting = nbformat.v4.new_code_cell(f"name, before = {name!r}, {before!r}")
-        cells = [parameters, setting, nbformat.v4.new_code_cell(CELLS)]
+        cells = [tagged, setting, nbformat.v4.new_code_cell(CELLS)]
         metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3"}}
         metadata["language_info"] = {"name": "python"}
         notebook = nbformat.v4.new_notebook(cells=cells, metadata=metadata)
         nbformat.write(notebook, folder / f"{i + 1:02d}_{name}.ipynb")
-    monkeypatch.setattr(pipeline, "resource", lambda relative: tmp_path / relative)
+    monkeypatch.setattr(parameters, "resource", lambda relative: tmp_path / relative)
     known = {"questions": "cities", "model": "smollm2", "x": 1, "run_dir": "r"}
-    monkeypatch.setattr(pipeline, "_known", lambda: known)
+    for module in (parameters, pipeline):
+        monkeypatch.setattr(module, "defaults", lambda: known)
     return folder
 
 
