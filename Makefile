@@ -59,8 +59,9 @@ $(STAMP): pyproject.toml constraints.txt
 figure: $(STAMP)
 	@$(BIN)/probekit run $(ARGS)
 
+# The whole suite by two workers; with ARGS exactly what is asked for, in one process by default.
 test: $(STAMP)
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest $(or $(ARGS),-n 2)
 
 lint: $(STAMP)
 	@$(BIN)/ruff check .

@@ -12,11 +12,34 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["JUPYTER_PLATFORM_DIRS"] = "1"
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Tests run side by side, so they and their kernels compute with one thread each: more threads
+    # than cores wait for each other.
+    os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest
 from tiny import tiny_tokenizer
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+
+# These take a minute or more. With workers they start first, in this order, so that in the end no
+# worker has a long file to itself while the others have nothing left.
+LONG = [
+    "test_notebooks.py",
+    "test_notebooks_in_lab.py",
+    "test_grid_simulations.py",
+    "test_pipeline.py",
+    "test_recipe.py",
+    "test_cluster.py",
+    "test_extract.py",
+]
+
+
+def pytest_collection_modifyitems(config, items):
+    """Put the long files first, each still in one piece, where workers share the tests."""
+    if hasattr(config, "workerinput"):
+        place = {name: i for i, name in enumerate(LONG)}
+        items.sort(key=lambda item: place.get(item.path.name, len(LONG)))
 
 
 def unavailable(reason):
