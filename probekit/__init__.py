@@ -25,6 +25,7 @@ from probekit.charts import (
     small_multiples,
     static,
 )
+from probekit.explorer import explore
 from probekit.findings import findings
 from probekit.claims import check_claims
 from probekit.describe import describe
@@ -48,6 +49,7 @@ __all__ = [
     "control_table",
     "controls",
     "describe",
+    "explore",
     "extract",
     "find_span",
     "findings",

@@ -4,13 +4,21 @@ import html
 from dataclasses import dataclass
 from itertools import pairwise
 
+import numpy as np
+
+from probekit.examples import by_id
 from probekit.tokens import LAST_PROMPT_TOKEN, MISSING, TOKENS
 
 _STYLE = (
-    "border-bottom:2px solid {colour};padding:0 1px;margin:0 1px;display:inline-block;"
-    "text-align:center;line-height:1.3;vertical-align:top;white-space:pre"
+    "border-bottom:2px solid {colour};background:{background};padding:0 1px;margin:0 1px;"
+    "display:inline-block;text-align:center;line-height:1.3;vertical-align:top;white-space:pre"
 )
-_NAME_STYLE = "display:block;font-size:9px;color:#555;font-family:sans-serif;line-height:1.2"
+_NAME_STYLE = (
+    "display:block;font-size:10px;color:var(--jp-ui-font-color1, #444);font-family:sans-serif;"
+    "line-height:1.2"
+)
+# Okabe and Ito's blue and vermilion, as in the charts: right and wrong.
+_RIGHT, _WRONG = "0, 114, 178", "213, 94, 0"
 
 
 @dataclass(frozen=True)
@@ -18,7 +26,8 @@ class TokenView:
     """Some responses, token by token; a notebook shows it as HTML, a terminal as text."""
 
     rows: list
-    """Per response a dict: question, verdict, exact_answer, and tokens: (text, names) each."""
+    """Per response a dict: question, verdict, exact_answer, and tokens: (text, names) each. With
+    probes also p_error, {name: P(error)}, and chosen, the name that its token is coloured by."""
 
     def __repr__(self):
         return "\n\n".join(map(_as_text, self.rows))
@@ -27,7 +36,7 @@ class TokenView:
         return "".join(map(_as_html, self.rows))
 
 
-def show_tokens(run, n=5, seed=0):
+def show_tokens(run, n=5, seed=0, scores=None):
     """Show responses with the token that each name hit.
 
     Parameters
@@ -36,15 +45,50 @@ def show_tokens(run, n=5, seed=0):
     n : int
         How many responses, drawn at random.
     seed : int
+    scores : DataArray, dims (example, token), optional
+        P(error) of the probes of one layer, such as ``run.grid().score.sel(layer=12)``: tokens are
+        coloured by it where it is known, from blue (0) by white (0.5) to orange (1).
 
     Returns
     -------
     TokenView
         The last element of a notebook's cell shows it; ``print`` gives plain text.
+
+    Raises
+    ------
+    ValueError
+        If the scores have no ids to match them with the answers.
     """
     answers = run.answers()
     drawn = answers.sample(min(n, len(answers)), random_state=seed).sort_index()
-    return TokenView([_row(answer) for answer in drawn.to_dict("records")])
+    return token_view(drawn, scores)
+
+
+def token_view(answers, scores=None, chosen=None):
+    """View of given answers, in their order.
+
+    Parameters
+    ----------
+    answers : DataFrame
+        Rows of `Run.answers`.
+    scores : DataArray, dims (example, token), optional
+        As for `show_tokens`.
+    chosen : str, optional
+        The token whose probe colours a token of the response that several names hit, and whose name
+        is in bold. Else it is the first of the names.
+
+    Returns
+    -------
+    TokenView
+    """
+    rows = [_row(answer) for answer in answers.to_dict("records")]
+    if scores is not None:
+        names = scores["token"].to_numpy().astype(str)
+        found = by_id(scores, answers["id"]).transpose("example", "token").to_numpy()
+        for row, values in zip(rows, found, strict=True):
+            known = {n: float(v) for n, v in zip(names, values, strict=True) if np.isfinite(v)}
+            row |= {"p_error": known, "chosen": chosen}
+    return TokenView(rows)
 
 
 def _row(answer):
@@ -66,14 +110,22 @@ def _row(answer):
 
 def _heading(row):
     answer = f"exact answer: {row['exact_answer']}" if row["exact_answer"] else "no exact answer"
-    return f"{row['question']}  ({row['verdict']}, {answer})"
+    p = row.get("p_error", {}).get(row.get("chosen"))
+    known = "" if p is None else f", P(error) {p:.2f}"
+    return f"{row['question']}  ({row['verdict']}, {answer}{known})"
+
+
+def _label(row, name):
+    p = row.get("p_error", {}).get(name)
+    return name if p is None else f"{name}: {p:.2f}"
 
 
 def _as_text(row):
     lines = [_heading(row)]
     for i, (text, names) in enumerate(row["tokens"]):
         place = "prompt" if i == 0 else str(i - 1)
-        lines.append(f"  {place:>6}  {text!r:<20}  {', '.join(names)}".rstrip())
+        labels = ", ".join(_label(row, name) for name in names)
+        lines.append(f"  {place:>6}  {text!r:<20}  {labels}".rstrip())
     return "\n".join(lines)
 
 
@@ -84,11 +136,26 @@ def _as_html(row):
         shown = html.escape(text).replace("\n", "↵") or "∅"
         exact = any(name.startswith("exact_answer_") for name in names)
         colour = "#08519c" if exact else "#9ecae1" if names else "transparent"
-        labels = "".join(
-            f"<span style='{_NAME_STYLE}'>{html.escape(name)}</span>" for name in names
-        )
-        spans.append(f"<span style='{_STYLE.format(colour=colour)}'>{shown}{labels}</span>")
+        style = _STYLE.format(colour=colour, background=_background(row, names))
+        labels = "".join(_label_as_html(row, name) for name in names)
+        spans.append(f"<span style='{style}'>{shown}{labels}</span>")
+    # The class keeps JupyterLab from reading "$5 or $6" as a formula.
     return (
-        f"<div style='margin:8px 0'><b>{html.escape(_heading(row))}</b>"
+        f"<div class='mathjax_ignore' style='margin:8px 0'><b>{html.escape(_heading(row))}</b>"
         f"<div style='font-family:monospace'>{''.join(spans)}</div></div>"
     )
+
+
+def _label_as_html(row, name):
+    weight = ";font-weight:bold" if name == row.get("chosen") else ""
+    return f"<span style='{_NAME_STYLE}{weight}'>{html.escape(_label(row, name))}</span>"
+
+
+def _background(row, names):
+    """Colour of P(error) at a token: that of the chosen name, or of the first that has one."""
+    names = sorted(names, key=lambda name: name != row.get("chosen"))
+    known = [p for p in (row.get("p_error", {}).get(name) for name in names) if p is not None]
+    if not known:
+        return "transparent"
+    # Never so strong that the text on it is hard to read.
+    return f"rgba({_WRONG if known[0] > 0.5 else _RIGHT}, {1.2 * abs(known[0] - 0.5):.2f})"

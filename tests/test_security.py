@@ -10,6 +10,7 @@ from pathlib import Path
 import altair as alt
 import pandas as pd
 import pytest
+from made_run import made_run
 from synthetic import flat, make_grid
 
 import probekit as pk
@@ -240,6 +241,10 @@ def _token_view():
     return TokenView([row | {"tokens": [(HOSTILE, [HOSTILE])]}])._repr_html_()
 
 
+def _explorer(tmp_path):
+    return pk.explore(made_run(tmp_path / HOSTILE.replace("/", ""), n=40, wrap=HOSTILE + "{}"))
+
+
 def _chart_page(tmp_path):
     chart = pk.heatmap(_grid(), title=HOSTILE)
     (page,) = pk.save_chart(chart, tmp_path / "page.html")
@@ -257,6 +262,20 @@ def test_responses_shown_token_by_token():
     assert harmless(page)
     assert {tag for tag, _ in parsed(page).tags} <= {"div", "span", "b"}
     assert parsed(page).text.count(HOSTILE) == 4  # heading twice, the token, its name
+
+
+def test_the_explorer(tmp_path):
+    explorer = _explorer(tmp_path)
+    view = explorer.widget and explorer._widgets
+    view.which.value = "all"
+    view.token.value = "-8"
+    parts = [view.message, view.numbers, view.count, view.examples]
+    for part in parts:
+        assert harmless(part.value)
+        assert "script" not in [tag for tag, _ in parsed(part.value).tags]
+    assert HOSTILE in parsed(view.examples.value).text
+    # A menu's name could be HTML, its entries never are.
+    assert not any(box.description_allow_html for box in (view.run, view.split, view.token))
 
 
 def test_the_web_page_of_a_chart(tmp_path):
@@ -297,7 +316,7 @@ def test_a_description(make):
 
 
 #: Modules that write markup, each with the tests of what it makes.
-TESTED = {"chart_files", "token_view", "report"}
+TESTED = {"chart_files", "explorer", "token_view", "report"}
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: path.name)
