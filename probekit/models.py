@@ -156,10 +156,8 @@ def load_model(
     """
     source, options, identity = locate_model(name, revision)
     asked = {"device": device, "dtype": dtype, "trust_remote_code": trust_remote_code}
-    if device is None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        if device == "cpu" and torch.backends.mps.is_available():
-            device = "mps"
+    if weights:
+        device = _found(device)
     if dtype is None:
         dtype = torch.float32 if str(device) == "cpu" else "auto"
     options["trust_remote_code"] = trust_remote_code
@@ -183,6 +181,25 @@ def load_model(
     }
     revision = identity or commit or "unknown"
     return LanguageModel(model.eval(), tokenizer, str(name), revision, request)
+
+
+def _found(device):
+    """The device that was asked for, or the best that there is."""
+    best = "cuda" if torch.cuda.is_available() else "cpu"
+    if best == "cpu" and torch.backends.mps.is_available():
+        best = "mps"
+    if device is None or (device == "auto" and best == "cpu"):
+        return best
+    if device != "auto":
+        try:
+            torch.empty(0, device=device)
+        except (RuntimeError, AssertionError, TypeError, ValueError) as error:
+            reason = str(error).splitlines()[0].split(". ")[0]
+            raise ValueError(
+                f"torch can't use device={device!r} here: {reason}. Give one that it can, such as "
+                f"{best!r}, or leave it out."
+            ) from error
+    return device
 
 
 def locate_model(name, revision=None):

@@ -31,6 +31,8 @@ _LEAST = {
     "n_samples": 1,
     "temperature": 0,
 }
+#: Where the work is done, not what is done: a run that was begun here may be finished elsewhere.
+PLACES = ("device", "scheduler")
 _POSITIVE = {"C": sys.float_info.max, "top_p": 1.0}  # and the most that it may be
 
 
@@ -136,7 +138,7 @@ def check_parameters(**parameters):
     Parameters
     ----------
     **parameters
-        Names and values of the notebooks' parameters.
+        Names and values of the notebooks' parameters. At a `scheduler`'s address one is called.
 
     Returns
     -------
@@ -146,7 +148,8 @@ def check_parameters(**parameters):
     Raises
     ------
     ValueError
-        If a name is unknown or a value out of range.
+        If a name is unknown or a value out of range, or if no Dask scheduler with workers is at
+        the address.
     TypeError
         If a value is not of its default's type.
     """
@@ -179,6 +182,11 @@ def check_parameters(**parameters):
         if name in ("run_dir", "model", "questions", "split") and not value.strip():
             raise ValueError(f"{name} must not be empty.")
         checked[name] = value
+    if checked.get("scheduler"):
+        from probekit.cluster import connected
+
+        with connected(checked["scheduler"]):
+            pass
     return checked
 
 

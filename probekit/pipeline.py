@@ -12,7 +12,13 @@ from tqdm import tqdm
 from probekit.lock import directing
 from probekit.manifests import write_json
 from probekit.models import locate_model
-from probekit.parameters import check_parameters, defaults, notebook_parameters, notebook_path
+from probekit.parameters import (
+    PLACES,
+    check_parameters,
+    defaults,
+    notebook_parameters,
+    notebook_path,
+)
 from probekit.questions import read_questions
 from probekit.report import TEMPLATE, write_report
 from probekit.resources import sha256
@@ -64,7 +70,8 @@ def run_pipeline(run_dir=None, *, stages=STAGES, progress=True, **parameters):
             bar.update()
         if set(stages) == set(STAGES):
             _update_report(run)
-    _print_summary(run)
+    if "interpret" in stages:
+        _print_summary(run)
     return run
 
 
@@ -91,7 +98,8 @@ def _run_stage(run, stage, given, progress):
     parameters = {name: given.get(name, default) for name, (default, _) in declared.items()}
     parameters["run_dir"] = str(run.path)
     notebook = notebook_path(stage)
-    key = {"parameters": parameters, "notebook": sha256(notebook)}
+    decisive = {name: value for name, value in parameters.items() if name not in PLACES}
+    key = {"parameters": decisive, "notebook": sha256(notebook)}
     record, output = run.pipeline_record(stage), run.executed_notebook(stage)
     if output.exists() and run.is_current(stage, record, key):
         tqdm.write(f"{stage}: nothing has changed, not run again")

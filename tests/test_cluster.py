@@ -1,11 +1,13 @@
 """Two single-threaded worker processes give what this process gives, whatever dies meanwhile."""
 
+import json
 import os
 import signal
 import sys
 import threading
 import time
 
+import nbformat
 import numpy as np
 import pandas as pd
 import pytest
@@ -16,6 +18,8 @@ from test_grid import make_activations
 from threadpoolctl import threadpool_limits
 
 from probekit import Run, extract, load_model, probe_grid, read_questions
+from probekit.parameters import notebook_path
+from probekit.runs import STAGES
 
 if os.environ.get("CI"):
     import distributed
@@ -162,6 +166,35 @@ def test_a_shard_that_overflows_half_precision_widens_the_store(client, lm, ques
     found, expected = run.activations()["activation"], alone.activations()["activation"]
     assert found.dtype == expected.dtype == np.float32
     np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def run_notebook(stage, **parameters):
+    """Its code, in this process: a kernel takes longer to start than all of this."""
+    notebook = nbformat.read(notebook_path(stage), as_version=4)
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert "parameters" in cells[0].metadata["tags"]
+    names = {}
+    for cell in cells:
+        exec(cell.source, names)  # noqa: S102
+        if cell is cells[0]:
+            assert parameters.keys() <= names.keys()
+            names |= parameters
+
+
+def test_the_notebooks_on_a_cluster(
+    client, stopping_model_dir, questions, alone, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("probekit.static", lambda chart: None)
+    run, address = Run(tmp_path / "r"), client.scheduler.address
+    where = {"run_dir": str(run.path), "scheduler": address}
+    asked = {"model": str(stopping_model_dir), "questions": questions.attrs["files"][0]}
+    run_notebook("extract", **asked, **where, max_new_tokens=10)
+    pd.testing.assert_series_equal(run.answers()["response"], alone.answers()["response"])
+    run_notebook("probe", **where, folds=2, n_permutations=1)
+    done = client.run_on_scheduler(lambda dask_scheduler: list(dask_scheduler.task_prefixes))
+    assert {"answer", "fit"} <= set(done)
+    for stage in STAGES[:2]:
+        assert address not in json.dumps(run.manifest(stage)["parameters"])
 
 
 # Ctrl-C

@@ -60,6 +60,19 @@ def test_device_and_dtype_may_be_given(tiny_model_dir):
     assert lm.model.dtype == torch.bfloat16
 
 
+def test_auto_where_there_is_nothing_to_spread_over(tiny_model_dir, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    lm = load_model(tiny_model_dir, device="auto")
+    assert (lm.device.type, lm.model.dtype) == ("cpu", torch.float32)
+
+
+@pytest.mark.parametrize("device", ["nonsense", "cuda:99", 99, 1.5])
+def test_a_device_that_is_not_there(tiny_model_dir, device):
+    with pytest.raises(ValueError, match=f"torch can't use device='?{device}.*, or leave it out"):
+        load_model(tiny_model_dir, device=device)
+
+
 def test_the_weights_do_not_fill_the_screen(lm):
     assert "Linear" not in repr(lm)
     assert lm.name in repr(lm)

@@ -83,6 +83,14 @@ def test_bad_parameter_file(content, expected, tmp_path, capsys):
     assert expected in fails(capsys, tmp_path / "run", "-f", str(path))
 
 
+def test_no_scheduler_at_the_address(tmp_path, capsys, monkeypatch):
+    cluster = pytest.importorskip("probekit.cluster")
+    monkeypatch.setattr(cluster, "_CONNECTING", 0.5)
+    said = fails(capsys, tmp_path / "run", "-p", "scheduler", "tcp://127.0.0.1:9")
+    assert "No Dask scheduler answers at 'tcp://127.0.0.1:9'" in said
+    assert not (tmp_path / "run").exists(), "no notebook was begun"
+
+
 def test_a_mistake_ends_without_traceback_and_with_an_exit_code(tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "probekit", "run", "--run-dir", tmp_path / "r", "-p", "site", "x"],
@@ -140,7 +148,8 @@ def small_notebooks(tmp_path, monkeypatch):
     folder.mkdir()
     for i, name in enumerate(STAGES):
         before = STAGES[i - 1] if i else ""
-        tagged = nbformat.v4.new_code_cell('run_dir = "r"  # folder\nx = 1  # number')
+        declared = 'run_dir = "r"  # folder\nx = 1  # number\ndevice = ""  # place'
+        tagged = nbformat.v4.new_code_cell(declared)
         tagged.metadata["tags"] = ["parameters"]
         setting = nbformat.v4.new_code_cell(f"name, before = {name!r}, {before!r}")
         cells = [tagged, setting, nbformat.v4.new_code_cell(CELLS)]
@@ -149,7 +158,7 @@ def small_notebooks(tmp_path, monkeypatch):
         notebook = nbformat.v4.new_notebook(cells=cells, metadata=metadata)
         nbformat.write(notebook, folder / f"{i + 1:02d}_{name}.ipynb")
     monkeypatch.setattr(parameters, "resource", lambda relative: tmp_path / relative)
-    known = {"questions": "cities", "model": "smollm2", "x": 1, "run_dir": "r"}
+    known = {"questions": "cities", "model": "smollm2", "x": 1, "run_dir": "r", "device": ""}
     for module in (parameters, pipeline):
         monkeypatch.setattr(module, "defaults", lambda: known)
     return folder
@@ -174,6 +183,7 @@ def test_stages_run_once_and_again_only_if_something_changed(small_notebooks, tm
     second, said = go()
     assert second == first
     assert said.count("not run again") == 2
+    assert go(device="cpu")[0] == first, "done elsewhere it would be the same"
     # Another input: everything after it runs again.
     run.begin("probe", {}).finish([], note="made anew")
     third, _ = go()
