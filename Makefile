@@ -11,10 +11,12 @@ ARGS ?=
 PIP_ARGS ?=
 # The interpreter that makes .venv. Empty: the first suitable one found.
 PYTHON ?=
+# The run that the example is made of.
+RUN ?= data/runs/cities
 
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-input -c constraints.txt
 
-.PHONY: help env figure test lint lab bench clean
+.PHONY: help env figure example test lint lab bench clean
 .DEFAULT_GOAL := help
 
 help:
@@ -23,6 +25,7 @@ help:
 	@echo "make lint     ruff: rules and format"
 	@echo "make lab      JupyterLab in this folder, on this machine only"
 	@echo "make bench    the benchmarks"
+	@echo "make example  data/example again, from data/runs/cities (make example RUN=DIR)"
 	@echo "make env      only install, into .venv (the others do it when needed)"
 	@echo "make clean    remove .venv and caches; data/runs stays"
 
@@ -58,6 +61,11 @@ $(STAMP): pyproject.toml constraints.txt
 
 figure: $(STAMP)
 	@$(BIN)/probekit run $(ARGS)
+
+example: $(STAMP)
+	@$(BIN)/python -c \
+		'import sys, probekit.example as e; print(e.make_example(e.Run(sys.argv[1]), "data/example"))' \
+		"$(RUN)"
 
 # The whole suite by two workers; with ARGS exactly what is asked for, in one process by default.
 test: $(STAMP)

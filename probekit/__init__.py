@@ -31,6 +31,7 @@ from probekit.claims import check_claims
 from probekit.describe import describe
 from probekit.report import write_report
 from probekit.parameters import check_parameters
+from probekit.example import open_run
 from probekit.pipeline import run_pipeline
 
 __version__ = "0.1.0"
@@ -60,6 +61,7 @@ __all__ = [
     "is_refusal",
     "load_model",
     "load_probe",
+    "open_run",
     "probe_grid",
     "read_questions",
     "run_pipeline",

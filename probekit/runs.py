@@ -16,6 +16,7 @@ import pandas as pd
 import xarray as xr
 
 from probekit import lock
+from probekit.grid_files import read_grid, write_grids
 from probekit.manifests import checked, environment, is_plain, replacing, write_json
 from probekit.resources import sha256
 
@@ -135,11 +136,11 @@ class Run:
         if split not in splits:
             raise ValueError(f"{path} has no split {split!r}. It has: {', '.join(splits)}.")
         try:
-            return xr.load_dataset(path, group=split, engine="h5netcdf")
+            return read_grid(path, split)
         except (OSError, KeyError, ValueError) as error:
             raise ValueError(f"{path} is damaged: {error}. {_again('probe')}") from error
 
-    def save_grids(self, grids, name="grid.nc"):
+    def save_grids(self, grids, name="grid.nc", **storage):
         """Save datasets of the probe stage into one file.
 
         Parameters
@@ -147,6 +148,8 @@ class Run:
         grids : dict of {str: Dataset}
             Per split, as `grid` or `controls` will be asked for it.
         name : {"grid.nc", "controls.nc"}
+        **storage
+            Of `write_grids`.
 
         Returns
         -------
@@ -155,18 +158,7 @@ class Run:
         path = self._inside(name)
         with replacing(path) as temporary:
             temporary.unlink()
-            for split, grid in grids.items():
-                texts = {
-                    n: v.astype(object) for n, v in grid.variables.items() if v.dtype.kind in "TU"
-                }
-                numbers = {
-                    n: {"fletcher32": True}
-                    for n, v in grid.items()
-                    if v.dtype.kind in "fiub" and v.ndim
-                }
-                grid.assign(texts).to_netcdf(
-                    temporary, mode="a", group=split, engine="h5netcdf", encoding=numbers
-                )
+            write_grids(temporary, grids, **storage)
         return path
 
     def write_text(self, name, text):
@@ -201,11 +193,16 @@ class Run:
         A shard that was deleted would read as missing tokens, and nothing in the store guards its
         labels' types and shapes; so files are compared with the manifest before they are read.
         """
-        outputs = self.manifest(stage)["outputs"]
+        manifest = self.manifest(stage)
         path = self.path / name
+        if not path.exists() and name in manifest.get("left_out", ()):
+            raise FileNotFoundError(
+                f"{path} was left out of this run, an example, to keep it small. Make a run of "
+                "your own: probekit run, or the notebooks 01 and 02."
+            )
         if not path.exists():
             raise FileNotFoundError(f"{path} is not there. {_again(stage)}")
-        for output, record in outputs.items():
+        for output, record in manifest["outputs"].items():
             if Path(output).parts[0] == name and not _same_file(self.path / output, record):
                 raise ValueError(
                     f"{path} is damaged: {self.path / output} is not as the {stage} stage left "

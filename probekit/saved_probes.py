@@ -31,7 +31,8 @@ def load_probe(run, layer, token, split="random"):
     Raises
     ------
     ValueError
-        If the run has no such split, layer or token, or the cell had too few examples for a probe.
+        If the run has no such split, layer or token, the cell had too few examples for a probe, or
+        the run is the example, which has no probes.
     FileNotFoundError
         If the run has no finished probe stage.
 
@@ -43,6 +44,12 @@ def load_probe(run, layer, token, split="random"):
     if not isinstance(run, Run):
         raise TypeError(f'run must be a Run, such as Run("data/runs/cities"); got {run!r}.')
     grid = run.grid(split)
+    if "coef" not in grid:
+        raise ValueError(
+            f"{run.path} has no probes to load: this is an example run, whose coefficients were "
+            "left out to keep it small. Make a run of your own: probekit run, or the notebooks 01 "
+            "and 02."
+        )
     layers = [int(value) for value in grid["layer"].to_numpy()]
     tokens = [str(value) for value in grid["token"].to_numpy()]
     if isinstance(layer, bool) or layer not in layers:
