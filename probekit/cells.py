@@ -71,9 +71,13 @@ class Plan:
             except ValueError:
                 continue  # labels that can't be divided into folds would have been refused
             labellings.append(labels)
-        if published and len(C) > 1:
-            raise ValueError('protocol="published" takes one value of C.')
         n_folds = 1 if published else folds
+        if len(C) > 1 and n_folds < 3:
+            given = 'protocol="published"' if published else f"folds={folds}"
+            raise ValueError(
+                f"{given} takes one value of C, got {len(C)}: to choose one inside the training "
+                "folds takes at least 3 folds."
+            )
         return cls(np.array(labellings), np.array(fold), n_folds, C, groups, choose=n_folds > 2)
 
     def fits(self):
@@ -85,6 +89,19 @@ class Plan:
                 left_out += [(j, k) for k in range(self.n_folds) for j in range(k)]
             listed += [(labelling, *pair, c) for pair in left_out for c in range(len(self.C))]
         return np.array(listed)
+
+    def rows(self):
+        """Where each fit is in `fits`: by labelling, folds left out in either order, and C.
+
+        Returns
+        -------
+        array of int, (labelling, fold, fold, C)
+            -1 where there is no such fit.
+        """
+        rows = np.full((len(self.wrong), self.n_folds, self.n_folds, len(self.C)), -1)
+        labelling, j, k, c = self.fits().T
+        rows[labelling, j, k, c] = rows[labelling, k, j, c] = np.arange(len(labelling))
+        return rows
 
 
 def _check_counts(wrong, groups, folds):
@@ -230,7 +247,6 @@ def fit_cell(X, plan, fitter):
     present = ~np.isnan(X[:, 0])
     n, features = len(X), X.shape[1]
     cell = {
-        # In single precision all P(error) above a log-odds of 17 are 1, and tie.
         "score": np.full(n, np.nan),
         "auroc": np.full(len(plan.wrong), np.nan),
         "choosing": np.full(plan.n_folds, np.nan),
@@ -250,28 +266,26 @@ def fit_cell(X, plan, fitter):
     weight = np.vstack([train, np.ones((1, len(X)), bool)]).astype(np.float32)
     C = np.append(plan.C[fits[:, 3]], plan.C[0])
     margin, coef, intercept, cell["converged"] = fitter(X, all_labels, weight, C)
-    margin = margin[:-1]
-    chosen_C = np.zeros(plan.n_folds, int)
-    for labelling in range(len(plan.wrong)):
-        score = np.full(len(X), np.nan)
-        for k in range(plan.n_folds):
-            area, c = _area_without(k, labelling, fits, margin, wrong, fold, plan)
-            if labelling == 0:
-                cell["choosing"][k], chosen_C[k] = area, c
-            row = np.flatnonzero((fits == (labelling, k, k, c)).all(1))[0]
-            tested = fold[labelling] == k
-            score[tested] = margin[row, tested]
-        cell["auroc"][labelling] = auroc(score, wrong[labelling])
-        if labelling == 0:
-            cell["score"][present] = expit(score)
+    rows = plan.rows()
+
+    def scores(rows):
+        # In single precision all P(error) above a log-odds of 17 are 1, and tie.
+        return np.where(rows < 0, np.nan, margin[rows, np.arange(len(X))].astype(float))
+
+    choosing, chosen_C = _choices(rows, scores, wrong, fold)
+    labelling = np.arange(len(wrong))[:, None]
+    C_of_fold = np.take_along_axis(chosen_C, np.maximum(fold, 0), 1)
+    score = scores(np.where(fold < 0, -1, rows[labelling, fold, fold, C_of_fold]))
+    cell["auroc"], cell["choosing"] = auroc(score, wrong), choosing[0]
+    cell["score"][present] = expit(score[0])
     groups = None if plan.groups is None else plan.groups[present]
     if plan.n_folds == 1:
         cell["training_variance"] = 0.0  # trained and tested on different examples
     else:
-        scores = _scores_without_another_fold(fits, margin, fold[0], chosen_C)
-        cell["training_variance"] = training_variance(scores, wrong[0], groups)
+        without = scores(_without_another_fold(rows[0], fold[0], C_of_fold[0]))
+        cell["training_variance"] = training_variance(without, wrong[0], groups)
     if len(plan.C) > 1:
-        C = plan.C[np.bincount(chosen_C).argmax()]
+        C = plan.C[np.bincount(chosen_C[0]).argmax()]
         everything = np.ones((1, len(X)), np.float32)
         _, coef, intercept, _ = fitter(X, wrong[:1], everything, np.array([C]))
     cell["coef"], cell["intercept"] = coef.astype(np.float32), np.float32(intercept)
@@ -282,37 +296,46 @@ def _both_classes(labels, train):
     return (labels & train).any(1) & (~labels & train).any(1)
 
 
-def _area_without(k, labelling, fits, margin, wrong, fold, plan):
-    """Best area that can be had without fold k's data, and the number of the C that gives it."""
-    pairs = (fits[:, 0] == labelling) & (fits[:, 1] != fits[:, 2])
-    if not pairs.any():
-        return np.nan, 0
-    areas = []
-    for c in range(len(plan.C)):
-        score = np.full(wrong.shape[1], np.nan)
-        for j in range(plan.n_folds):
-            if j != k:
-                low, high = min(j, k), max(j, k)
-                row = np.flatnonzero(pairs & (fits[:, 1:] == (low, high, c)).all(1))[0]
-                tested = fold[labelling] == j
-                score[tested] = margin[row, tested]
-        areas.append(auroc(score, wrong[labelling]))
-    best = int(np.nanargmax(areas)) if not np.isnan(areas).all() else 0
-    return areas[best], best
+def _choices(rows, scores, wrong, fold):
+    """Best area that can be had without each fold's data, and the number of the C that gives it.
+
+    Parameters
+    ----------
+    rows : array of int, (labelling, fold, fold, C)
+    scores : callable
+        Margins of examples by the fits in given rows, NaN for -1.
+    wrong, fold : array, (labelling, example)
+
+    Returns
+    -------
+    area : array, (labelling, fold)
+    chosen : array of int, (labelling, fold)
+    """
+    n_folds = rows.shape[1]
+    if n_folds == 1:
+        return np.full((len(wrong), 1), np.nan), np.zeros((len(wrong), 1), int)
+    pairs = np.where(np.eye(n_folds, dtype=bool)[:, :, None], -1, rows)
+    # Few labellings have pairs, and there is nothing to rank in the others.
+    paired = np.flatnonzero((pairs >= 0).any((1, 2, 3)))
+    areas = np.full((len(wrong), n_folds, rows.shape[3]), np.nan)
+    for k, c in np.ndindex(areas.shape[1:]):
+        without = pairs[paired[:, None], fold[paired], k, c]
+        areas[paired, k, c] = auroc(scores(without), wrong[paired])
+    areas = np.where(np.isnan(areas), -np.inf, areas)
+    best = areas.max(-1)
+    return np.where(np.isinf(best), np.nan, best), areas.argmax(-1)
 
 
-def _scores_without_another_fold(fits, margin, fold, chosen_C):
-    """Margins by fits without each example's own fold and one more, (folds - 1, example).
+def _without_another_fold(rows, fold, C):
+    """Fits without each example's own fold and one more, (folds - 1, example).
 
     With two folds there is no other that can be left out, and the row is of their plain fits.
+
+    Parameters
+    ----------
+    rows : array of int, (fold, fold, C)
+    fold, C : array of int, (example,)
     """
-    n_folds = len(chosen_C)
-    rows = {(j, k, c): row for row, (labelling, j, k, c) in enumerate(fits) if labelling == 0}
-    scores = np.full((n_folds - 1, len(fold)), np.nan)
-    for step in range(1, n_folds):
-        for k, c in enumerate(chosen_C):
-            other = k if n_folds == 2 else (k + step) % n_folds
-            tested = fold == k
-            row = rows[min(k, other), max(k, other), c]
-            scores[step - 1, tested] = margin[row, tested]
-    return scores
+    n_folds = len(rows)
+    steps = np.arange(1, n_folds)[:, None] if n_folds > 2 else np.zeros((1, 1), int)
+    return rows[fold, (fold + steps) % n_folds, C]

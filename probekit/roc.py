@@ -59,11 +59,12 @@ def auroc_influence(score, positive):
     present = ~np.isnan(score)
     groups = [positive & present, ~positive & present]
     sizes = [group.sum(-1) for group in groups]
-    overall = rankdata(score, axis=-1, nan_policy="omit")
+    # What is left out ranks last, so it moves no other rank.
+    overall = rankdata(np.where(present, score, np.inf), axis=-1)
     influence = np.zeros(score.shape)
     with np.errstate(invalid="ignore", divide="ignore"):
         for group, size, others in zip(groups, sizes, sizes[::-1], strict=True):
-            within = rankdata(np.where(group, score, np.nan), axis=-1, nan_policy="omit")
+            within = rankdata(np.where(group, score, np.inf), axis=-1)
             # Share of the other class that scores below an example, ties counted half.
             below = (overall - within) / others[..., None]
             if group is groups[1]:
