@@ -33,6 +33,7 @@ from probekit.report import write_report
 from probekit.parameters import check_parameters
 from probekit.example import open_run
 from probekit.pipeline import run_pipeline
+from probekit.sizing import estimate
 
 __version__ = "0.1.0"
 
@@ -50,6 +51,7 @@ __all__ = [
     "control_table",
     "controls",
     "describe",
+    "estimate",
     "explore",
     "extract",
     "find_span",
