@@ -67,7 +67,7 @@ def heatmap(
         Columns, in this order. A known token that the grid lacks is an empty column.
     mute : bool or float
         Pale and dotted where the corrected p (``p_corrected``; where the grid has none,
-        ``p_value``, and the legend says so) is not below this level; True is 0.05.
+        ``p_value``, and the legend says so) is above this level; True is 0.05.
     outline : sequence of (layer, token)
         Cells to outline: the first as the best, the others as those it cannot be told from.
 
@@ -291,7 +291,7 @@ def _tokens(rows):
 
 
 def _level(mute):
-    """Return the level below which p is significant, or None if nothing is to be muted."""
+    """Return the highest p that is significant, or None if nothing is to be muted."""
     if mute is False or mute is None:
         return None
     level = 0.05 if mute is True else mute
@@ -351,12 +351,12 @@ def _stated(rows, value, level=None):
         p = "p_corrected" if "p_corrected" in rows[0] else "p_value"
         if p not in rows[0]:
             raise ValueError("mute needs p_corrected or p_value in the grid, and it has neither.")
-        muted = f"p ≥ {level:g}" + ("" if p == "p_corrected" else ", uncorrected")
+        muted = f"p > {level:g}" + ("" if p == "p_corrected" else ", uncorrected")
 
     def state(row):
         if row[value] is None:
             return UNMEASURED
-        if level is not None and (row[p] is None or row[p] >= level):
+        if level is not None and (row[p] is None or row[p] > level):
             return muted
         low, high = row.get("gain_low"), row.get("gain_high")
         if value == "gain" and None not in (low, high):

@@ -75,8 +75,15 @@ def by_layer(
         strokeDash=_categories("token:N", domain, DASHES, legend),
         tooltip=tooltips(rows[0]),
     )
-    bands = base.mark_area(opacity=0.16).encode(
-        y=_auroc_axis(rows, "auroc_low"), y2="auroc_high:Q", tooltip=tooltips(rows[0])
+    # With edges: where several bands lie over each other, their colours alone make a grey.
+    edge = alt.Stroke(
+        "token:N", scale=alt.Scale(domain=domain, range=COLOURS[: len(domain)]), legend=None
+    )
+    bands = base.mark_area(fillOpacity=0.07, strokeOpacity=0.7, strokeWidth=0.8).encode(
+        y=_auroc_axis(rows, "auroc_low"),
+        y2="auroc_high:Q",
+        stroke=edge,
+        tooltip=tooltips(rows[0]),
     )
     layers = [bands] if "auroc_low" in rows[0] and "auroc_high" in rows[0] else []
     chart = alt.layer(_chance(rows), *layers, lines).properties(width=WIDTH, height=HEIGHT)
