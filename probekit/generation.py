@@ -12,6 +12,7 @@ together, so no prompt is ever padded.
 
 import functools
 import inspect
+import weakref
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -185,7 +186,8 @@ class _AlignedLayer(DynamicLayer):
 
     def __init__(self, rows):
         super().__init__()
-        self.rows = rows
+        # No cycle: all that a shard's rows hold is to be free before the next shard's are made.
+        self.rows = weakref.proxy(rows)
         self.is_initialized = True
 
     def allocate(self, keys, values):

@@ -1,4 +1,6 @@
 import functools
+import gc
+import weakref
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,6 +15,7 @@ from architectures import (
     relative_error,
 )
 
+from probekit import generation
 from probekit.generation import CachedPrefix, common_prefix, generate
 from probekit.questions import read_questions
 
@@ -216,6 +219,26 @@ def test_sampled_tokens_go_to_the_rows_they_were_drawn_for(batch_size):
         assert response.token_ids == [100 + 10 * i + step for step in range(3 + i)]
         assert response.finished
         check_activations("gemma2", lm, prompt, response)
+
+
+def test_keys_and_values_are_free_when_the_last_response_is_there(monkeypatch):
+    made = []
+
+    class Rows(generation._Rows):
+        def __init__(self, *args):
+            super().__init__(*args)
+            made.append(weakref.ref(self))
+
+    monkeypatch.setattr(generation, "_Rows", Rows)
+    # Python's collector counts objects, not bytes, and would come gigabytes too late.
+    gc.collect()
+    gc.disable()
+    try:
+        answer(language_model(), make_prompts(), ["mlp_out"], batch_size=4)
+        (rows,) = made
+        assert rows() is None
+    finally:
+        gc.enable()
 
 
 def test_no_hook_is_left_on_the_model_even_when_the_caller_stops_early():
