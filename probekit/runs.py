@@ -99,9 +99,13 @@ class Run:
             dataset = xr.open_zarr(path, chunks=None, consolidated=False)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path} is damaged: {error}. {_again('extract')}") from error
-        # numpy's variable-length strings can't be turned into its fixed ones, Python's can.
-        texts = {n: v.astype(object) for n, v in dataset.variables.items() if v.dtype.kind == "T"}
-        return dataset.assign_coords(texts)
+        # numpy's variable-length strings can't be turned into its fixed ones, Python's can. In the
+        # order of their names, as the file system's own differs from folder to folder.
+        labels = {
+            name: variable.astype(object) if variable.dtype.kind == "T" else variable
+            for name, variable in sorted(dataset.coords.variables.items())
+        }
+        return dataset.drop_vars(labels).assign_coords(labels)
 
     def grid(self, split="random"):
         """Grid of probes that the probe stage fitted.

@@ -183,6 +183,12 @@ def test_activations_are_those_of_a_plain_forward_pass(finished, lm, site, monke
                 np.testing.assert_allclose(values[i, :, t], expected, rtol=2e-3, atol=1e-3)
 
 
+def test_labels_are_in_the_order_of_their_names(finished):
+    """Not in the file system's, which differs from folder to folder, and with it a grid's bytes."""
+    labels = list(finished.activations().coords)
+    assert labels == sorted(labels)
+
+
 def test_the_default_site_is_the_first(finished):
     xr.testing.assert_identical(finished.activations(), finished.activations("resid_post"))
     with pytest.raises(ValueError, match=r"no site 'mlp'.*It has: resid_post, mlp_out"):
