@@ -5,14 +5,14 @@ import pandas as pd
 from synthetic import flat, make_grid
 
 from probekit.runs import Run
-from probekit.tokens import token_positions
+from probekit.tokens import FIGURE_TOKENS, token_positions
 
 COUNTRIES = ["Italy", "Japan", "Peru", "Kenya", "Poland", "France"]
 #: Of each split: the layer where exact_answer_last is best, and its area.
 PEAKS = {"random": (2, 0.9), "answer": (1, 0.75)}
 
 
-def made_run(path, n=120, layers=4, wrap="{}"):
+def made_run(path, n=120, layers=4, wrap="{}", tokens=FIGURE_TOKENS):
     """A run directory as the probe stage leaves it, without activations and controls.
 
     Parameters
@@ -23,6 +23,8 @@ def made_run(path, n=120, layers=4, wrap="{}"):
     layers : int
     wrap : str
         What is written around every question's city, every response's country.
+    tokens : sequence of str
+        Of the grids.
 
     Returns
     -------
@@ -30,10 +32,10 @@ def made_run(path, n=120, layers=4, wrap="{}"):
     """
     run, grids = Run(path), {}
     for split, (layer, area) in PEAKS.items():
-        true = flat(0.6, layers)
+        true = flat(0.6, layers, list(tokens))
         true.loc[layer, "exact_answer_last"] = area
         # One seed: the same answers are right in every split.
-        grid = make_grid(true, n=n, seed=0, absent={"-8": 1.0})
+        grid = make_grid(true, n=n, seed=0, absent={"-8": 1.0} if "-8" in tokens else {})
         p = 0.05 + 0 * grid["auroc"]
         grids[split] = grid.assign(p_value=p / 10, p_corrected=p)
     correct = [*grids["random"]["correct"].to_numpy(), False]

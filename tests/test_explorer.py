@@ -174,8 +174,8 @@ def check_shows(explorer, layer, token):
     assert f">{area:.3f}, 95 %" in view.numbers.value
     wrong = answers[~answers["correct"]].index
     first = max(wrong, key=lambda i: p[i])
-    assert view.examples.value.index(f"city number {first[1:]}?") < 300
-    assert f"of {len(wrong)}: wrong answers" in view.count.value
+    assert f"city number {first[1:]}?" in view.examples.value.split("</b>")[1]
+    assert f"of {len(wrong)}: wrong answers" in view.examples.value
 
 
 def test_menus_of_layer_and_token_show_that_cell(explorer):
@@ -241,16 +241,16 @@ def test_a_cell_that_was_not_measured_is_said_to_be_so(explorer):
 def test_examples_are_listed_searched_and_paged(explorer):
     view = widgets(explorer)
     view.which.value = "all"
-    assert f"1–{PAGE} of 121" in view.count.value
+    assert f"1–{PAGE} of 121" in view.examples.value
     assert view.back.disabled
     view.forth.click()
-    assert f"{PAGE + 1}–{2 * PAGE} of 121" in view.count.value
+    assert f"{PAGE + 1}–{2 * PAGE} of 121" in view.examples.value
     view.search.value = "city number 99?"
-    assert "1–1 of 1" in view.count.value
+    assert "1–1 of 1" in view.examples.value
     assert view.back.disabled
     assert view.forth.disabled
     view.search.value = "no such thing"
-    assert "None." in view.examples.value
+    assert "None: all answers" in view.examples.value
 
 
 def test_runs_beside_it_can_be_chosen(tmp_path):
@@ -277,6 +277,15 @@ def test_a_damaged_run_is_told_of_and_what_was_seen_stays(tmp_path):
     assert "is damaged" in view.message.value
     assert "<i>" not in view.message.value
     assert (explorer.run.path, view.run.value) == (first.path, 0)
+
+
+def test_a_group_of_tokens_that_the_grid_lacks_is_told_of(tmp_path):
+    run = made_run(tmp_path / "a", tokens=["last_q", "exact_answer_last"])
+    view = widgets(pk.explore(run))
+    view.group.value = "the tokens from the end"
+    assert "none of the tokens -8, -7" in view.message.value
+    assert view.group.value == "all of the figure"
+    assert view.token.options == ("last_q", "exact_answer_last")
 
 
 def test_what_cannot_be_explored_is_refused(run, tmp_path):
