@@ -29,8 +29,8 @@ from probekit.store import ActivationStore
 # What of the answers stands beside the activations, besides whether they are correct.
 _TEXT_COORDINATES = ("id", "question", "exact_answer", "answer")
 
-# Questions a shard: enough to keep a batch full most of the time, and little to lose.
-_SHARD = 256
+#: Questions a shard: enough to keep a batch full most of the time, and little to lose.
+SHARD = 256
 
 
 def extract(
@@ -306,7 +306,7 @@ class _Extraction:
             site: ActivationStore(
                 self.where.path / store_name(site, self.sites),
                 len(self.prompts),
-                min(_SHARD, len(self.prompts)),
+                min(SHARD, len(self.prompts)),
                 {"model": self.lm.name, "revision": self.lm.revision, "site": site},
             )
             for site in self.sites
@@ -316,7 +316,7 @@ class _Extraction:
     def shards(self):
         """The ranges of questions that are worked on and stored as one."""
         n = len(self.prompts)
-        return [range(start, min(start + _SHARD, n)) for start in range(0, n, _SHARD)]
+        return [range(start, min(start + SHARD, n)) for start in range(0, n, SHARD)]
 
     def _part(self, shard):
         return self.where.path / "shards" / f"{shard:05d}.parquet"

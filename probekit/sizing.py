@@ -12,6 +12,7 @@ reach the same share of a processor's speed.
 import math
 import numbers
 
+from probekit.extract import SHARD
 from probekit.tokens import TOKENS
 
 #: SmolLM2 on the shipped city questions, as the benchmarks run it: tokens are those of a prompt
@@ -25,7 +26,6 @@ DEFAULT = {
     "response_tokens": 26,
 }
 
-_SHARD = 256  # questions in a file of the store, each as large as the first
 _ITERATIONS = 60  # of the solver, on average
 # What of a run of 120 questions, 155 s on two cores, is neither answering nor fitting: four kernels
 # are started, a small model is loaded, figures are drawn, controls are fitted.
@@ -133,7 +133,8 @@ def estimate(
     fits = folds * (1 + n_permutations) + folds * (folds - 1) / 2 + 1
     cell = 2 * _to_fit(questions, hidden_size, fits) + _to_fit(questions, hidden_size, 2)
     fit = runs * layers * len(TOKENS) * cell / FITTING[0] / cores / 3600
-    shards = math.ceil(questions / _SHARD) * _SHARD if questions > _SHARD else questions
+    # Every file of the store is as large as the first.
+    shards = math.ceil(questions / SHARD) * SHARD if questions > SHARD else questions
     item, batch = (4, 128) if device == "CPU" else (2, 64)
     # Keys and values of a batch, twice as long as they need be, and the activations of its tokens.
     longest = 2 * (prompt_tokens + response_tokens) + 64

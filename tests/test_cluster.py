@@ -43,7 +43,7 @@ def client():
 
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch):
-    monkeypatch.setattr(sys.modules["probekit.extract"], "_SHARD", 4)
+    monkeypatch.setattr(sys.modules["probekit.extract"], "SHARD", 4)
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def questions(tmp_path_factory):
 def alone(lm, questions, tmp_path_factory):
     """A run of this process with one thread. Read only."""
     with pytest.MonkeyPatch.context() as patch, one_thread():
-        patch.setattr(sys.modules["probekit.extract"], "_SHARD", 4)
+        patch.setattr(sys.modules["probekit.extract"], "SHARD", 4)
         run = Run(tmp_path_factory.mktemp("run") / "alone")
         return extract(lm, questions, run, **OPTIONS, progress=False)
 

@@ -236,7 +236,7 @@ def test_values_beyond_float16_are_kept_in_float32(model_dir, questions, tmp_pat
     layer = lm.model.model.layers[1].mlp.down_proj
     with torch.no_grad():
         layer.weight *= 1e5
-    monkeypatch.setattr(extract_module, "_SHARD", 5)
+    monkeypatch.setattr(extract_module, "SHARD", 5)
     run = extract(lm, questions, Run(tmp_path / "wide"), ("resid_post", "attn_out"), **OPTIONS)
     wide, narrow = run.activations("resid_post"), run.activations("attn_out")
     assert wide["activation"].dtype == np.float32
@@ -248,7 +248,7 @@ def test_values_beyond_float16_are_kept_in_float32(model_dir, questions, tmp_pat
 
 
 def test_the_store_is_widened_when_a_later_shard_overflows(lm, questions, tmp_path, monkeypatch):
-    monkeypatch.setattr(extract_module, "_SHARD", 5)
+    monkeypatch.setattr(extract_module, "SHARD", 5)
     original = generation.generate
     shards = []
 
@@ -324,7 +324,7 @@ class DiedError(RuntimeError):
 @pytest.mark.parametrize("after", [False, True], ids=["before it", "after it"])
 def test_a_run_that_dies_at_any_file_ends_the_same(lm, questions, tmp_path, monkeypatch, after):
     """Every file is moved into its place when it is complete: die at each of the moves."""
-    monkeypatch.setattr(extract_module, "_SHARD", 3)
+    monkeypatch.setattr(extract_module, "SHARD", 3)
     few = questions.head(8)
     options = OPTIONS | {"max_new_tokens": 6}
     original, moves, fatal = pathlib.Path.replace, [], [None]
@@ -357,7 +357,7 @@ def test_a_run_that_dies_at_any_file_ends_the_same(lm, questions, tmp_path, monk
 
 
 def test_what_is_there_is_not_made_again(lm, questions, tmp_path, monkeypatch):
-    monkeypatch.setattr(extract_module, "_SHARD", 6)
+    monkeypatch.setattr(extract_module, "SHARD", 6)
     original, asked = generation.generate, []
 
     def dying(lm, prompts, sites, **options):
@@ -388,7 +388,7 @@ COMMAND = """
 import sys
 import probekit
 module = sys.modules["probekit.extract"]
-module._SHARD = 4
+module.SHARD = 4
 model, questions, *folders = sys.argv[1:]
 lm = probekit.load_model(model)
 for folder in folders:
