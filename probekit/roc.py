@@ -28,14 +28,21 @@ def auroc(score, positive):
     score = np.asarray(score, dtype=float)
     positive = np.broadcast_to(np.asarray(positive, dtype=bool), score.shape)
     missing = np.isnan(score)
-    # NaN ranks last, so it moves no other rank.
-    ranks = rankdata(np.where(missing, np.inf, score), axis=-1)
+    ranks = _ranks(score, missing)
     chosen = positive & ~missing
     n_positive = chosen.sum(-1)
     n_negative = (~missing).sum(-1) - n_positive
     above = np.where(chosen, ranks, 0).sum(-1) - n_positive * (n_positive + 1) / 2
     with np.errstate(invalid="ignore", divide="ignore"):
         return above / (n_positive * n_negative)
+
+
+def _ranks(score, left_out):
+    """Ranks along the last axis; what is left out ranks last, so it moves no other rank."""
+    largest = np.finfo(float).max
+    # An infinite score is one too, below what is left out.
+    score = np.clip(score, -largest, largest)
+    return rankdata(np.where(left_out, np.inf, score), axis=-1)
 
 
 def auroc_influence(score, positive):
@@ -59,12 +66,11 @@ def auroc_influence(score, positive):
     present = ~np.isnan(score)
     groups = [positive & present, ~positive & present]
     sizes = [group.sum(-1) for group in groups]
-    # What is left out ranks last, so it moves no other rank.
-    overall = rankdata(np.where(present, score, np.inf), axis=-1)
+    overall = _ranks(score, ~present)
     influence = np.zeros(score.shape)
     with np.errstate(invalid="ignore", divide="ignore"):
         for group, size, others in zip(groups, sizes, sizes[::-1], strict=True):
-            within = rankdata(np.where(group, score, np.inf), axis=-1)
+            within = _ranks(score, ~group)
             # Share of the other class that scores below an example, ties counted half.
             below = (overall - within) / others[..., None]
             if group is groups[1]:

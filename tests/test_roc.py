@@ -69,6 +69,10 @@ def test_infinite_scores_are_scores():
     score, positive = np.array([-np.inf, 0.0, np.inf, 1.0]), np.array([False, True, True, False])
     assert auroc(score, positive) == 0.75
     assert auroc_influence(score, positive)[0] == 0.75
+    # Nor is what is left out one of them.
+    score, positive = np.append(score, [np.nan] * 2), np.append(positive, [True, False])
+    assert auroc(score, positive) == 0.75
+    assert auroc_influence(score, positive)[0] == 0.75
 
 
 @pytest.mark.parametrize("seed", range(5))
