@@ -316,7 +316,7 @@ def test_a_description(make):
 
 
 #: Modules that write markup, each with the tests of what it makes.
-TESTED = {"chart_files", "explorer", "token_view", "report"}
+TESTED = {"chart_files", "explorer", "explorer_widgets", "token_view", "report"}
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: path.name)
