@@ -6,7 +6,6 @@ same store as if nothing had happened.
 """
 
 import hashlib
-import json
 import shutil
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,7 +19,7 @@ from tqdm import tqdm
 from probekit.lock import writing
 from probekit.manifests import replacing, write_json
 from probekit.models import LanguageModel
-from probekit.resources import sha256
+from probekit.resources import parse_json, sha256
 from probekit.runs import Run, store_name
 from probekit.shards import Shard, Tally, answer_shard, fitting_batch, shortest_alike
 from probekit.sites import check_sites
@@ -257,7 +256,7 @@ def _claim(run, parameters, batch_size):
         write_json(path, {"parameters": parameters, "batch_size": batch_size})
         return batch_size
     try:
-        claimed = json.loads(path.read_text(encoding="utf-8"))
+        claimed = parse_json(path.read_text(encoding="utf-8"))
         theirs, batch_size = dict(claimed["parameters"]), claimed["batch_size"]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is damaged: {error}. Use another run directory.") from error

@@ -16,6 +16,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from probekit.resources import parse_json
+
 _DIRECTOR = "PROBEKIT_DIRECTOR"  # the environment variable by which a kernel knows its command
 _PATIENCE = 10  # seconds; the kernel of a killed command ends within two
 
@@ -95,7 +97,7 @@ def release(path):
 def _is_directed(path):
     """Whether the process that holds the directory is the one that started this kernel."""
     try:
-        director, directed = json.loads(os.environ[_DIRECTOR])
+        director, directed = parse_json(os.environ[_DIRECTOR])
     except (KeyError, ValueError):
         return False
     return directed == str(path) and _holder(_lock_file(path, "run")).get("pid") == director
@@ -112,7 +114,7 @@ def _note(file):
 
 def _holder(file):
     try:
-        holder = json.loads(_note(file).read_text(encoding="utf-8"))
+        holder = parse_json(_note(file).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return holder if isinstance(holder, dict) else {}

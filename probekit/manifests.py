@@ -65,7 +65,9 @@ def is_plain(name):
     if not isinstance(name, str) or "\0" in name:
         return False
     parts = Path(name).parts
-    return bool(parts) and not Path(name).is_absolute() and ".." not in parts
+    # No file system has longer names; asking for one is an error, not a file that is not there.
+    longest = max((len(part.encode(errors="replace")) for part in parts), default=0)
+    return 0 < longest < 256 and not Path(name).is_absolute() and ".." not in parts
 
 
 def checked(manifest):
@@ -82,8 +84,15 @@ def checked(manifest):
     for name, record in manifest["outputs"].items():
         if not is_plain(name):
             raise ValueError(f"it lists {name!r}, which is no file of the run")
-        if not isinstance(record, dict) or not {"bytes", "sha256"} <= set(record):
+        kinds = {"bytes": int, "sha256": str}
+        if not isinstance(record, dict) or not all(
+            isinstance(record.get(field), kind) for field, kind in kinds.items()
+        ):
             raise ValueError(f"it lists {name!r} without its size and hash")
+    lists = {name: manifest["results"].get(name, []) for name in ("sites", "splits")}
+    for name, names in (lists | {"left_out": manifest.get("left_out", [])}).items():
+        if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
+            raise ValueError(f"its {name} are no list of names")
     return manifest
 
 

@@ -4,7 +4,6 @@ The page needs no other file, opens offline, and runs no script. Outputs reach i
 hold them, so what is text there (a model's response, a question) is text here.
 """
 
-import json
 from itertools import groupby
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import jinja2
 import nbformat
 import pandas as pd
 
-from probekit.resources import sha256
+from probekit.resources import parse_json, sha256
 from probekit.runs import REPORT, STAGES
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
@@ -79,7 +78,11 @@ def _executed(run, stage):
         raise FileNotFoundError(
             f"A report is made of executed notebooks; {notebook} is none. {again}"
         )
-    if json.loads(record.read_text(encoding="utf-8")).get("manifest") != sha256(manifest):
+    try:
+        recorded = dict(parse_json(record.read_text(encoding="utf-8")))
+    except (ValueError, TypeError):
+        recorded = {}
+    if recorded.get("manifest") != sha256(manifest):
         raise ValueError(
             f"{notebook} is not what the run's {stage} stage was last made by. {again}"
         )

@@ -18,7 +18,7 @@ import xarray as xr
 from probekit import lock
 from probekit.grid_files import read_grid, write_grids
 from probekit.manifests import checked, environment, is_plain, replacing, write_json
-from probekit.resources import sha256
+from probekit.resources import parse_json, sha256
 
 #: The four stages, in order; each is a notebook.
 STAGES = ("extract", "probe", "visualize", "interpret")
@@ -90,7 +90,12 @@ class Run:
         Dataset
             ``activation(example, layer, token, feature)``; NaN where a response has no such token.
         """
-        sites = self.manifest("extract")["results"]["sites"]
+        sites = self.manifest("extract")["results"].get("sites")
+        if not sites:
+            raise ValueError(
+                f"{self._manifest_path('extract')} is damaged: it names no site. "
+                f"{_again('extract')}"
+            )
         site = site or sites[0]
         if site not in sites:
             raise ValueError(f"{self.path} has no site {site!r}. It has: {', '.join(sites)}.")
@@ -234,7 +239,7 @@ class Run:
         """
         path = self._manifest_path(stage)
         try:
-            return checked(json.loads(path.read_text(encoding="utf-8")))
+            return checked(parse_json(path.read_text(encoding="utf-8")))
         except FileNotFoundError:
             raise FileNotFoundError(
                 f"{self.path} holds no finished {stage} stage. {_again(stage)}"
@@ -306,7 +311,7 @@ class Run:
         bool
         """
         try:
-            recorded = json.loads(record.read_text(encoding="utf-8"))
+            recorded = parse_json(record.read_text(encoding="utf-8"))
             manifest = self.manifest(stage)
         except (OSError, ValueError):
             return False
