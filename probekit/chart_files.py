@@ -10,6 +10,8 @@ import altair as alt
 import vl_convert
 from IPython.display import Image
 
+from probekit.manifests import replacing
+
 FORMATS = ("json", "svg", "png", "pdf", "html")
 
 # The policy holds even if a chart's text were to become code: the page may run its own inline
@@ -169,9 +171,5 @@ def _in_order(pdf):
 
 
 def _write(path, content):
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        part.write_bytes(content)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)

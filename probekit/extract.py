@@ -10,16 +10,16 @@ import shutil
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
 from probekit.lock import writing
-from probekit.manifests import replacing, write_json
+from probekit.manifests import replacing
+from probekit.mending import claim, mend
 from probekit.models import LanguageModel
-from probekit.resources import parse_json, sha256
+from probekit.resources import sha256
 from probekit.runs import Run, store_name
 from probekit.shards import Shard, Tally, answer_shard, fitting_batch, shortest_alike
 from probekit.sites import check_sites
@@ -124,11 +124,11 @@ def extract(
         if batch_size is None:
             fitting = workers.fitting_batch if workers else partial(fitting_batch, lm)
             batch_size = fitting(max(map(len, prompts)), max_new_tokens)
-        batch_size = _claim(run, parameters, batch_size)
-        _discard_damaged(run)
+        batch_size = claim(run, parameters, batch_size)
+        damaged = mend(run)
         stage = run.begin("extract", parameters, inputs=questions.attrs.get("files", ()))
         work = _Extraction(lm, asked, prompts, run, sites, parameters, batch_size, judge, workers)
-        answers = work.run(progress)
+        answers = work.run(damaged, progress)
         check_two_classes(answers)
         stage.finish(
             [run.path / "answers.parquet", *(store.path for store in work.stores.values())],
@@ -246,45 +246,6 @@ def _fingerprint(questions):
     return hashlib.sha256((rows + "".join(lists)).encode()).hexdigest()
 
 
-def _claim(run, parameters, batch_size):
-    """Refuse a directory that holds another run; else the batch size that the run began with.
-
-    The batch size changes the last bits of an activation, so a resumed run keeps its first one.
-    """
-    path = run.path / "run.json"
-    if not path.exists():
-        write_json(path, {"parameters": parameters, "batch_size": batch_size})
-        return batch_size
-    try:
-        claimed = parse_json(path.read_text(encoding="utf-8"))
-        theirs, batch_size = dict(claimed["parameters"]), claimed["batch_size"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is damaged: {error}. Use another run directory.") from error
-    differing = [name for name in parameters if parameters[name] != theirs.get(name)]
-    if differing:
-        changes = "; ".join(f"{n} was {theirs.get(n)!r}, now {parameters[n]!r}" for n in differing)
-        raise ValueError(
-            f"{run.path} holds a run with other parameters: {changes}. Give another run "
-            "directory, or delete this one."
-        )
-    return batch_size
-
-
-def _discard_damaged(run):
-    """Take away what is no longer as a finished run left it, so that it is made again."""
-    try:
-        outputs = run.manifest("extract")["outputs"]
-    except (FileNotFoundError, ValueError):
-        return
-    paths = {run.path / name: record["sha256"] for name, record in outputs.items()}
-    if not all(path.is_file() and sha256(path) == digest for path, digest in paths.items()):
-        for name in {Path(name).parts[0] for name in outputs}:
-            if (run.path / name).is_dir():
-                shutil.rmtree(run.path / name)
-            else:
-                (run.path / name).unlink(missing_ok=True)
-
-
 @dataclass
 class _Extraction:
     """One run's extraction: what is asked, of whom, and where it goes."""
@@ -317,44 +278,74 @@ class _Extraction:
         n = len(self.prompts)
         return [range(start, min(start + SHARD, n)) for start in range(0, n, SHARD)]
 
-    def _part(self, shard):
-        return self.where.path / "shards" / f"{shard:05d}.parquet"
+    def run(self, damaged, progress):
+        """Go through the shards that are not there yet, then put everything together.
 
-    def run(self, progress):
-        """Go through the shards that are not there yet, then put everything together."""
+        Parameters
+        ----------
+        damaged : list of str or None
+            Of `mend`. If None, stored shards are checked.
+        progress : bool
+
+        Returns
+        -------
+        DataFrame
+            The answers.
+        """
         table = self.where.path / "answers.parquet"
-        if table.exists() and all(self._is_stored(shard) for shard in range(len(self.shards))):
-            answers = pd.read_parquet(table)
-        else:
-            self._go_through(progress)
+        if damaged != []:
+            self._go_through(damaged is not None, progress)
             parts = [pd.read_parquet(self._part(shard)) for shard in range(len(self.shards))]
             answers = pd.concat(parts, ignore_index=True)
             for store in self.stores.values():
                 store.name_coordinates(answers, _TEXT_COORDINATES)
             with replacing(table) as temporary:
                 answers.to_parquet(temporary, index=False)
-        shutil.rmtree(self.where.path / "shards", ignore_errors=True)
-        return answers
+        return pd.read_parquet(table)
 
-    def _is_stored(self, shard):
-        return all(store.has(shard) for store in self.stores.values())
+    def _part(self, shard):
+        """Where a shard's answers are, if they are there as they were written.
 
-    def _go_through(self, progress):
+        They stay, as a second copy of the table, which can't be made again but by asking.
+        """
+        for path in self._parts.glob(f"{shard:05d}-*.parquet"):
+            if path.stem.endswith(sha256(path)):
+                return path
+        return None
+
+    def _write_part(self, shard, rows):
+        content = rows.to_parquet(index=False)
+        digest = hashlib.sha256(content).hexdigest()
+        for other in self._parts.glob(f"{shard:05d}-*.parquet"):
+            other.unlink()
+        with replacing(self._parts / f"{shard:05d}-{digest}.parquet") as temporary:
+            temporary.write_bytes(content)
+
+    @property
+    def _parts(self):
+        return self.where.path / "shards"
+
+    def _go_through(self, checked, progress):
+        for left in self._parts.glob("by-workers-*"):
+            shutil.rmtree(left)  # by the workers of a driver that was killed
         total = len(self.prompts)
         with tqdm(total=total, desc="Answering", unit="question", disable=not progress) as bar:
             tally = Tally(bar)
             waiting = {}
             for number, members in enumerate(self.shards):
-                if self._part(number).exists() and self._is_stored(number):
-                    for correct in pd.read_parquet(self._part(number))["correct"]:
+                part = self._part(number)
+                if part and all(
+                    store.has(number) and (checked or store.is_intact(number))
+                    for store in self.stores.values()
+                ):
+                    for correct in pd.read_parquet(part)["correct"]:
                         tally.add(correct)
                 else:
                     waiting[number] = self._shard(members)
             answer = self._answers_of_workers if self.workers else self._answers
             for number, rows, self.batch_size in answer(waiting, tally):
                 # Activations first, answers last, since they say that the shard is there.
-                with replacing(self._part(number)) as temporary:
-                    rows.to_parquet(temporary, index=False)
+                self._write_part(number, rows)
 
     def _answers(self, shards, tally):
         for number, shard in shards.items():
@@ -364,8 +355,7 @@ class _Extraction:
             yield number, answered.rows, answered.batch_size
 
     def _answers_of_workers(self, shards, tally):
-        folder = self.where.path / "shards"
-        return self.workers.answers(shards, self.stores, self.batch_size, tally, folder)
+        return self.workers.answers(shards, self.stores, self.batch_size, tally, self._parts)
 
     def _shard(self, members):
         return Shard(

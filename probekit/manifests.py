@@ -1,5 +1,6 @@
-"""The form of a manifest, what it says of the machine, and writing so that none is half there."""
+"""The form of a manifest and its seal, what it says of the machine; writing whole files."""
 
+import hashlib
 import json
 import os
 import platform
@@ -93,7 +94,40 @@ def checked(manifest):
     for name, names in (lists | {"left_out": manifest.get("left_out", [])}).items():
         if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
             raise ValueError(f"its {name} are no list of names")
-    return manifest
+    return unsealed(manifest)
+
+
+def sealed(content):
+    """A dict with a hash of all else that is in it."""
+    content = {name: value for name, value in content.items() if name != "seal"}
+    return content | {"seal": _hash(content)}
+
+
+def unsealed(content):
+    """The dict that was sealed.
+
+    Raises
+    ------
+    ValueError
+        If it is another.
+    """
+    if not isinstance(content, dict) or content != sealed(content):
+        raise ValueError("it does not hold what was written")
+    return {name: value for name, value in content.items() if name != "seal"}
+
+
+def fingerprint(manifest):
+    """Hash of what a stage did: of all that its manifest says but when, how long and by what.
+
+    A stage that is run again and makes the same is the same input to the next one.
+    """
+    incidental = ("started", "seconds", "environment", "seal")
+    return _hash({name: value for name, value in manifest.items() if name not in incidental})
+
+
+def _hash(content):
+    text = json.dumps(content, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 @contextmanager
@@ -111,7 +145,7 @@ def replacing(path):
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     os.close(handle)
     temporary = Path(temporary)
     try:

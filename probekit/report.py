@@ -78,13 +78,14 @@ def _executed(run, stage):
         raise FileNotFoundError(
             f"A report is made of executed notebooks; {notebook} is none. {again}"
         )
+    made = {"executed notebook": sha256(notebook), "manifest": sha256(manifest)}
     try:
         recorded = dict(parse_json(record.read_text(encoding="utf-8")))
     except (ValueError, TypeError):
         recorded = {}
-    if recorded.get("manifest") != sha256(manifest):
+    if made != {name: recorded.get(name) for name in made}:
         raise ValueError(
-            f"{notebook} is not what the run's {stage} stage was last made by. {again}"
+            f"{notebook} is not what the run's {stage} stage was last made by, or damaged. {again}"
         )
     return notebook, manifest
 
@@ -92,6 +93,7 @@ def _executed(run, stage):
 def _page(run):
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     manifests = [run.manifest(stage) for stage in STAGES]
+    claims = run._intact("claims.csv", "interpret")
     extract, results = manifests[0]["parameters"], manifests[0]["results"]
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         name=run.name,
@@ -103,7 +105,7 @@ def _page(run):
         ),
         highlighting=_highlighting(),
         chapters=[_chapter(run, stage) for stage in STAGES],
-        claims=pd.read_csv(run.path / "claims.csv", keep_default_na=False).to_dict("records"),
+        claims=pd.read_csv(claims, keep_default_na=False).to_dict("records"),
         stages=[manifest | {"files": _files(manifest)} for manifest in manifests],
         environment=_versions(manifests[-1]["environment"]),
     )

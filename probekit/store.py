@@ -54,6 +54,26 @@ class ActivationStore:
         """Whether a shard's file is there."""
         return (self.path / self._file(shard)).exists()
 
+    def is_intact(self, shard):
+        """Whether a shard's file can be read and all of its checksums are right."""
+        array = self._open()
+        if array is None:
+            return False
+        start = shard * self.shard_size
+        try:
+            for layer in range(array.shape[1]):
+                array[start : start + self.shard_size, layer]
+        except (ValueError, OSError):
+            return False
+        return True
+
+    def _open(self):
+        """The store's array, or None if there is none that can be read."""
+        try:
+            return zarr.open_group(self.path, mode="r+")["activation"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
     def _file(self, shard):
         return f"activation/c/{shard}/0/0/0"
 
@@ -67,6 +87,8 @@ class ActivationStore:
         values : array of float16 or float32, (example, layer, token, feature)
         """
         array = self._array(values.shape[1:], values.dtype)
+        # The last shard is not full, so zarr would read what is there, which may be damaged.
+        (self.path / self._file(members.start // self.shard_size)).unlink(missing_ok=True)
         array[members.start : members.stop] = values
 
     def adopt(self, members, other):
@@ -122,20 +144,18 @@ class ActivationStore:
 
     def _array(self, shape, dtype):
         """The store's array that values of this type fit in, made or widened if need be."""
-        there = self.path.exists()
-        if there:
-            array = zarr.open_group(self.path, mode="r+")["activation"]
-            if np.can_cast(dtype, array.dtype):
-                return array
+        array = self._open()
+        if array is not None and np.can_cast(dtype, array.dtype):
+            return array
         # Made beside its place and moved there, so that a run that is killed leaves no half of it.
         new_path = self.path.with_name(f".{self.path.name}.new")
         new = self._create(new_path, shape, dtype)
-        if there:
+        if array is not None:
             for start in range(0, self.n_examples, self.shard_size):
                 if self.has(start // self.shard_size):
                     part = slice(start, start + self.shard_size)
                     new[part] = array[part].astype(dtype)
-            shutil.rmtree(self.path)
+        shutil.rmtree(self.path, ignore_errors=True)
         new_path.rename(self.path)
         return zarr.open_group(self.path, mode="r+")["activation"]
 

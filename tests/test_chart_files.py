@@ -113,7 +113,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch)
     def refuse(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("probekit.chart_files.os.replace", refuse)
+    monkeypatch.setattr("pathlib.Path.replace", refuse)
     with pytest.raises(ValueError, match=r"cannot write charts to the folder .*: No space left"):
         save_chart(make_chart(), path)
     assert path.read_text() == "old"

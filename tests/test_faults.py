@@ -13,13 +13,13 @@ from probekit.pipeline import run_pipeline
 
 # One run directory, one writer
 
-# The module on its own: the whole package takes seconds to import.
+# The module with as much of the package as it needs: all of it takes seconds to import.
 HOLDER = """
-import importlib.util, pathlib, sys
-module, path = sys.argv[1], pathlib.Path(sys.argv[2])
-spec = importlib.util.spec_from_file_location("lock", module)
-lock = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(lock)
+import pathlib, sys, types
+package = types.ModuleType("probekit")
+package.__path__, path = [sys.argv[1]], pathlib.Path(sys.argv[2])
+sys.modules["probekit"] = package
+from probekit import lock
 lock.hold(path)
 print("held", flush=True)
 sys.stdin.readline()
@@ -31,7 +31,7 @@ sys.stdin.readline()
 
 def start_holder(path, **options):
     """Another process that holds a run directory, and waits to be told to go on."""
-    command = [sys.executable, "-c", HOLDER, lock.__file__, str(path)]
+    command = [sys.executable, "-c", HOLDER, os.path.dirname(lock.__file__), str(path)]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     return subprocess.Popen(command, **pipes | options)
 

@@ -219,3 +219,30 @@ def test_a_notebook_that_ends_without_a_manifest_has_failed(small_notebooks, tmp
     run.begin("extract", {}).finish([])
     with pytest.raises(FileNotFoundError, match="no finished probe stage"):
         pipeline.run_pipeline(run.path, stages=STAGES[1:], progress=False, x=5)
+
+
+def test_what_is_damaged_is_named_and_its_stage_alone_is_run_again(
+    small_notebooks, tmp_path, capsys
+):
+    run, stages = Run(tmp_path / "run"), STAGES[2:]
+    run.begin("probe", {}).finish([])
+
+    def go():
+        pipeline.run_pipeline(run.path, stages=stages, progress=False)
+        return capsys.readouterr().out
+
+    go()
+    for name, why in {
+        "interpret.txt": "interpret.txt is missing or damaged",
+        "notebooks/04_interpret.ipynb": "executed notebook changed",
+        "manifests/interpret.json": "manifests/interpret.json is damaged",
+        "manifests/.interpret.pipeline.json": "manifests/.interpret.pipeline.json is missing or",
+    }.items():
+        path = run.path / name
+        whole = path.read_bytes()
+        path.write_bytes(whole[:-1] + b"?")
+        said = go()
+        assert f"interpret: {why}" in said
+        assert "visualize: nothing has changed" in said
+        assert path.read_bytes()[-1:] == whole[-1:]
+        assert "interpret: nothing has changed" in go()

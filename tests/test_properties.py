@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from probekit.answers import find_span, grade, is_refusal, normalize
 from probekit.candidates import Candidates, read_candidates
+from probekit.manifests import sealed
 from probekit.questions import read_questions
 from probekit.runs import Run
 from probekit.tokens import (
@@ -368,7 +369,7 @@ def test_a_damaged_manifest_is_read_or_refused(finished, data):
         assert "Run the extract stage again" in str(error)
     else:
         assert isinstance(manifest["outputs"], dict)
-    assert run.is_current("extract", run.pipeline_record("extract"), {}) is False
+    assert run.outdated("extract", run.pipeline_record("extract"), {})
     check_files(run)
 
 
@@ -397,10 +398,10 @@ def test_a_manifest_of_another_form_is_refused(finished, outputs, results, sites
         {"inputs": outputs},
         {"left_out": sites},
     ):
-        path.write_text(json.dumps(json.loads(good) | changed))
+        path.write_text(json.dumps(sealed(json.loads(good) | changed)))
         try:
             run.manifest("extract")
         except ValueError as error:
             assert f"{path} is damaged: " in str(error)
-        run.is_current("extract", run.pipeline_record("extract"), {})
+        assert run.outdated("extract", run.pipeline_record("extract"), {})
         check_files(run)
