@@ -173,8 +173,9 @@ def _permuted(wrong, groups, random):
 def read_cell(activations, layer, token, kept):
     """Activations of one cell, (example, feature), NaN where a response lacks the token."""
     # Whole chunks first, examples after: a store is slow at picking rows.
+    cell = activations["activation"].isel(layer=layer, token=token)
     with explained_damage(activations):
-        X = activations["activation"].isel(layer=layer, token=token).to_numpy()[kept]
+        X = cell.transpose("example", "feature").to_numpy()[kept]
     infinite = np.isinf(X).any(1)
     missing = np.isnan(X)
     partly = missing.any(1) & ~missing.all(1)
