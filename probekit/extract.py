@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
+from probekit import self_extraction, verdicts
 from probekit.lock import writing
 from probekit.manifests import replacing
 from probekit.mending import claim, mend
@@ -105,6 +106,7 @@ def extract(
     asked = _repeat(questions, n_samples)
     prompts = [lm.tokenize(lm.prompt(question)) for question in asked["question"]]
     _check_context(lm, asked, prompts, max_new_tokens)
+    _check_later_context(lm, asked, prompts, max_new_tokens, judge, p_true)
     with _workers(scheduler, lm, judge) as workers, writing(run.path):
         parameters = {
             "model": lm.name,
@@ -217,7 +219,7 @@ def _check(lm, questions, run, sites, max_new_tokens, n_samples, temperature, to
 
 def _check_context(lm, questions, prompts, max_new_tokens):
     """Refuse questions that do not fit the model's context, before any work."""
-    room = getattr(lm.model.config.get_text_config(), "max_position_embeddings", None)
+    room = _context(lm)
     for i, prompt in enumerate(prompts):
         if not prompt:
             raise ValueError(f"Question {questions['id'].iloc[i]} has no token in this model.")
@@ -227,6 +229,39 @@ def _check_context(lm, questions, prompts, max_new_tokens):
                 f"max_new_tokens={max_new_tokens} that is more than the model's context of "
                 f"{room}. Shorten the question or lower max_new_tokens."
             )
+
+
+def _check_later_context(lm, questions, prompts, max_new_tokens, judge, p_true):
+    """Refuse questions that do not fit once their responses are shown to a model, before any work.
+
+    Of each kind of prompt only that of the longest question is looked at.
+    """
+    unlisted = [i for i, listed in enumerate(questions["candidates"]) if listed is None]
+    later = [(lm, unlisted, "to copy its exact answer", "Give it candidates")] if unlisted else []
+    if p_true:
+        later.append((lm, range(len(prompts)), "to ask for P(True)", "Leave p_true out"))
+    if isinstance(judge, LanguageModel):
+        later.append((judge, range(len(prompts)), "to judge its response", "Take another judge"))
+    for shown_to, members, purpose, way_out in later:
+        row = questions.iloc[max(members, key=lambda i: len(prompts[i]))]
+        if members is unlisted:
+            length = self_extraction.longest_prompt(lm, row["question"], max_new_tokens)
+        else:
+            length = verdicts.longest_prompt(
+                shown_to, row["question"], row["answers"], max_new_tokens
+            )
+        room = _context(shown_to)
+        if room and length > room:
+            raise ValueError(
+                f"Question {row['id']} takes up to {length} tokens {purpose}; that is more than "
+                f"the context of {room} of {shown_to.name}. {way_out}, shorten the question or "
+                "lower max_new_tokens."
+            )
+
+
+def _context(lm):
+    """Tokens that a model can read at once, or None if it doesn't say."""
+    return getattr(lm.model.config.get_text_config(), "max_position_embeddings", None)
 
 
 def _repeat(questions, n_samples):

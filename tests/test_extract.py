@@ -596,6 +596,23 @@ def test_a_question_beyond_the_context(lm, questions, tmp_path):
     assert not run.path.exists()
 
 
+def test_a_question_beyond_the_context_once_its_response_is_shown(lm, questions, tmp_path):
+    """Models that count positions fail there, others write nonsense: both after hours of work."""
+    long = questions.copy()
+    long.loc[3, "question"] = "Where is Lyon? " * 50
+    run = Run(tmp_path / "r")
+    for options, message in (
+        ({"p_true": True}, r"to ask for P\(True\); .* context of 512 of .*\. Leave p_true out, "),
+        ({"judge": lm}, "to judge its response; .* Take another judge, shorten"),
+    ):
+        with pytest.raises(ValueError, match=r"Question q21 takes up to \d+ tokens " + message):
+            extract(lm, long, run, **OPTIONS | options)
+    long.loc[3, "candidates"] = None
+    with pytest.raises(ValueError, match=r"to copy its exact answer; .* Give it candidates"):
+        extract(lm, long, run, **OPTIONS)
+    assert not run.path.exists()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
