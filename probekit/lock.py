@@ -16,6 +16,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from probekit.manifests import explained
 from probekit.resources import parse_json
 
 _DIRECTOR = "PROBEKIT_DIRECTOR"  # the environment variable by which a kernel knows its command
@@ -123,24 +124,22 @@ def _holder(file):
 def _acquire(path, name, patience):
     file = _lock_file(path, name)
     lock = FileLock(file, thread_local=False)
+    holder = {
+        "pid": os.getpid(),
+        "host": platform.node(),
+        "since": datetime.now(UTC).isoformat(" ", "seconds"),
+        "command": " ".join(sys.argv)[:200],
+    }
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=patience)
-        holder = {
-            "pid": os.getpid(),
-            "host": platform.node(),
-            "since": datetime.now(UTC).isoformat(" ", "seconds"),
-            "command": " ".join(sys.argv)[:200],
-        }
-        _note(file).write_text(json.dumps(holder), encoding="utf-8")
+        with explained(path):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            lock.acquire(timeout=patience)
+            _note(file).write_text(json.dumps(holder), encoding="utf-8")
     except Timeout:
         raise ValueError(_in_use(path, _holder(file))) from None
-    except OSError as error:
+    except (ValueError, OSError):
         lock.release()
-        raise ValueError(
-            f"{path} cannot be written to: {error.strerror or error}. Make room or change its "
-            "permissions, or give another run directory."
-        ) from error
+        raise
     return lock
 
 

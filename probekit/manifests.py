@@ -1,9 +1,11 @@
 """The form of a manifest and its seal, what it says of the machine; writing whole files."""
 
+import errno
 import hashlib
 import json
 import os
 import platform
+import shutil
 import subprocess
 import tempfile
 from contextlib import contextmanager
@@ -130,6 +132,40 @@ def _hash(content):
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST}
+_FORBIDDEN |= {errno.ENAMETOOLONG}
+
+
+@contextmanager
+def explained(path):
+    """Say in a sentence why a file can't be written, and what to do.
+
+    Parameters
+    ----------
+    path : Path
+        What is written in the block.
+
+    Raises
+    ------
+    ValueError
+        Instead of an OSError that tells that the disk is full or that nothing may be written there.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _FULL | _FORBIDDEN:
+            raise
+        reason = f"{path} cannot be written: {os.strerror(error.errno)}"
+        if error.errno in _FULL:
+            places = (Path(path).absolute(), *Path(path).absolute().parents)
+            free = shutil.disk_usage(next(p for p in places if p.exists())).free / 1e6
+            reason += f", {free:,.1f} MB are free. Make room there"
+        else:
+            reason += ". See to it that you may write there, or choose another folder"
+        raise ValueError(f"{reason}, then run the same again: what is finished is kept.") from error
+
+
 @contextmanager
 def replacing(path):
     """Write a file beside its place, and move it there when it is complete.
@@ -142,8 +178,19 @@ def replacing(path):
     ------
     Path
         Where to write.
+
+    Raises
+    ------
+    ValueError
+        If that can't be done, as of `explained`.
     """
     path = Path(path)
+    with explained(path), _beside(path) as temporary:
+        yield temporary
+
+
+@contextmanager
+def _beside(path):
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     os.close(handle)

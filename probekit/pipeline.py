@@ -10,7 +10,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from probekit.lock import directing
-from probekit.manifests import write_json
+from probekit.manifests import explained, write_json
 from probekit.models import locate_model
 from probekit.parameters import (
     PLACES,
@@ -126,7 +126,8 @@ def _run_stage(run, stage, given, progress):
     _execute(notebook_path(stage), unfinished, parameters, progress)
     run.manifest(stage)
     key |= {"executed notebook": sha256(unfinished), "manifest": sha256(run._manifest_path(stage))}
-    unfinished.replace(output)
+    with explained(output):
+        unfinished.replace(output)
     write_json(run.pipeline_record(stage), key)
 
 
@@ -144,9 +145,10 @@ def _execute(notebook, output, parameters, progress):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         import papermill
+        from nbclient.exceptions import DeadKernelError
         from papermill.exceptions import PapermillExecutionError
 
-    with _inner_bar(progress) as shown:
+    with _inner_bar(progress) as shown, explained(output):
         try:
             papermill.execute_notebook(
                 str(notebook),
@@ -166,6 +168,11 @@ def _execute(notebook, output, parameters, progress):
             raise ValueError(
                 f"{notebook.name}, cell {error.cell_index + 1}: {error.ename}: {error.evalue}\n"
                 f"The notebook as far as it got: {output}"
+            ) from error
+        except DeadKernelError as error:
+            raise ValueError(
+                f"{notebook.name}: its kernel died, most often because memory ran out. Free some, "
+                "then run the same again: what is finished is kept."
             ) from error
 
 

@@ -17,10 +17,11 @@ import pandas as pd
 import xarray as xr
 
 from probekit import lock
-from probekit.grid_files import read_grid, write_grids
+from probekit.grid_files import netcdf, read_grid
 from probekit.manifests import (
     checked,
     environment,
+    explained,
     fingerprint,
     is_plain,
     replacing,
@@ -73,7 +74,8 @@ class Run:
 
     def _folder(self, name):
         folder = self.path / name
-        folder.mkdir(parents=True, exist_ok=True)
+        with explained(folder):
+            folder.mkdir(parents=True, exist_ok=True)
         return folder
 
     # What the stages made
@@ -169,7 +171,7 @@ class Run:
             Per split, as `grid` or `controls` will be asked for it.
         name : {"grid.nc", "controls.nc"}
         **storage
-            Of `write_grids`.
+            Of `netcdf`.
 
         Returns
         -------
@@ -177,8 +179,7 @@ class Run:
         """
         path = self._inside(name)
         with replacing(path) as temporary:
-            temporary.unlink()
-            write_grids(temporary, grids, **storage)
+            temporary.write_bytes(netcdf(grids, **storage))
         return path
 
     def write_text(self, name, text):
@@ -293,16 +294,17 @@ class Run:
         Raises
         ------
         ValueError
-            If another process is writing into the directory: the message says which; or if an
-            input is a damaged manifest.
+            If another process is writing into the directory: the message says which. If nothing
+            can be written there, or an input is a damaged manifest.
         """
         manifest = self._manifest_path(stage)
         hashes = {self._label(p): self._digest(p) for p in inputs}
         lock.hold(self.path)
         # What a killed process had begun to write; nobody else is writing now.
-        for stray in self.path.rglob(".*.part"):
-            stray.unlink()
-        manifest.unlink(missing_ok=True)
+        with explained(self.path):
+            for stray in self.path.rglob(".*.part"):
+                stray.unlink()
+            manifest.unlink(missing_ok=True)
         return Stage(self, stage, parameters, hashes)
 
     def _label(self, path):

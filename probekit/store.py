@@ -11,6 +11,7 @@ import xarray as xr
 import zarr
 from zarr.codecs import Crc32cCodec
 
+from probekit.manifests import explained
 from probekit.tokens import TOKENS
 
 SCHEMA_VERSION = 1
@@ -86,10 +87,12 @@ class ActivationStore:
             Its examples.
         values : array of float16 or float32, (example, layer, token, feature)
         """
-        array = self._array(values.shape[1:], values.dtype)
-        # The last shard is not full, so zarr would read what is there, which may be damaged.
-        (self.path / self._file(members.start // self.shard_size)).unlink(missing_ok=True)
-        array[members.start : members.stop] = values
+        file = self.path / self._file(members.start // self.shard_size)
+        with explained(file):
+            array = self._array(values.shape[1:], values.dtype)
+            # The last shard is not full, so zarr would read what is there, which may be damaged.
+            file.unlink(missing_ok=True)
+            array[members.start : members.stop] = values
 
     def adopt(self, members, other):
         """Take over one shard that another process has written into a store of its own.
@@ -102,14 +105,15 @@ class ActivationStore:
             With the same examples and shards, on the same file system.
         """
         theirs = zarr.open_group(other.path, mode="r")["activation"]
-        array = self._array(theirs.shape[1:], theirs.dtype)
-        if array.dtype == theirs.dtype:
-            # The file knows nothing of its place, so it is moved, not read.
-            file = self._file(members.start // self.shard_size)
-            (self.path / file).parent.mkdir(parents=True, exist_ok=True)
-            (other.path / file).replace(self.path / file)
-        else:
-            array[members.start : members.stop] = theirs[members.start : members.stop]
+        file = self._file(members.start // self.shard_size)
+        with explained(self.path / file):
+            array = self._array(theirs.shape[1:], theirs.dtype)
+            if array.dtype == theirs.dtype:
+                # The file knows nothing of its place, so it is moved, not read.
+                (self.path / file).parent.mkdir(parents=True, exist_ok=True)
+                (other.path / file).replace(self.path / file)
+            else:
+                array[members.start : members.stop] = theirs[members.start : members.stop]
 
     def name_coordinates(self, answers, names):
         """Put labels beside the activations, once all are there.
@@ -120,6 +124,10 @@ class ActivationStore:
         names : sequence of str
             Its text columns that become coordinates on example, besides `correct`.
         """
+        with explained(self.path):
+            self._name_coordinates(answers, names)
+
+    def _name_coordinates(self, answers, names):
         # What a killed run left: files half written, and some of the labels.
         for stray in self.path.rglob("*.partial"):
             stray.unlink()
