@@ -180,8 +180,8 @@ def check_fits(X, y, sample_weight, C, dtype, device):
         raise ValueError(f"X must have shape (examples, features), got {tuple(X.shape)}")
     if not X.is_floating_point():
         X = X.to(dtype)
-    # A sum shows a NaN or an infinity at a fraction of the cost of looking at every element.
-    if not bool(torch.isfinite(X.sum(dtype=torch.float64))):
+    # The extremes show a NaN or an infinity at a fraction of the cost of looking at every element.
+    if X.numel() and not bool(torch.isfinite(torch.stack(X.aminmax())).all()):
         bad = torch.nonzero(~torch.isfinite(X))
         if len(bad):
             example, feature = bad[0].tolist()

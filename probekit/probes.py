@@ -8,14 +8,16 @@ The method is preconditioned nonlinear conjugate gradients. Three things make it
 
 - One preconditioner, M = X' D X + I, serves every fit. D is the curvature of the loss, a mean over
   the fits. It begins at half the value where all of them start, and is renewed when it has halved,
-  as it does again and again where the classes can be separated.
+  as it does again and again where the classes can be separated. It is applied once, to X: in the
+  coordinates in which M is the identity, the penalty is what X' D X leaves of it, so an iteration
+  is two matrix products and no third.
 - The margins X w + b are carried along, so a line search costs no matrix product and can be
-  exact. It searches over the step and the intercept together, which leaves the intercept free of
-  penalty and lets the features be centred without changing the problem.
+  exact. The intercept is one more coordinate, which the penalty leaves out.
 - With fewer examples than features, the solution lies in the span of the examples, and X is
   replaced by the square Cholesky factor of X X'.
 """
 
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
@@ -95,10 +97,12 @@ def fit_logistic(
     X, y, weight, C = check_fits(X, y, sample_weight, C, dtype, device)
     if not bool((C > 0).all()):
         raise ValueError(f"C must be positive, got {float(C.min())}")
-    mean = (weight.mean(0, dtype=torch.float64) @ X.double()) / weight.mean(0).double().sum()
-    X = (X - mean).to(dtype) if X.dtype == torch.float64 else X.to(dtype) - mean.to(dtype)
+    # In X's own precision: the intercepts get back just what is taken away here.
+    everywhere = weight.mean(0).to(X.dtype)
+    mean = everywhere @ X / everywhere.sum()
+    X = (X - mean).to(dtype)
     y = y.to(dtype)
-    penalty = _fold_variance(X, weight, mean) if standardize else None
+    penalty, constant = _fold_variance(X, weight, mean) if standardize else (None, None)
     span = None
     if X.shape[0] < X.shape[1] and penalty is None:
         X, span = _in_span(X)
@@ -120,7 +124,11 @@ def fit_logistic(
         n_iter = max(n_iter, fitted[3])
     if span is not None:
         coef = span(coef)
-    intercept = (intercept.double() - coef.double() @ mean).to(dtype)
+    if constant is not None:
+        # The penalty alone holds these at 0, too weakly to be found exactly.
+        intercept += (coef * constant.nan_to_num()).sum(1)
+        coef[~constant.isnan()] = 0
+    intercept = (intercept.double() - coef.double() @ mean.double()).to(dtype)
     return LinearProbes(coef, intercept, converged, n_iter)
 
 
@@ -177,19 +185,27 @@ def auroc(score, y, sample_weight=None):
 
 
 def _fold_variance(X, weight, mean):
-    """Variance of each feature in each fit's examples, shape (fits, features).
+    """Variance of each feature in each fit's examples, and values that do not vary.
 
-    X is centred, `mean` is what was taken away. A feature that does not vary in a fit has the
-    coefficient 0 whatever its penalty; its mean square, or 1, stands in for the variance.
+    X is centred, `mean` is what was taken away.
+
+    Returns
+    -------
+    variance : Tensor, shape (fits, features)
+        Where a feature does not vary, its mean square, or 1, stands in.
+    constant : Tensor, shape (fits, features)
+        The value of a feature that does not vary, NaN where it does.
     """
     eps = torch.finfo(X.dtype).eps
     total = weight.sum(1, keepdim=True)
     square = weight @ X.square() / total
-    variance = square - (weight @ X / total).square()
+    level = weight @ X / total
+    variance = square - level.square()
     # Differences this small are rounding in the sums, and below, in the centring.
-    variance = torch.where(variance <= len(X) * eps * square, square, variance)
-    constant = (X.abs().amax(0) <= 10 * eps * mean.abs()) | (variance == 0)
-    return torch.where(constant, torch.ones_like(variance), variance)
+    still = variance <= len(X) * eps * square
+    nothing = (X.abs().amax(0) <= 10 * eps * mean.abs()) | (square == 0)
+    variance = torch.where(nothing, torch.ones_like(square), torch.where(still, square, variance))
+    return variance, torch.where(still | nothing, level, torch.nan)
 
 
 def _in_span(X):
@@ -206,25 +222,58 @@ def _in_span(X):
     return factor.to(X.dtype), over_features
 
 
-def _inverse_hessian(X, curvature, penalty):
-    """Inverse of X' diag(curvature) X + diag(penalty), the preconditioner, (features, features)."""
-    features = X.shape[1]
-    weighted = X * curvature[:, None]
-    hessian = X.new_zeros(features, features)
-    # Only the lower half is needed: strips of it take 5/8 of the arithmetic.
-    edges = [features * k // 4 for k in range(5)]
-    for low, high in pairwise(edges):
-        torch.mm(weighted[:, low:high].T, X[:, :high], out=hessian[low:high, :high])
-    diagonal = hessian.diagonal()
-    diagonal.add_(penalty)
-    jitter = torch.finfo(X.dtype).eps
-    while True:
-        # A preconditioner need not be exact; relative jitter keeps it positive definite.
-        diagonal.mul_(1 + jitter)
-        factor, failed = torch.linalg.cholesky_ex(hessian)
-        if not bool(failed):
-            return torch.cholesky_inverse(factor)
-        jitter *= 10
+@dataclass(frozen=True)
+class _Coordinates:
+    """Coordinates in which the shared part of the objective's curvature is the identity.
+
+    With D a curvature for each example, P the penalty for each feature and X with a column of ones
+    for the intercept, which has no penalty, ``L L' = X' D X + P``. Coefficients w are ``w L`` here
+    and the examples, the rows of the design, are ``X L'^-1``. The penalty is what the design leaves
+    of the identity: ``w P w' = |w L|^2 - sum_i D_i (w . x_i)^2``. So P itself appears nowhere.
+    """
+
+    factor: torch.Tensor  # (features, features), L
+    curvature: torch.Tensor  # (rows,), D
+    total: float  # the sum of D
+    design: torch.Tensor  # (rows, features)
+    transposed: torch.Tensor  # the same, laid out for products from the other side
+
+    @classmethod
+    def make(cls, X, curvature, penalty, own_penalty):
+        """Coordinates for X (examples, features), of which the last is 1.
+
+        With penalties of their own, fits have the coefficients themselves as further rows.
+        """
+        features = X.shape[1]
+        weighted = X * curvature[:, None]
+        hessian = X.new_empty(features, features)
+        # Only the lower half is needed: strips of it take 5/8 of the arithmetic.
+        edges = [features * k // 4 for k in range(5)]
+        for low, high in pairwise(edges):
+            torch.mm(weighted[:, low:high].T, X[:, :high], out=hessian[low:high, :high])
+        diagonal = hessian.diagonal()
+        diagonal[:-1] += penalty
+        jitter = torch.finfo(X.dtype).eps
+        while True:
+            factor, failed = torch.linalg.cholesky_ex(hessian)
+            if not bool(failed):
+                break
+            diagonal.mul_(1 + jitter)
+            jitter *= 10
+        total = float(curvature.sum())
+        if own_penalty:
+            X = torch.cat([X, torch.eye(features, dtype=X.dtype, device=X.device)[:-1]])
+            curvature = torch.cat([curvature, torch.zeros_like(penalty)])
+        design = torch.linalg.solve_triangular(factor, X.T, upper=False).T
+        return cls(factor, curvature, total, design, design.T.contiguous())
+
+    def to(self, coef):
+        """From coefficients over X, (fits, features)."""
+        return coef @ self.factor
+
+    def back(self, place):
+        """To coefficients over X, (fits, features)."""
+        return torch.linalg.solve_triangular(self.factor, place, upper=False, left=False)
 
 
 def _solve(X, y, loss_weight, penalty, tol, max_iter):
@@ -234,129 +283,137 @@ def _solve(X, y, loss_weight, penalty, tol, max_iter):
     penalty (fits, features) multiplies the squared coefficients, None for all ones.
     """
     fits, features = len(y), X.shape[1]
-    coef, intercept = X.new_zeros(fits, features), X.new_zeros(fits)
+    X = torch.cat([X, X.new_ones(len(X), 1)], 1)
+    coef = X.new_zeros(fits, features + 1)
+    coef[:, -1] = ((loss_weight * y).sum(1) / (loss_weight * (1 - y)).sum(1)).log()
     converged = torch.zeros(fits, dtype=torch.bool, device=X.device)
-    log_odds = ((loss_weight * y).sum(1) / (loss_weight * (1 - y)).sum(1)).log()
     # Margins are carried with the sign that makes a wrong answer's positive.
     sign = 1 - 2 * y
-    # The fits still running, a row of each tensor for each of them. With an infinite decrement
-    # before it, the first direction is the steepest descent.
-    run = {
-        "fit": torch.arange(fits, device=X.device),
-        "sign": sign,
-        "loss_weight": loss_weight,
-        "penalty": X.new_ones(fits, 1) if penalty is None else penalty,
-        "coef": coef.clone(),
-        "intercept": log_odds,
-        "margin": sign * log_odds[:, None],
-        "direction": coef.clone(),
-        "gradient": coef.clone(),
-        "decrement": torch.full_like(log_odds, torch.inf),
-    }
-    run["first"], run["second"] = _derivatives(run["margin"], loss_weight)
-    shared = None
+    margin = sign * coef[:, -1:]
+    # The fits still running, a row of each tensor for each of them.
+    run = {"fit": torch.arange(fits, device=X.device), "loss_weight": loss_weight}
+    shared_penalty = X.new_ones(features)
+    if penalty is not None:
+        shared_penalty = penalty.mean(0)
+        run["own"] = penalty - shared_penalty
+        sign = torch.cat([sign, torch.ones_like(penalty)], 1)
+        margin = torch.cat([margin, torch.zeros_like(penalty)], 1)
+    run |= {"sign": sign, "margin": margin}
+    run["first"], run["second"] = _derivatives(run, margin)
+    at = None
     for iteration in range(max_iter + 1):
-        curvature = run["second"].mean(0)
-        if shared is None or bool(curvature.mean() < shared.mean() / 2):
-            # Half of it spread evenly: examples that most fits are sure of and one is not would
+        examples = run["second"][:, : len(X)]
+        curvature = examples.sum(1)
+        if at is None or float(curvature.mean()) < at.total / 2:
+            place = coef if at is None else at.back(run["place"])
+            # A part of it spread evenly: examples that most fits are sure of and one is not would
             # otherwise give that one a curvature far above the preconditioner's.
-            shared = (curvature + curvature.mean()) / 2
-            if iteration == 0:
+            shared = examples.mean(0)
+            shared = (3 * shared + shared.mean()) / 4
+            if at is None:
                 # All fits start where the curvature is greatest, and soon leave.
                 shared /= 2
-            inverse = _inverse_hessian(X, shared, run["penalty"].mean(0))
-            run["decrement"].fill_(torch.inf)
-        gradient = run["penalty"] * run["coef"] + (run["sign"] * run["first"]) @ X
-        scaled = gradient @ inverse
-        decrement = _dot(gradient, scaled)
-        done = _gap(run, decrement, shared) <= tol * _objective(run)
-        finished = int(done.sum())
+            at = _Coordinates.make(X, shared, shared_penalty, penalty is not None)
+            run["place"] = at.to(place)
+            run["direction"] = run["gradient"] = torch.zeros_like(run["place"])
+            # With an infinite decrement before it, the first direction is the steepest descent.
+            run["decrement"] = run["objective"] = torch.full_like(curvature, torch.inf)
+        pull = torch.addcmul(run["first"], at.curvature, run["margin"], value=-1)
+        gradient = torch.addmm(run["place"], pull.mul_(run["sign"]), at.design)
+        decrement = _dot(gradient, gradient)
+        # The preconditioner overstates the curvature of a fit that is sure of most examples.
+        gap = decrement * (at.total / curvature).clamp_min(1) / 2
+        done = gap <= tol * run["objective"]
+        finished = 0
+        if bool(done.any()):
+            # Objectives only fall: one from before can be too high and never too low.
+            run["objective"] = _objective(run, at)
+            done = gap <= tol * run["objective"]
+            finished = int(done.sum())
         # Dropping rows copies the others, so a few are waited for.
         if iteration == max_iter or 8 * finished >= len(done):
             stop = torch.ones_like(done) if iteration == max_iter else done
             rows = run["fit"][stop]
-            coef[rows], intercept[rows] = run["coef"][stop], run["intercept"][stop]
-            converged[rows] = done[stop]
+            coef[rows], converged[rows] = at.back(run["place"][stop]), done[stop]
             if iteration == max_iter or finished == len(done):
                 break
             run = {name: values[~stop] for name, values in run.items()}
-            gradient, scaled, decrement = gradient[~stop], scaled[~stop], decrement[~stop]
+            gradient, decrement = gradient[~stop], decrement[~stop]
         # Polak and Ribiere's conjugate direction, or steepest descent where that would climb.
-        beta = (decrement - _dot(run["gradient"], scaled)) / run["decrement"]
-        direction = beta.clamp_min(0)[:, None] * run["direction"] - scaled
-        climbs = _dot(direction, gradient) >= 0
-        run["direction"] = torch.where(climbs[:, None], -scaled, direction)
-        run["gradient"], run["decrement"] = gradient, decrement
-        _line_search(run, X)
-    return coef, intercept, converged, iteration
+        beta = (decrement - _dot(run["gradient"], gradient)) / run["decrement"]
+        direction = (run["direction"] * beta.clamp_min_(0)[:, None]).sub_(gradient)
+        slope = _dot(direction, gradient)
+        climbs = slope >= 0
+        if bool(climbs.any()):
+            direction[climbs], slope[climbs] = -gradient[climbs], -decrement[climbs]
+        run |= {"direction": direction, "gradient": gradient, "decrement": decrement}
+        _line_search(run, slope, at)
+    return coef[:, :-1], coef[:, -1], converged, iteration
 
 
-def _line_search(run, X):
-    """Move each fit to the minimum along its direction and intercept, in place.
+def _line_search(run, slope, at):
+    """Move each fit to the minimum along its direction, in place, from where the slope is given.
 
-    Newton steps in the two variables. A step that ends in a rise of more than half the slope it
-    began with has gone too far, as it may where the loss is nearly flat, and is cut by the secant
-    rule.
+    Newton steps. One that ends in a rise of more than half the slope it began with has gone too
+    far, as it may where the loss is nearly flat, and is cut by the secant rule.
     """
-    sign, loss_weight = run["sign"], run["loss_weight"]
-    ahead = (run["direction"] @ X.T) * sign
-    shrink = run["penalty"] * run["direction"]
-    pull, bend = _dot(run["coef"], shrink), _dot(run["direction"], shrink)
-    first, second = run["first"], run["second"]
-    step, shift = torch.zeros_like(bend), torch.zeros_like(bend)
-    slope, tilt = _dot(first, ahead) + pull, _dot(first, sign)
+    direction, second = run["direction"], run["second"]
+    ahead = (direction @ at.transposed).mul_(run["sign"])
+    square = ahead.square()
+    # What the penalty adds to slope and curvature.
+    pull = slope - _dot(run["first"], ahead)
+    bend = (_dot(direction, direction) - square @ at.curvature).clamp_min_(0)
+    step = 0
     for _ in range(4):
-        weighted = second * ahead
-        bends, mixed, tilts = _dot(weighted, ahead) + bend, _dot(weighted, sign), second.sum(1)
-        # The steps along the direction and, across it, in the intercept.
-        determinant = bends * tilts - mixed * mixed
-        determinant.clamp_min_(torch.finfo(X.dtype).tiny)
-        along = (mixed * tilt - tilts * slope) / determinant
-        across = (mixed * slope - bends * tilt) / determinant
-        start = slope * along + tilt * across
+        curvature = (_dot(second, square) + bend).clamp_min_(torch.finfo(bend.dtype).tiny)
+        along = -slope / curvature
+        start = slope * along
         for attempt in range(6):
-            margin = torch.addcmul(run["margin"], (step + along)[:, None], ahead)
-            margin.addcmul_((shift + across)[:, None], sign)
-            first, second = _derivatives(margin, loss_weight)
-            slope = _dot(first, ahead) + pull + (step + along) * bend
-            tilt = _dot(first, sign)
-            end = slope * along + tilt * across
+            reached = step + along
+            margin = torch.addcmul(run["margin"], reached[:, None], ahead)
+            first, second = _derivatives(run, margin)
+            slope = torch.addcmul(_dot(first, ahead) + pull, reached, bend)
+            end = slope * along
             too_far = end > -0.5 * start
             # Coefficients and margins have to agree, so no cut after the last look.
             if attempt == 5 or not bool(too_far.any()):
                 break
             cut = torch.where(too_far, start / (start - end), torch.ones_like(start))
-            along, across, start = cut * along, cut * across, cut * start
-        step, shift = step + along, shift + across
-        if bool((end.abs() <= -0.1 * start).all()):
+            along, start = cut * along, cut * start
+        step = reached
+        if bool((end.abs() <= -0.3 * start).all()):
             break
-    run["coef"] = torch.addcmul(run["coef"], step[:, None], run["direction"])
-    run["intercept"] = run["intercept"] + shift
+    run["place"] = torch.addcmul(run["place"], step[:, None], direction)
     run["margin"], run["first"], run["second"] = margin, first, second
 
 
-def _derivatives(margin, loss_weight):
-    """First and second derivative of each example's loss with respect to its signed margin."""
-    probability = torch.sigmoid(margin)
-    first = probability * loss_weight
-    return first, torch.addcmul(first, first, probability, value=-1)
+def _derivatives(run, margin):
+    """First and second derivative of each row's loss with respect to its signed margin.
 
-
-def _gap(run, decrement, shared):
-    """Estimated distance of each fit's objective from its minimum, (fits,).
-
-    The preconditioner overstates the curvature of a fit whose probabilities are near 0 and 1.
+    After the examples come, of fits with penalties of their own, the coefficients, each with what
+    its penalty differs by from the shared one.
     """
-    curvature = run["second"].sum(1)
-    overstated = (shared.sum() / curvature).clamp_min(1)
-    tilt = _dot(run["sign"], run["first"]).square() / curvature
-    return 0.5 * (decrement * overstated + tilt)
+    loss_weight = run["loss_weight"]
+    examples = loss_weight.shape[1]
+    probability = torch.sigmoid(margin[:, :examples])
+    first = probability * loss_weight
+    second = torch.addcmul(first, first, probability, value=-1)
+    if "own" in run:
+        first = torch.cat([first, run["own"] * margin[:, examples:]], 1)
+        second = torch.cat([second, run["own"]], 1)
+    return first, second
 
 
-def _objective(run):
+def _objective(run, at):
     """Objective of each fit, (fits,)."""
-    loss = _dot(run["loss_weight"], torch.nn.functional.softplus(run["margin"]))
-    return 0.5 * _dot(run["penalty"] * run["coef"], run["coef"]) + loss
+    margin = run["margin"]
+    examples = run["loss_weight"].shape[1]
+    loss = _dot(run["loss_weight"], torch.nn.functional.softplus(margin[:, :examples]))
+    place = run["place"]
+    penalty = _dot(place, place) - _dot(at.curvature * margin, margin)
+    if "own" in run:
+        penalty += _dot(run["own"] * margin[:, examples:], margin[:, examples:])
+    return loss + penalty / 2
 
 
 def _dot(left, right):
