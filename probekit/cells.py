@@ -12,6 +12,7 @@ from scipy.special import expit, logit
 from sklearn.base import clone
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, train_test_split
 
+from probekit.mending import explained_damage
 from probekit.roc import auroc, training_variance
 
 _ALIKE = 8  # groups of about the same size, between which labels are permuted
@@ -172,7 +173,9 @@ def _permuted(wrong, groups, random):
 def read_cell(activations, layer, token, kept):
     """Activations of one cell, (example, feature), NaN where a response lacks the token."""
     # Whole chunks first, examples after: a store is slow at picking rows.
-    X = activations["activation"].isel(layer=layer, token=token).to_numpy()[kept]
+    cell = activations["activation"].isel(layer=layer, token=token)
+    with explained_damage(activations):
+        X = cell.transpose("example", "feature").to_numpy()[kept]
     infinite = np.isinf(X).any(1)
     missing = np.isnan(X)
     partly = missing.any(1) & ~missing.all(1)

@@ -10,6 +10,8 @@ import altair as alt
 import vl_convert
 from IPython.display import Image
 
+from probekit.manifests import replacing
+
 FORMATS = ("json", "svg", "png", "pdf", "html")
 
 # The policy holds even if a chart's text were to become code: the page may run its own inline
@@ -75,15 +77,9 @@ def save_chart(chart: alt.TopLevelMixin, path: str | os.PathLike) -> list[Path]:
     else:
         targets = [path.with_name(f"{path.name}.{form}") for form in FORMATS]
     rendered = [(target, _render(chart, target.suffix.lower()[1:])) for target in targets]
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        for target, content in rendered:
-            _write(target, content)
-    except OSError as error:
-        raise ValueError(
-            f"cannot write charts to the folder {path.parent}: {error.strerror or error}. "
-            "Choose a folder that you can write to."
-        ) from error
+    for target, content in rendered:
+        with replacing(target) as temporary:
+            temporary.write_bytes(content)
     return targets
 
 
@@ -166,12 +162,3 @@ def _in_order(pdf):
         lambda entries: b"".join(sorted(entries[0].splitlines(keepends=True))),
         pdf,
     )
-
-
-def _write(path, content):
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        part.write_bytes(content)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)

@@ -13,6 +13,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
+from probekit import checks
 from probekit.answers import normalize
 from probekit.grid import example_groups
 from probekit.roc import auroc, auroc_influence, interval, standard_error, training_variance
@@ -35,6 +36,9 @@ CHANCE = ("random_features", "shuffled_labels", "shuffled_best")
 
 # Columns of the answers of which a low value predicts an error, with nothing to train.
 _OUTPUTS = ("logprob_mean", "logprob_min", "answer_logprob_mean", "answer_logprob_min", "p_true")
+
+# What a grid says of how it was made.
+_ATTRIBUTES = ("split", "protocol", "folds", "seed", "C")
 
 # How many examples the mean error rate counts as, when an answer's own rate is smoothed.
 _SMOOTHING = 2
@@ -63,8 +67,10 @@ def controls(answers, grid):
 
     Raises
     ------
+    TypeError
+        If they are no answers and no grid.
     ValueError
-        If answers and grid are of different runs.
+        If answers and grid are of different runs, or the grid lacks what it takes.
     """
     answers = _matched(answers, grid)
     wrong = ~grid["correct"].to_numpy().astype(bool)
@@ -106,8 +112,14 @@ def control_table(controls):
     DataFrame
         One row a control: `auroc`, `auroc_low`, `auroc_high`, `n_examples`, `description`. Those
         of chance stand at the end.
+
+    Raises
+    ------
+    TypeError
+        If it is no such Dataset.
     """
     columns = ["auroc", "auroc_low", "auroc_high", "n_examples", "description"]
+    _check_controls(controls, [*columns, "chance"])
     table = controls[[*columns, "chance"]].to_dataframe()
     table = table.sort_values(["chance", "auroc"], ascending=[True, False], kind="stable")
     return table[columns]
@@ -153,6 +165,8 @@ def gain_over_controls(grid, controls):
 
     Raises
     ------
+    TypeError
+        If they are no grid and no controls.
     ValueError
         If the controls are of another grid.
     """
@@ -187,8 +201,12 @@ def _matched(answers, grid):
     """The grid's rows of the answers, in its order; refuses answers of another run."""
     if not isinstance(answers, pd.DataFrame):
         raise TypeError(f"answers must be Run.answers(), got {type(answers).__name__}.")
-    if not isinstance(grid, xr.Dataset) or "fold" not in grid or "id" not in grid.coords:
-        raise TypeError("grid must be from probe_grid, with `fold` and `id` of every example.")
+    checks.grid(grid, ("fold", "id", "correct"), _ATTRIBUTES)
+    if "feature" not in grid.dims:
+        raise ValueError(
+            "The grid has no coefficients: it is of an example run, which comes with its controls. "
+            "Take those: run.controls()."
+        )
     needed = ("id", "question", "correct", "n_tokens", "exact_answer")
     missing = [name for name in needed if name not in answers]
     if missing:
@@ -203,7 +221,8 @@ def _matched(answers, grid):
     if (place < 0).any():
         raise ValueError(
             f"{(place < 0).sum()} of the grid's {len(ids)} examples are not among the "
-            f"{len(answers)} answers, the first is {ids[place < 0][0]!r}. {advice}"
+            f"{len(answers)} answers, the first is {checks.shown(ids[place < 0][0])}. "
+            f"{advice}"
         )
     answers = answers.iloc[place].reset_index(drop=True)
     for name in ("correct", "exact_answer"):
@@ -212,14 +231,14 @@ def _matched(answers, grid):
             if differ.any():
                 raise ValueError(
                     f"Answers and grid disagree about `{name}` of {differ.sum()} of {len(ids)} "
-                    f"examples, the first is {ids[differ][0]!r}. {advice}"
+                    f"examples, the first is {checks.shown(ids[differ][0])}. {advice}"
                 )
     return answers
 
 
 def _same_examples(grid, controls):
-    if "score" not in controls or "control" not in controls.dims:
-        raise TypeError("controls must be from pk.controls(answers, grid).")
+    checks.grid(grid, ("score", "correct", "fold", "id"), ("split",))
+    _check_controls(controls, ("auroc", "chance", "score", "training_error"))
     if "training_error" not in grid:
         raise ValueError("The grid has no training_error: an older version made it. Make it anew.")
     same = (
@@ -232,6 +251,17 @@ def _same_examples(grid, controls):
             "The controls are of another grid: examples, labels or folds differ. Make them from "
             "this one: pk.controls(answers, grid)."
         )
+
+
+def _check_controls(controls, variables):
+    if not isinstance(controls, xr.Dataset) or "control" not in controls.dims:
+        raise TypeError(
+            "controls must be from pk.controls(answers, grid) or Run.controls; got "
+            f"{checks.shown(controls)}."
+        )
+    lacking = [name for name in variables if name not in controls]
+    if lacking or not controls.sizes["control"]:
+        raise ValueError(f"The controls lack {', '.join(lacking) or 'any row'}.")
 
 
 def _dataset(grid, names, area, low, high, training_error, n, score):
@@ -252,7 +282,7 @@ def _dataset(grid, names, area, low, high, training_error, n, score):
             "correct": grid["correct"],
             "fold": grid["fold"],
         },
-        attrs={name: grid.attrs[name] for name in ("split", "protocol", "folds", "seed")},
+        attrs={name: grid.attrs[name] for name in _ATTRIBUTES if name != "C"},
     )
 
 
@@ -343,6 +373,8 @@ def _random_features(grid, wrong):
 
 def _shuffled(grid):
     """The grid's permutation null as two controls, None if it has none."""
+    if "null_auroc" not in grid:
+        return None
     null = grid["null_auroc"].transpose("permutation", "layer", "token").to_numpy()
     if np.isnan(null).all():
         return None

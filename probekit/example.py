@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from scipy.special import expit, logit
 
-from probekit.manifests import write_json
+from probekit.manifests import sealed, write_json
 from probekit.parameters import notebook_parameters
 from probekit.resources import resource, sha256
 from probekit.runs import STAGES, Run
@@ -120,6 +120,9 @@ def make_example(run, folder):
     splits = manifests["probe"]["results"]["splits"]
     # As the methods of Run do, this sees that nothing is damaged.
     run.answers()
+    for name, stage in {"figures": "visualize", "description.md": "interpret"}.items():
+        run._intact(name, stage)
+    run._intact("claims.csv", "interpret")
     example.save_grids({split: _small(run.grid(split)) for split in splits}, shuffle=False)
     controls = [split for split in splits if split != "published"]
     example.save_grids({split: run.controls(split) for split in controls}, "controls.nc")
@@ -129,7 +132,7 @@ def make_example(run, folder):
         (example.path / name).parent.mkdir(exist_ok=True)
         shutil.copyfile(run.path / name, example.path / name)
     for stage, manifest in manifests.items():
-        write_json(example._manifest_path(stage), _of_example(manifest, example.path))
+        write_json(example._manifest_path(stage), sealed(_of_example(manifest, example.path)))
     return example
 
 

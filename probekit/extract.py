@@ -6,19 +6,19 @@ same store as if nothing had happened.
 """
 
 import hashlib
-import json
 import shutil
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
+from probekit import self_extraction, verdicts
 from probekit.lock import writing
-from probekit.manifests import replacing, write_json
+from probekit.manifests import replacing
+from probekit.mending import claim, mend
 from probekit.models import LanguageModel
 from probekit.resources import sha256
 from probekit.runs import Run, store_name
@@ -106,6 +106,7 @@ def extract(
     asked = _repeat(questions, n_samples)
     prompts = [lm.tokenize(lm.prompt(question)) for question in asked["question"]]
     _check_context(lm, asked, prompts, max_new_tokens)
+    _check_later_context(lm, asked, prompts, max_new_tokens, judge, p_true)
     with _workers(scheduler, lm, judge) as workers, writing(run.path):
         parameters = {
             "model": lm.name,
@@ -125,11 +126,11 @@ def extract(
         if batch_size is None:
             fitting = workers.fitting_batch if workers else partial(fitting_batch, lm)
             batch_size = fitting(max(map(len, prompts)), max_new_tokens)
-        batch_size = _claim(run, parameters, batch_size)
-        _discard_damaged(run)
+        batch_size = claim(run, parameters, batch_size)
+        damaged = mend(run)
         stage = run.begin("extract", parameters, inputs=questions.attrs.get("files", ()))
         work = _Extraction(lm, asked, prompts, run, sites, parameters, batch_size, judge, workers)
-        answers = work.run(progress)
+        answers = work.run(damaged, progress)
         check_two_classes(answers)
         stage.finish(
             [run.path / "answers.parquet", *(store.path for store in work.stores.values())],
@@ -218,7 +219,7 @@ def _check(lm, questions, run, sites, max_new_tokens, n_samples, temperature, to
 
 def _check_context(lm, questions, prompts, max_new_tokens):
     """Refuse questions that do not fit the model's context, before any work."""
-    room = getattr(lm.model.config.get_text_config(), "max_position_embeddings", None)
+    room = _context(lm)
     for i, prompt in enumerate(prompts):
         if not prompt:
             raise ValueError(f"Question {questions['id'].iloc[i]} has no token in this model.")
@@ -228,6 +229,39 @@ def _check_context(lm, questions, prompts, max_new_tokens):
                 f"max_new_tokens={max_new_tokens} that is more than the model's context of "
                 f"{room}. Shorten the question or lower max_new_tokens."
             )
+
+
+def _check_later_context(lm, questions, prompts, max_new_tokens, judge, p_true):
+    """Refuse questions that do not fit once their responses are shown to a model, before any work.
+
+    Of each kind of prompt only that of the longest question is looked at.
+    """
+    unlisted = [i for i, listed in enumerate(questions["candidates"]) if listed is None]
+    later = [(lm, unlisted, "to copy its exact answer", "Give it candidates")] if unlisted else []
+    if p_true:
+        later.append((lm, range(len(prompts)), "to ask for P(True)", "Leave p_true out"))
+    if isinstance(judge, LanguageModel):
+        later.append((judge, range(len(prompts)), "to judge its response", "Take another judge"))
+    for shown_to, members, purpose, way_out in later:
+        row = questions.iloc[max(members, key=lambda i: len(prompts[i]))]
+        if members is unlisted:
+            length = self_extraction.longest_prompt(lm, row["question"], max_new_tokens)
+        else:
+            length = verdicts.longest_prompt(
+                shown_to, row["question"], row["answers"], max_new_tokens
+            )
+        room = _context(shown_to)
+        if room and length > room:
+            raise ValueError(
+                f"Question {row['id']} takes up to {length} tokens {purpose}; that is more than "
+                f"the context of {room} of {shown_to.name}. {way_out}, shorten the question or "
+                "lower max_new_tokens."
+            )
+
+
+def _context(lm):
+    """Tokens that a model can read at once, or None if it doesn't say."""
+    return getattr(lm.model.config.get_text_config(), "max_position_embeddings", None)
 
 
 def _repeat(questions, n_samples):
@@ -245,45 +279,6 @@ def _fingerprint(questions):
     rows = questions[["id", "question", "answers"]].to_json(orient="values", force_ascii=False)
     lists = sorted({c.sha256 for c in questions["candidates"] if c is not None})
     return hashlib.sha256((rows + "".join(lists)).encode()).hexdigest()
-
-
-def _claim(run, parameters, batch_size):
-    """Refuse a directory that holds another run; else the batch size that the run began with.
-
-    The batch size changes the last bits of an activation, so a resumed run keeps its first one.
-    """
-    path = run.path / "run.json"
-    if not path.exists():
-        write_json(path, {"parameters": parameters, "batch_size": batch_size})
-        return batch_size
-    try:
-        claimed = json.loads(path.read_text(encoding="utf-8"))
-        theirs, batch_size = dict(claimed["parameters"]), claimed["batch_size"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is damaged: {error}. Use another run directory.") from error
-    differing = [name for name in parameters if parameters[name] != theirs.get(name)]
-    if differing:
-        changes = "; ".join(f"{n} was {theirs.get(n)!r}, now {parameters[n]!r}" for n in differing)
-        raise ValueError(
-            f"{run.path} holds a run with other parameters: {changes}. Give another run "
-            "directory, or delete this one."
-        )
-    return batch_size
-
-
-def _discard_damaged(run):
-    """Take away what is no longer as a finished run left it, so that it is made again."""
-    try:
-        outputs = run.manifest("extract")["outputs"]
-    except (FileNotFoundError, ValueError):
-        return
-    paths = {run.path / name: record["sha256"] for name, record in outputs.items()}
-    if not all(path.is_file() and sha256(path) == digest for path, digest in paths.items()):
-        for name in {Path(name).parts[0] for name in outputs}:
-            if (run.path / name).is_dir():
-                shutil.rmtree(run.path / name)
-            else:
-                (run.path / name).unlink(missing_ok=True)
 
 
 @dataclass
@@ -318,44 +313,74 @@ class _Extraction:
         n = len(self.prompts)
         return [range(start, min(start + SHARD, n)) for start in range(0, n, SHARD)]
 
-    def _part(self, shard):
-        return self.where.path / "shards" / f"{shard:05d}.parquet"
+    def run(self, damaged, progress):
+        """Go through the shards that are not there yet, then put everything together.
 
-    def run(self, progress):
-        """Go through the shards that are not there yet, then put everything together."""
+        Parameters
+        ----------
+        damaged : list of str or None
+            Of `mend`. If None, stored shards are checked.
+        progress : bool
+
+        Returns
+        -------
+        DataFrame
+            The answers.
+        """
         table = self.where.path / "answers.parquet"
-        if table.exists() and all(self._is_stored(shard) for shard in range(len(self.shards))):
-            answers = pd.read_parquet(table)
-        else:
-            self._go_through(progress)
+        if damaged != []:
+            self._go_through(damaged is not None, progress)
             parts = [pd.read_parquet(self._part(shard)) for shard in range(len(self.shards))]
             answers = pd.concat(parts, ignore_index=True)
             for store in self.stores.values():
                 store.name_coordinates(answers, _TEXT_COORDINATES)
             with replacing(table) as temporary:
                 answers.to_parquet(temporary, index=False)
-        shutil.rmtree(self.where.path / "shards", ignore_errors=True)
-        return answers
+        return pd.read_parquet(table)
 
-    def _is_stored(self, shard):
-        return all(store.has(shard) for store in self.stores.values())
+    def _part(self, shard):
+        """Where a shard's answers are, if they are there as they were written.
 
-    def _go_through(self, progress):
+        They stay, as a second copy of the table, which can't be made again but by asking.
+        """
+        for path in self._parts.glob(f"{shard:05d}-*.parquet"):
+            if path.stem.endswith(sha256(path)):
+                return path
+        return None
+
+    def _write_part(self, shard, rows):
+        content = rows.to_parquet(index=False)
+        digest = hashlib.sha256(content).hexdigest()
+        for other in self._parts.glob(f"{shard:05d}-*.parquet"):
+            other.unlink()
+        with replacing(self._parts / f"{shard:05d}-{digest}.parquet") as temporary:
+            temporary.write_bytes(content)
+
+    @property
+    def _parts(self):
+        return self.where.path / "shards"
+
+    def _go_through(self, checked, progress):
+        for left in self._parts.glob("by-workers-*"):
+            shutil.rmtree(left)  # by the workers of a driver that was killed
         total = len(self.prompts)
         with tqdm(total=total, desc="Answering", unit="question", disable=not progress) as bar:
             tally = Tally(bar)
             waiting = {}
             for number, members in enumerate(self.shards):
-                if self._part(number).exists() and self._is_stored(number):
-                    for correct in pd.read_parquet(self._part(number))["correct"]:
+                part = self._part(number)
+                if part and all(
+                    store.has(number) and (checked or store.is_intact(number))
+                    for store in self.stores.values()
+                ):
+                    for correct in pd.read_parquet(part)["correct"]:
                         tally.add(correct)
                 else:
                     waiting[number] = self._shard(members)
             answer = self._answers_of_workers if self.workers else self._answers
             for number, rows, self.batch_size in answer(waiting, tally):
                 # Activations first, answers last, since they say that the shard is there.
-                with replacing(self._part(number)) as temporary:
-                    rows.to_parquet(temporary, index=False)
+                self._write_part(number, rows)
 
     def _answers(self, shards, tally):
         for number, shard in shards.items():
@@ -365,8 +390,7 @@ class _Extraction:
             yield number, answered.rows, answered.batch_size
 
     def _answers_of_workers(self, shards, tally):
-        folder = self.where.path / "shards"
-        return self.workers.answers(shards, self.stores, self.batch_size, tally, folder)
+        return self.workers.answers(shards, self.stores, self.batch_size, tally, self._parts)
 
     def _shard(self, members):
         return Shard(

@@ -9,9 +9,13 @@ from scipy.sparse import block_array, coo_array
 from scipy.sparse.csgraph import connected_components
 from tqdm import tqdm
 
+from probekit import checks
 from probekit.answers import normalize
 from probekit.cells import Fitter, Plan, fit_cell, read_cell
 from probekit.roc import auroc_influence, interval, standard_error
+
+#: Of activations.
+DIMENSIONS = ("example", "layer", "token", "feature")
 
 #: What may stand for `protocol`.
 PROTOCOLS = ("cross-validated", "published")
@@ -52,8 +56,8 @@ def probe_grid(
     folds : int
         Number of folds; `protocol="published"` does without.
     C : float or sequence of float
-        Inverse strength of the L2 penalty. Of several, the best is chosen inside the training
-        folds.
+        Inverse strength of the L2 penalty, from 1e-6 to 1e6. Of several, the best is chosen inside
+        the training folds.
     seed : int
         Of the folds and the permutations.
     method : str or scikit-learn classifier
@@ -66,9 +70,10 @@ def probe_grid(
         folds.
     n_permutations : int
         Times that the labels are permuted and everything is fitted again, for the null. A p-value
-        can't be below 1 / (1 + n_permutations) after correction.
+        can't be below 1 / (1 + n_permutations) after correction. At most 10,000.
     n_jobs : int, optional
-        Processes; by default one a core, and one on a device other than the CPU.
+        Processes, no more than there are cores; by default, or for -1, one a core, and one on a
+        device other than the CPU.
     device : str
         Where the fits are computed, as torch names it.
     scheduler : str or distributed.Client, optional
@@ -93,26 +98,37 @@ def probe_grid(
 
     Raises
     ------
+    TypeError
+        If an argument is of the wrong kind.
     ValueError
         If there are too few examples of a class, or too few groups, for the folds, or a value
         cannot be used.
     """
-    _check(split, protocol, folds, C, n_permutations, method)
+    checks.text("split", split, such_as="random")
+    checks.one_of("protocol", protocol, PROTOCOLS)
+    folds, seed = checks.whole("folds", folds, 2), checks.seed(seed)
+    C = checks.penalty(C)
+    _check_method(method)
+    n_permutations = checks.whole("n_permutations", n_permutations, 0, 10_000)
+    standardize = checks.flag("standardize", standardize)
+    checks.flag("progress", progress)
+    here = checks.absent(scheduler)
+    device = checks.device(device) if here else checks.text("device", device, such_as="cuda:0")
+    n_jobs = _processes(n_jobs, device)
     examples, kept = _usable(activations)
     wrong = ~examples["correct"].to_numpy().astype(bool)
     groups = example_groups(examples, split)
-    C = np.atleast_1d(np.asarray(C, dtype=float))
     plan = Plan.make(wrong, groups, protocol, folds, C, seed, n_permutations)
     layers, tokens = activations.sizes["layer"], activations.sizes["token"]
     cells = [(layer, token) for layer in range(layers) for token in range(tokens)]
     fitter = Fitter(method, standardize, device)
-    if scheduler:
+    if here:
+        results = _fit_here(activations, cells, kept, plan, fitter, n_jobs, progress)
+    else:
         from probekit.cluster import connected, fit_cells
 
         with connected(scheduler) as client:
             results = fit_cells(client, activations, cells, kept, plan, fitter, progress)
-    else:
-        results = _fit_here(activations, cells, kept, plan, fitter, n_jobs, progress)
     return _assemble(examples, results, plan, groups).assign_attrs(
         {name: activations.attrs.get(name, "unknown") for name in ("model", "revision", "site")},
         split=split,
@@ -132,39 +148,34 @@ def _fit_here(activations, cells, kept, plan, fitter, n_jobs, progress):
         delayed(fit_cell)(read_cell(activations, layer, token, kept), plan, fitter)
         for layer, token in cells
     )
-    n_jobs = n_jobs or (os.cpu_count() if fitter.device == "cpu" else 1)
     parallel = Parallel(n_jobs, return_as="generator", pre_dispatch="2*n_jobs", max_nbytes=None)
     return list(
         tqdm(parallel(jobs), total=len(cells), desc="Probing", unit="cell", disable=not progress)
     )
 
 
-def _check(split, protocol, folds, C, n_permutations, method):
-    known = method in METHODS if isinstance(method, str) else hasattr(method, "fit")
-    if not known:
-        raise ValueError(
-            f"method must be one of {', '.join(METHODS)}, or a scikit-learn classifier; got "
-            f"{method!r}."
-        )
-    if not isinstance(split, str):
-        raise TypeError(f'split must be "random", "answer" or a coordinate\'s name, got {split!r}.')
-    if protocol not in PROTOCOLS:
-        raise ValueError(f"protocol must be one of {', '.join(PROTOCOLS)}, got {protocol!r}.")
-    if isinstance(folds, bool) or not isinstance(folds, (int, np.integer)) or folds < 2:
-        raise ValueError(f"folds must be a whole number of at least 2, got {folds!r}.")
-    try:
-        positive = np.asarray(C, dtype=float)
-    except (TypeError, ValueError):
-        raise TypeError(f"C must be a number or several, got {C!r}.") from None
-    if not positive.size or not np.all((positive > 0) & np.isfinite(positive)):
-        raise ValueError(f"C must be positive and finite, got {C!r}.")
-    if (
-        isinstance(n_permutations, bool)
-        or not isinstance(n_permutations, (int, np.integer))
-        or n_permutations < 0
+def _processes(n_jobs, device):
+    """How many processes to fit in."""
+    cores = os.cpu_count()
+    if n_jobs is None:
+        return cores if device == "cpu" else 1
+    # joblib's own way to ask for all.
+    if checks.whole("n_jobs", n_jobs, -1) == -1:
+        return cores
+    return min(checks.whole("n_jobs", n_jobs, 1), cores)
+
+
+def _check_method(method):
+    if isinstance(method, str):
+        checks.one_of("method", method, METHODS)
+    elif (
+        isinstance(method, type)
+        or not (hasattr(method, "fit") and hasattr(method, "get_params"))
+        or not (hasattr(method, "decision_function") or hasattr(method, "predict_proba"))
     ):
-        raise ValueError(
-            f"n_permutations must be a whole number from 0 up, got {n_permutations!r}."
+        raise TypeError(
+            f"method must be one of {', '.join(METHODS)}, or a scikit-learn classifier such as "
+            f"LogisticRegression(); got {checks.shown(method)}."
         )
 
 
@@ -173,14 +184,25 @@ def _usable(activations):
     if not isinstance(activations, xr.Dataset) or "activation" not in activations:
         raise TypeError(
             "activations must be a Dataset with `activation(example, layer, token, feature)`, "
-            f"such as Run.activations() gives; got {type(activations).__name__}."
+            f"such as Run.activations() gives; got {checks.shown(activations)}."
         )
-    missing = [d for d in ("example", "layer", "token", "feature") if d not in activations.dims]
-    if missing or "correct" not in activations.coords:
-        lacking = ", ".join(
-            [*missing, *(["correct"] if "correct" not in activations.coords else [])]
+    missing = [d for d in DIMENSIONS if d not in activations.dims]
+    missing += [] if "correct" in activations.coords else ["correct"]
+    if missing:
+        raise ValueError(f"The activations lack {', '.join(missing)}.")
+    empty = [str(dimension) for dimension, size in activations.sizes.items() if not size]
+    if empty:
+        raise ValueError(f"The activations are empty: they have no {', '.join(empty)}.")
+    for name, dims in (("activation", DIMENSIONS), ("correct", DIMENSIONS[:1])):
+        if set(activations[name].dims) != set(dims):
+            raise ValueError(
+                f"`{name}` must be over ({', '.join(dims)}), it is over "
+                f"({', '.join(map(str, activations[name].dims))})."
+            )
+    if activations["activation"].dtype.kind not in "fiu":
+        raise ValueError(
+            f"The activations must be numbers, they are {activations['activation'].dtype}."
         )
-        raise ValueError(f"The activations lack {lacking}.")
     if activations["correct"].dtype != bool:
         raise ValueError(
             f"`correct` must be boolean, got {activations['correct'].dtype}. Convert it: "

@@ -1,5 +1,7 @@
 """Grids and controls as netCDF: a group a split, compressed, a checksum in every block."""
 
+import io
+
 import xarray as xr
 
 # A grid is always read whole, so each array is one block: nothing is gained by smaller ones, and
@@ -8,18 +10,24 @@ import xarray as xr
 _STORAGE = {"zlib": True, "complevel": 1, "fletcher32": True}
 
 
-def write_grids(path, grids, shuffle=True):
-    """Write datasets into one file, a group each; a file that is there is added to.
+def netcdf(grids, shuffle=True):
+    """Datasets as one netCDF file, a group each.
+
+    In memory, since HDF5 can take the process down with it when the disk is full.
 
     Parameters
     ----------
-    path : Path
     grids : dict of {str: Dataset}
         Per split.
     shuffle : bool
         Compress the bytes of equal rank in all numbers together: better for measurements, worse
         for numbers of which few are different.
+
+    Returns
+    -------
+    bytes
     """
+    file = io.BytesIO()
     for split, grid in grids.items():
         texts = {n: v.astype(object) for n, v in grid.variables.items() if v.dtype.kind in "TUO"}
         encoding = {
@@ -30,12 +38,13 @@ def write_grids(path, grids, shuffle=True):
         # As arrays of bytes: netCDF's own strings are neither compressed nor checked.
         encoding |= {n: {**_STORAGE, "dtype": "S1"} for n, v in texts.items() if v.ndim and v.size}
         grid.assign(texts).to_netcdf(
-            path, mode="a", group=split, engine="h5netcdf", encoding=encoding
+            file, mode="a", group=split, engine="h5netcdf", encoding=encoding
         )
+    return file.getvalue()
 
 
 def read_grid(path, split):
-    """Read a dataset that `write_grids` wrote.
+    """Read a dataset of a file that `netcdf` made.
 
     Parameters
     ----------

@@ -16,6 +16,9 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from probekit.manifests import explained
+from probekit.resources import parse_json
+
 _DIRECTOR = "PROBEKIT_DIRECTOR"  # the environment variable by which a kernel knows its command
 _PATIENCE = 10  # seconds; the kernel of a killed command ends within two
 
@@ -95,7 +98,7 @@ def release(path):
 def _is_directed(path):
     """Whether the process that holds the directory is the one that started this kernel."""
     try:
-        director, directed = json.loads(os.environ[_DIRECTOR])
+        director, directed = parse_json(os.environ[_DIRECTOR])
     except (KeyError, ValueError):
         return False
     return directed == str(path) and _holder(_lock_file(path, "run")).get("pid") == director
@@ -112,7 +115,7 @@ def _note(file):
 
 def _holder(file):
     try:
-        holder = json.loads(_note(file).read_text(encoding="utf-8"))
+        holder = parse_json(_note(file).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return holder if isinstance(holder, dict) else {}
@@ -121,24 +124,22 @@ def _holder(file):
 def _acquire(path, name, patience):
     file = _lock_file(path, name)
     lock = FileLock(file, thread_local=False)
+    holder = {
+        "pid": os.getpid(),
+        "host": platform.node(),
+        "since": datetime.now(UTC).isoformat(" ", "seconds"),
+        "command": " ".join(sys.argv)[:200],
+    }
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=patience)
-        holder = {
-            "pid": os.getpid(),
-            "host": platform.node(),
-            "since": datetime.now(UTC).isoformat(" ", "seconds"),
-            "command": " ".join(sys.argv)[:200],
-        }
-        _note(file).write_text(json.dumps(holder), encoding="utf-8")
+        with explained(path):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            lock.acquire(timeout=patience)
+            _note(file).write_text(json.dumps(holder), encoding="utf-8")
     except Timeout:
         raise ValueError(_in_use(path, _holder(file))) from None
-    except OSError as error:
+    except (ValueError, OSError):
         lock.release()
-        raise ValueError(
-            f"{path} cannot be written to: {error.strerror or error}. Make room or change its "
-            "permissions, or give another run directory."
-        ) from error
+        raise
     return lock
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from probekit.lock import directing
-from probekit.manifests import write_json
+from probekit.manifests import explained, write_json
 from probekit.models import locate_model
 from probekit.parameters import (
     PLACES,
@@ -66,7 +66,13 @@ def run_pipeline(run_dir=None, *, stages=STAGES, progress=True, **parameters):
     ):
         for stage in stages:
             bar.set_description(stage)
-            _run_stage(run, stage, parameters, progress)
+            reason = _outdated(run, stage, parameters)
+            if reason is None:
+                tqdm.write(f"{stage}: nothing has changed, not run again")
+            else:
+                if run._manifest_path(stage).exists():
+                    tqdm.write(f"{stage}: {reason}, run again")
+                _run_stage(run, stage, parameters, progress)
             bar.update()
         if set(stages) == set(STAGES):
             _update_report(run)
@@ -92,31 +98,44 @@ def default_run_dir(questions):
     return Path("data", "runs", name.lstrip(".") or "questions")
 
 
-def _run_stage(run, stage, given, progress):
-    """Execute one notebook unless it is current, and see that it finished."""
+def _outdated(run, stage, given):
+    """Why a stage's notebook has to be executed, or None."""
+    _, key = _to_execute(run, stage, given)
+    output = run.executed_notebook(stage)
+    key["executed notebook"] = sha256(output) if output.exists() else None
+    # Large activations are gone through only where the probe stage is about to read them.
+    thorough = stage == "extract" and _outdated(run, "probe", given) is not None
+    return run.outdated(stage, run.pipeline_record(stage), key, thorough)
+
+
+def _to_execute(run, stage, given):
+    """A notebook's parameters, and what of it and them decides the result."""
     declared = notebook_parameters(stage)
     parameters = {name: given.get(name, default) for name, (default, _) in declared.items()}
     parameters["run_dir"] = str(run.path)
-    notebook = notebook_path(stage)
     decisive = {name: value for name, value in parameters.items() if name not in PLACES}
-    key = {"parameters": decisive, "notebook": sha256(notebook)}
-    record, output = run.pipeline_record(stage), run.executed_notebook(stage)
-    if output.exists() and run.is_current(stage, record, key):
-        tqdm.write(f"{stage}: nothing has changed, not run again")
-        return
+    return parameters, {"parameters": decisive, "notebook": sha256(notebook_path(stage))}
+
+
+def _run_stage(run, stage, given, progress):
+    """Execute one notebook, and see that it finished."""
+    parameters, key = _to_execute(run, stage, given)
+    output = run.executed_notebook(stage)
     # A stage that is refused leaves the notebook of the last one that finished as it is.
     unfinished = output.with_suffix(".unfinished.ipynb")
-    _execute(notebook, unfinished, parameters, progress)
+    _execute(notebook_path(stage), unfinished, parameters, progress)
     run.manifest(stage)
-    unfinished.replace(output)
-    write_json(record, key | {"manifest": sha256(run._manifest_path(stage))})
+    key |= {"executed notebook": sha256(unfinished), "manifest": sha256(run._manifest_path(stage))}
+    with explained(output):
+        unfinished.replace(output)
+    write_json(run.pipeline_record(stage), key)
 
 
 def _update_report(run):
     """Write the report, unless it is that of these very stages."""
     key = {"template": sha256(TEMPLATE)}
     record = run.pipeline_record(REPORT)
-    if not run.is_current(REPORT, record, key):
+    if run.outdated(REPORT, record, key):
         write_report(run)
         write_json(record, key | {"manifest": sha256(run._manifest_path(REPORT))})
 
@@ -126,9 +145,10 @@ def _execute(notebook, output, parameters, progress):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         import papermill
+        from nbclient.exceptions import DeadKernelError
         from papermill.exceptions import PapermillExecutionError
 
-    with _inner_bar(progress) as shown:
+    with _inner_bar(progress) as shown, explained(output):
         try:
             papermill.execute_notebook(
                 str(notebook),
@@ -148,6 +168,11 @@ def _execute(notebook, output, parameters, progress):
             raise ValueError(
                 f"{notebook.name}, cell {error.cell_index + 1}: {error.ename}: {error.evalue}\n"
                 f"The notebook as far as it got: {output}"
+            ) from error
+        except DeadKernelError as error:
+            raise ValueError(
+                f"{notebook.name}: its kernel died, most often because memory ran out. Free some, "
+                "then run the same again: what is finished is kept."
             ) from error
 
 

@@ -1,7 +1,7 @@
 """Read and validate a table of short-answer questions."""
 
 import csv
-import json
+import io
 import math
 from collections import Counter
 from pathlib import Path
@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from probekit.candidates import read_candidates
-from probekit.resources import resource
+from probekit.resources import parse_json, resource
 
 _SUFFIXES = (".csv", ".jsonl", ".json", ".parquet")
 _HUB = "hub:"
@@ -88,6 +88,7 @@ def read_questions(
                 "candidates": _text(row.get("candidates")) or None,
             }
         )
+        _require_characters([identity, rows[-1]["question"], *rows[-1]["answers"]], where)
     _require_unique([row["id"] for row in rows], name)
     lists = {
         list_name: read_candidates(list_name, path.parent if path else None)
@@ -181,7 +182,8 @@ def _read(path):
 
 def _read_csv(text, name):
     try:
-        header, *rows = csv.reader(text.splitlines(keepends=True), strict=True)
+        # Not splitlines: U+2028 and the like end no row.
+        header, *rows = csv.reader(io.StringIO(text, newline=""), strict=True)
     except csv.Error as error:
         raise ValueError(f"{name} is not a CSV file: {error}") from error
     rows = [row for row in rows if row]  # blank lines
@@ -196,16 +198,16 @@ def _read_csv(text, name):
 
 def _read_json(text, name):
     try:
-        rows = json.loads(text) if text.lstrip().startswith("[") else None
-    except json.JSONDecodeError as error:
+        rows = parse_json(text) if text.lstrip().startswith("[") else None
+    except ValueError as error:
         raise ValueError(f"{name} is not a JSON array: {error}") from error
     if rows is None:
         rows = []
         # Not splitlines: U+2028 and the like are allowed inside a JSON string.
         for number, line in enumerate(text.split("\n"), start=1):
             try:
-                rows += [json.loads(line)] if line.strip() else []
-            except json.JSONDecodeError as error:
+                rows += [parse_json(line)] if line.strip() else []
+            except ValueError as error:
                 raise ValueError(f"{name}, line {number} is not JSON: {error}") from error
     for number, row in enumerate(rows, start=1):
         if not isinstance(row, dict):
@@ -227,8 +229,9 @@ def _require(columns, table, name):
             raise ValueError(f"{name} has {count} columns called {column!r}")
         if column not in table.columns:
             raise ValueError(
-                f"{name} has no column {column!r}. Columns found: {', '.join(found)}. Say which "
-                f"one holds the {parameter}, such as read_questions(..., {parameter}={found[0]!r})."
+                f"{name} has no column {column!r}. Columns found: {', '.join(found) or 'none'}. "
+                f"Say which one holds the {parameter}, such as read_questions(..., "
+                f"{parameter}={(found or ['a column'])[0]!r})."
             )
 
 
@@ -239,6 +242,15 @@ def _require_unique(ids, name):
         raise ValueError(
             f"{name}: ids must be unique, but these repeat: {', '.join(repeated[:5])}{more}"
         )
+
+
+def _require_characters(texts, where):
+    for text in texts:
+        if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
+            raise ValueError(
+                f"{where}: {text!r} holds half of a character, which is no text and cannot be "
+                "saved. Write the file again, as UTF-8."
+            )
 
 
 def _text(cell):
@@ -284,7 +296,7 @@ def _accepted(cell, where):
     text = _text(cell)
     if text.startswith('["') and text.endswith("]"):
         try:
-            return _accepted(json.loads(text), where)  # a list written as JSON in a CSV cell
-        except json.JSONDecodeError:
+            return _accepted(parse_json(text), where)  # a list written as JSON in a CSV cell
+        except ValueError:
             pass
     return [part.strip() for part in text.split("|") if part.strip()]

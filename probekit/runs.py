@@ -2,7 +2,8 @@
 
 Every stage ends by writing its manifest, and begins by taking the old one away, so a stage that
 died looks unfinished. Files are written beside their place and moved into it, so none is ever
-half there.
+half there. The manifest has the hash of each, and one of itself, and no file is read that is not as
+its stage left it.
 """
 
 import json
@@ -16,14 +17,25 @@ import pandas as pd
 import xarray as xr
 
 from probekit import lock
-from probekit.grid_files import read_grid, write_grids
-from probekit.manifests import checked, environment, is_plain, replacing, write_json
-from probekit.resources import sha256
+from probekit.grid_files import netcdf, read_grid
+from probekit.manifests import (
+    checked,
+    environment,
+    explained,
+    fingerprint,
+    is_plain,
+    replacing,
+    sealed,
+    write_json,
+)
+from probekit.resources import parse_json, sha256
 
 #: The four stages, in order; each is a notebook.
 STAGES = ("extract", "probe", "visualize", "interpret")
 #: What a whole run ends with; it has a manifest too.
 REPORT = "report"
+#: Shards of more bytes are not read in full only to see whether they are as they were.
+LARGE = 1 << 20
 
 
 class Run:
@@ -62,7 +74,8 @@ class Run:
 
     def _folder(self, name):
         folder = self.path / name
-        folder.mkdir(parents=True, exist_ok=True)
+        with explained(folder):
+            folder.mkdir(parents=True, exist_ok=True)
         return folder
 
     # What the stages made
@@ -90,7 +103,12 @@ class Run:
         Dataset
             ``activation(example, layer, token, feature)``; NaN where a response has no such token.
         """
-        sites = self.manifest("extract")["results"]["sites"]
+        sites = self.manifest("extract")["results"].get("sites")
+        if not sites:
+            raise ValueError(
+                f"{self._manifest_path('extract')} is damaged: it names no site. "
+                f"{_again('extract')}"
+            )
         site = site or sites[0]
         if site not in sites:
             raise ValueError(f"{self.path} has no site {site!r}. It has: {', '.join(sites)}.")
@@ -153,7 +171,7 @@ class Run:
             Per split, as `grid` or `controls` will be asked for it.
         name : {"grid.nc", "controls.nc"}
         **storage
-            Of `write_grids`.
+            Of `netcdf`.
 
         Returns
         -------
@@ -161,8 +179,7 @@ class Run:
         """
         path = self._inside(name)
         with replacing(path) as temporary:
-            temporary.unlink()
-            write_grids(temporary, grids, **storage)
+            temporary.write_bytes(netcdf(grids, **storage))
         return path
 
     def write_text(self, name, text):
@@ -207,7 +224,9 @@ class Run:
         if not path.exists():
             raise FileNotFoundError(f"{path} is not there. {_again(stage)}")
         for output, record in manifest["outputs"].items():
-            if Path(output).parts[0] == name and not _same_file(self.path / output, record):
+            if Path(output).parts[0] == name and not same_file(
+                self.path / output, record, thorough=False
+            ):
                 raise ValueError(
                     f"{path} is damaged: {self.path / output} is not as the {stage} stage left "
                     f"it. {_again(stage)}"
@@ -234,7 +253,7 @@ class Run:
         """
         path = self._manifest_path(stage)
         try:
-            return checked(json.loads(path.read_text(encoding="utf-8")))
+            return checked(parse_json(path.read_text(encoding="utf-8")))
         except FileNotFoundError:
             raise FileNotFoundError(
                 f"{self.path} holds no finished {stage} stage. {_again(stage)}"
@@ -275,12 +294,17 @@ class Run:
         Raises
         ------
         ValueError
-            If another process is writing into the directory: the message says which.
+            If another process is writing into the directory: the message says which. If nothing
+            can be written there, or an input is a damaged manifest.
         """
         manifest = self._manifest_path(stage)
-        hashes = {self._label(p): sha256(p) for p in inputs}
+        hashes = {self._label(p): self._digest(p) for p in inputs}
         lock.hold(self.path)
-        manifest.unlink(missing_ok=True)
+        # What a killed process had begun to write; nobody else is writing now.
+        with explained(self.path):
+            for stray in self.path.rglob(".*.part"):
+                stray.unlink()
+            manifest.unlink(missing_ok=True)
         return Stage(self, stage, parameters, hashes)
 
     def _label(self, path):
@@ -288,10 +312,16 @@ class Run:
         path = Path(path).resolve()
         return str(path.relative_to(self.path) if path.is_relative_to(self.path) else path)
 
-    def is_current(self, stage, record, key):
-        """Whether a stage is finished as the pipeline recorded it, with its files in place.
+    def _digest(self, path):
+        """SHA-256 of a file; of a manifest, that of what it says but for times and versions."""
+        path = Path(path)
+        for stage in (*STAGES, REPORT):
+            if path.resolve() == self._manifest_path(stage):
+                return fingerprint(self.manifest(stage))
+        return sha256(path)
 
-        Large stores carry their own checksums, so of them only the sizes are compared here.
+    def outdated(self, stage, record, key, thorough=False):
+        """Why a stage has to be run again, if it has to.
 
         Parameters
         ----------
@@ -300,25 +330,41 @@ class Run:
             Where the pipeline keeps what it ran the stage with.
         key : dict
             What it would run it with now.
+        thorough : bool
+            Read large shards of activations too. They carry their own checksums, so it is enough
+            to compare their sizes where nothing is going to be made of them.
 
         Returns
         -------
-        bool
+        str or None
+            None if it is finished as the pipeline recorded it, with its files as it left them.
         """
+        path = self._manifest_path(stage)
+        if not path.exists():
+            return "not finished"
         try:
-            recorded = json.loads(record.read_text(encoding="utf-8"))
             manifest = self.manifest(stage)
-        except (OSError, ValueError):
-            return False
-        key = json.loads(json.dumps(key)) | {"manifest": sha256(self._manifest_path(stage))}
-        if recorded != key:
-            return False
-        inputs = {self.path / name: digest for name, digest in manifest["inputs"].items()}
-        return all(
-            path.is_file() and sha256(path) == digest for path, digest in inputs.items()
-        ) and all(
-            _same_file(self.path / name, record) for name, record in manifest["outputs"].items()
-        )
+        except ValueError:
+            return f"{self._label(path)} is damaged"
+        try:
+            recorded = dict(parse_json(record.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):
+            return f"{self._label(record)} is missing or damaged"
+        # As JSON gives it back: no tuples.
+        key = json.loads(json.dumps(key)) | {"manifest": sha256(path)}
+        differing = [name for name in {**key, **recorded} if key.get(name) != recorded.get(name)]
+        if differing:
+            return f"{' and '.join(differing)} changed"
+        for name, digest in manifest["inputs"].items():
+            try:
+                if self._digest(self.path / name) != digest:
+                    return f"{name} has changed"
+            except (OSError, ValueError):
+                return f"{name} is missing or damaged"
+        for name, output in manifest["outputs"].items():
+            if not same_file(self.path / name, output, thorough):
+                return f"{name} is missing or damaged"
+        return None
 
 
 @dataclass
@@ -351,10 +397,7 @@ class Stage:
             "parameters": self.parameters,
             "inputs": self.inputs,
             "outputs": {
-                str(file.relative_to(self.run.path)): {
-                    "bytes": file.stat().st_size,
-                    "sha256": sha256(file),
-                }
+                str(file.relative_to(self.run.path)): _record(file)
                 for output in outputs
                 for file in _files(Path(output))
             },
@@ -364,7 +407,7 @@ class Stage:
             "seconds": round(time.time() - self.started, 2),
         }
         path = self.run._manifest_path(self.name)
-        write_json(path, manifest)
+        write_json(path, sealed(manifest))
         lock.release(self.run.path)
         return manifest
 
@@ -387,8 +430,31 @@ def _files(path):
     return sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
 
 
-def _same_file(path, record):
+def _record(file):
+    """What a manifest says of a file."""
+    record = {"bytes": file.stat().st_size, "sha256": sha256(file)}
+    if file.name == "zarr.json":
+        # A few hundred bytes without which gigabytes can't be read: they are kept here too.
+        record["text"] = file.read_bytes().decode()
+    return record
+
+
+def same_file(path, record, thorough=True):
+    """Whether a file is as a manifest records it.
+
+    Parameters
+    ----------
+    path : Path
+    record : dict
+        Its `bytes` and `sha256`.
+    thorough : bool
+        If not, of large shards of activations the sizes are compared only.
+
+    Returns
+    -------
+    bool
+    """
     if not path.is_file() or path.stat().st_size != record["bytes"]:
         return False
-    large = ".zarr" in str(path) and record["bytes"] > 1 << 20
-    return large or sha256(path) == record["sha256"]
+    large = "/activation/c/" in path.as_posix() and record["bytes"] > LARGE
+    return (large and not thorough) or sha256(path) == record["sha256"]

@@ -7,6 +7,7 @@ fitted on all examples of the run, not on training folds only.
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
 
+from probekit import checks
 from probekit.runs import Run
 
 
@@ -30,6 +31,8 @@ def load_probe(run, layer, token, split="random"):
 
     Raises
     ------
+    TypeError
+        If an argument is of the wrong kind.
     ValueError
         If the run has no such split, layer or token, the cell had too few examples for a probe, or
         the run is the example, which has no probes.
@@ -41,8 +44,10 @@ def load_probe(run, layer, token, split="random"):
     >>> probe = pk.load_probe(run, layer=13, token="exact_answer_last")  # doctest: +SKIP
     >>> probe.predict_proba(X)[:, 1]  # P(wrong) of activations (examples, features)
     """
-    if not isinstance(run, Run):
-        raise TypeError(f'run must be a Run, such as Run("data/runs/cities"); got {run!r}.')
+    checks.instance("run", run, Run, 'such as Run("data/runs/cities")')
+    layer = checks.whole("layer", layer)
+    checks.text("token", token, such_as="-1")
+    checks.text("split", split, such_as="random")
     grid = run.grid(split)
     if "coef" not in grid:
         raise ValueError(
@@ -52,7 +57,7 @@ def load_probe(run, layer, token, split="random"):
         )
     layers = [int(value) for value in grid["layer"].to_numpy()]
     tokens = [str(value) for value in grid["token"].to_numpy()]
-    if isinstance(layer, bool) or layer not in layers:
+    if layer not in layers:
         raise ValueError(f"The grid has no layer {layer!r}. It has: {_listed(layers)}.")
     if token not in tokens:
         raise ValueError(f"The grid has no token {token!r}. It has: {_listed(tokens)}.")
@@ -138,7 +143,12 @@ class SavedProbe(ClassifierMixin, BaseEstimator):
         ValueError
             If X is not of that shape, or holds values that are not finite.
         """
-        X = np.asarray(X)
+        try:
+            X = np.asarray(X, dtype=float)
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"X must be numbers of shape (examples, features), got {checks.shown(X)}."
+            ) from error
         if X.ndim != 2:
             raise ValueError(f"X must have shape (examples, features), got {X.shape}.")
         if X.shape[1] != self.n_features_in_:
@@ -146,7 +156,6 @@ class SavedProbe(ClassifierMixin, BaseEstimator):
                 f"X has {X.shape[1]} features, but this probe of {self.source} takes "
                 f"{self.n_features_in_}. Give it activations of the same model and site."
             )
-        X = X.astype(float)
         bad = ~np.isfinite(X).all(1)
         if bad.any():
             raise ValueError(

@@ -63,6 +63,22 @@ def point_to_answers(lm, questions, responses, batch_size):
     return spans
 
 
+def longest_prompt(lm, question, longest_response):
+    """Tokens that a question with a response of so many tokens can take, reply and all.
+
+    Parameters
+    ----------
+    lm : LanguageModel
+    question : str
+    longest_response : int
+
+    Returns
+    -------
+    int
+    """
+    return len(_ids(lm, question, "")) + longest_response + _LONGEST
+
+
 def find_copy(copied, response):
     """Where a response contains what was copied from it, in whole words.
 

@@ -10,8 +10,8 @@ reach the same share of a processor's speed.
 """
 
 import math
-import numbers
 
+from probekit import checks
 from probekit.extract import SHARD
 from probekit.tokens import TOKENS
 
@@ -115,18 +115,18 @@ def estimate(
 
     Raises
     ------
+    TypeError
+        If an argument is of the wrong kind.
     ValueError
-        If a number is not positive and finite, or the device is none of those.
+        If a number is below 1 or not finite, or the device is none of those.
     """
     for name, value in locals().items():
-        if name in ("device", "copied") or value is None:
-            continue
-        if isinstance(value, bool) or not isinstance(value, numbers.Real):
-            raise TypeError(f"{name} must be a number, got {value!r}.")
-        if not (0 < value < math.inf or (name == "n_permutations" and value == 0)):
-            raise ValueError(f"{name} must be positive and finite, got {value!r}.")
-    if device not in ANSWERING:
-        raise ValueError(f"device must be one of {', '.join(ANSWERING)}; got {device!r}.")
+        optional = name == "key_value_size" and value is None
+        if name not in ("device", "copied", "n_permutations") and not optional:
+            checks.number(name, value, 1, 1e15)
+    n_permutations = checks.whole("n_permutations", n_permutations, 0, 10_000)
+    checks.flag("copied", copied)
+    checks.one_of("device", device, ANSWERING)
     operations = questions * _to_answer(parameters, prompt_tokens, response_tokens, copied)
     answer = runs * operations / ANSWERING[device][0] / devices / 3600
     # Of both splits: folds of all labellings, pairs of folds, and all examples; then as published.

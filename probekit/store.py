@@ -11,6 +11,7 @@ import xarray as xr
 import zarr
 from zarr.codecs import Crc32cCodec
 
+from probekit.manifests import explained
 from probekit.tokens import TOKENS
 
 SCHEMA_VERSION = 1
@@ -54,6 +55,26 @@ class ActivationStore:
         """Whether a shard's file is there."""
         return (self.path / self._file(shard)).exists()
 
+    def is_intact(self, shard):
+        """Whether a shard's file can be read and all of its checksums are right."""
+        array = self._open()
+        if array is None:
+            return False
+        start = shard * self.shard_size
+        try:
+            for layer in range(array.shape[1]):
+                array[start : start + self.shard_size, layer]
+        except (ValueError, OSError):
+            return False
+        return True
+
+    def _open(self):
+        """The store's array, or None if there is none that can be read."""
+        try:
+            return zarr.open_group(self.path, mode="r+")["activation"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
     def _file(self, shard):
         return f"activation/c/{shard}/0/0/0"
 
@@ -66,8 +87,12 @@ class ActivationStore:
             Its examples.
         values : array of float16 or float32, (example, layer, token, feature)
         """
-        array = self._array(values.shape[1:], values.dtype)
-        array[members.start : members.stop] = values
+        file = self.path / self._file(members.start // self.shard_size)
+        with explained(file):
+            array = self._array(values.shape[1:], values.dtype)
+            # The last shard is not full, so zarr would read what is there, which may be damaged.
+            file.unlink(missing_ok=True)
+            array[members.start : members.stop] = values
 
     def adopt(self, members, other):
         """Take over one shard that another process has written into a store of its own.
@@ -80,14 +105,15 @@ class ActivationStore:
             With the same examples and shards, on the same file system.
         """
         theirs = zarr.open_group(other.path, mode="r")["activation"]
-        array = self._array(theirs.shape[1:], theirs.dtype)
-        if array.dtype == theirs.dtype:
-            # The file knows nothing of its place, so it is moved, not read.
-            file = self._file(members.start // self.shard_size)
-            (self.path / file).parent.mkdir(parents=True, exist_ok=True)
-            (other.path / file).replace(self.path / file)
-        else:
-            array[members.start : members.stop] = theirs[members.start : members.stop]
+        file = self._file(members.start // self.shard_size)
+        with explained(self.path / file):
+            array = self._array(theirs.shape[1:], theirs.dtype)
+            if array.dtype == theirs.dtype:
+                # The file knows nothing of its place, so it is moved, not read.
+                (self.path / file).parent.mkdir(parents=True, exist_ok=True)
+                (other.path / file).replace(self.path / file)
+            else:
+                array[members.start : members.stop] = theirs[members.start : members.stop]
 
     def name_coordinates(self, answers, names):
         """Put labels beside the activations, once all are there.
@@ -98,6 +124,10 @@ class ActivationStore:
         names : sequence of str
             Its text columns that become coordinates on example, besides `correct`.
         """
+        with explained(self.path):
+            self._name_coordinates(answers, names)
+
+    def _name_coordinates(self, answers, names):
         # What a killed run left: files half written, and some of the labels.
         for stray in self.path.rglob("*.partial"):
             stray.unlink()
@@ -122,20 +152,18 @@ class ActivationStore:
 
     def _array(self, shape, dtype):
         """The store's array that values of this type fit in, made or widened if need be."""
-        there = self.path.exists()
-        if there:
-            array = zarr.open_group(self.path, mode="r+")["activation"]
-            if np.can_cast(dtype, array.dtype):
-                return array
+        array = self._open()
+        if array is not None and np.can_cast(dtype, array.dtype):
+            return array
         # Made beside its place and moved there, so that a run that is killed leaves no half of it.
         new_path = self.path.with_name(f".{self.path.name}.new")
         new = self._create(new_path, shape, dtype)
-        if there:
+        if array is not None:
             for start in range(0, self.n_examples, self.shard_size):
                 if self.has(start // self.shard_size):
                     part = slice(start, start + self.shard_size)
                     new[part] = array[part].astype(dtype)
-            shutil.rmtree(self.path)
+        shutil.rmtree(self.path, ignore_errors=True)
         new_path.rename(self.path)
         return zarr.open_group(self.path, mode="r+")["activation"]
 

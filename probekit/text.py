@@ -15,6 +15,9 @@ _PLAIN = str.maketrans(
     }
 )  # fmt: skip
 
+# Say only whether the character before is drawn as an emoji, or which of its forms.
+_VARIATION_SELECTORS = frozenset(map(chr, [*range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0)]))
+
 # "10²" is not "102" and "½" is not "1/2" written out: these keep their own character.
 _KEPT_FORMS = ("<super>", "<sub>", "<fraction>", "<circle>")
 
@@ -24,7 +27,9 @@ def _plain_character(character):
     if unicodedata.decomposition(character).startswith(_KEPT_FORMS):
         return character
     decomposed = unicodedata.normalize("NFKD", character.translate(_PLAIN)).translate(_PLAIN)
-    return "".join(c for c in decomposed if not unicodedata.combining(c))
+    return "".join(
+        c for c in decomposed if not unicodedata.combining(c) and c not in _VARIATION_SELECTORS
+    )
 
 
 def fold(text):

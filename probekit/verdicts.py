@@ -60,6 +60,25 @@ def judge(lm, questions, responses, answers):
     return [p > 0.5 for p in first_of_two(lm, texts, ("Yes", "No"))]
 
 
+def longest_prompt(lm, question, answers, longest_response):
+    """Tokens that a prompt of `p_true` or `judge` can take with a response of so many tokens.
+
+    Parameters
+    ----------
+    lm : LanguageModel
+    question : str
+    answers : list of str
+        For `judge`; `p_true` shows none of them.
+    longest_response : int
+
+    Returns
+    -------
+    int
+    """
+    text = _JUDGE.format(question=question, response="", answers="; ".join(answers))
+    return len(lm.tokenize(lm.prompt(text))) + longest_response
+
+
 @torch.inference_mode()
 def first_of_two(lm, texts, words, batch_size=32):
     """Probability of the first of two words as a model's reply, of the two together.

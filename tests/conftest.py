@@ -18,9 +18,17 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest
+from hypothesis import settings
 from tiny import tiny_tokenizer
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+
+# Machines are slow at times, so examples have no deadline. In CI hypothesis takes its own profile
+# "ci": no deadline, the same examples each time.
+settings.register_profile("long", deadline=None, max_examples=5000)
+if not os.environ.get("CI"):
+    settings.register_profile("local", deadline=None)
+    settings.load_profile("local")
 
 # These take a minute or more. With workers they start first, in this order, so that in the end no
 # worker has a long file to itself while the others have nothing left.

@@ -270,7 +270,7 @@ def test_answers_of_another_run_are_refused(answers, grids, change, message):
 def test_wrong_things_are_refused(answers, grids, measured):
     with pytest.raises(TypeError, match=r"answers must be Run.answers\(\), got list"):
         controls([], grids["random"])
-    with pytest.raises(TypeError, match="grid must be from probe_grid"):
+    with pytest.raises(ValueError, match="The grid has no variable 'fold'"):
         controls(answers, grids["random"].drop_vars("fold"))
     with pytest.raises(TypeError, match="controls must be from"):
         gain_over_controls(grids["random"], grids["random"])

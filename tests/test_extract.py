@@ -19,6 +19,7 @@ import zarr
 from architectures import ARCHITECTURES, Architecture, plain_activations
 
 from probekit import Run, extract, load_model, read_questions
+from probekit.manifests import fingerprint
 from probekit.tokens import LAST_PROMPT_TOKEN, MISSING, TOKENS
 
 # `probekit.extract` is the function.
@@ -86,9 +87,7 @@ def files_of(run):
         name = str(path.relative_to(run.path))
         contents[name] = path.read_bytes()
         if name == "manifests/extract.json":
-            manifest = json.loads(contents[name])
-            del manifest["started"], manifest["seconds"], manifest["environment"]["git_commit"]
-            contents[name] = manifest
+            contents[name] = fingerprint(json.loads(contents[name]))
     return contents
 
 
@@ -113,7 +112,7 @@ def test_the_questions_exercise_what_can_go_wrong(finished):
 def test_files(finished):
     stores = {"activations.zarr", *(f"activations_{site}.zarr" for site in SITES[1:])}
     names = {path.name for path in finished.path.iterdir()}
-    assert names == stores | {".lock", "answers.parquet", "manifests", "run.json"}
+    assert names == stores | {".lock", "answers.parquet", "manifests", "run.json", "shards"}
     hidden = [path.name for path in finished.path.rglob(".*")]
     assert hidden == [".lock"], "nothing temporary is left"
 
@@ -341,7 +340,8 @@ def test_a_run_that_dies_at_any_file_ends_the_same(lm, questions, tmp_path, monk
     monkeypatch.setattr(pathlib.Path, "replace", replace)
     expected = files_of(extract(lm, few, Run(tmp_path / "whole"), **options))
     n_moves = len(moves)
-    assert {"run.json", "00001.parquet", "answers.parquet", "extract.json"} <= set(moves)
+    assert {"run.json", "answers.parquet", "extract.json"} <= set(moves)
+    assert sum(name.startswith("00001-") for name in moves) == 1
     assert n_moves > 15
     for moment in range(1, n_moves + 1):
         run = Run(tmp_path / f"died-{moment}")
@@ -415,14 +415,14 @@ def test_kill_9_at_random_moments(model_dir, tmp_path):
     processes = [start(model_dir, table, folder) for folder in folders]
     for folder, (shards, delay), process in zip(folders, moments, processes, strict=True):
         # Waiting for one after the other would let the others finish.
-        process.due = folder / "shards" / f"{shards:05d}.parquet", delay
+        process.due = folder / "shards", f"{shards:05d}-*.parquet", delay
     waiting = list(processes)
     deadline = time.monotonic() + 240
     while waiting:
         assert time.monotonic() < deadline
         for process in list(waiting):
-            path, delay = process.due
-            if path.exists():
+            shards, last, delay = process.due
+            if list(shards.glob(last)):
                 time.sleep(delay)
                 process.kill()
                 waiting.remove(process)
@@ -593,6 +593,23 @@ def test_a_question_beyond_the_context(lm, questions, tmp_path):
         extract(lm, long, run, **OPTIONS)
     with pytest.raises(ValueError, match="lower max_new_tokens"):
         extract(lm, questions, run, **OPTIONS | {"max_new_tokens": 500})
+    assert not run.path.exists()
+
+
+def test_a_question_beyond_the_context_once_its_response_is_shown(lm, questions, tmp_path):
+    """Models that count positions fail there, others write nonsense: both after hours of work."""
+    long = questions.copy()
+    long.loc[3, "question"] = "Where is Lyon? " * 50
+    run = Run(tmp_path / "r")
+    for options, message in (
+        ({"p_true": True}, r"to ask for P\(True\); .* context of 512 of .*\. Leave p_true out, "),
+        ({"judge": lm}, "to judge its response; .* Take another judge, shorten"),
+    ):
+        with pytest.raises(ValueError, match=r"Question q21 takes up to \d+ tokens " + message):
+            extract(lm, long, run, **OPTIONS | options)
+    long.loc[3, "candidates"] = None
+    with pytest.raises(ValueError, match=r"to copy its exact answer; .* Give it candidates"):
+        extract(lm, long, run, **OPTIONS)
     assert not run.path.exists()
 
 

@@ -1,25 +1,31 @@
-"""What must be survived: a second writer, a holder that died, a folder that was copied."""
+"""What must be survived: a second writer, a holder that died, a disk that is full."""
 
+import errno
 import os
 import shutil
 import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
+import xarray as xr
+from small_disk import small_disk
+from test_mending import contents, extracted
 
-from probekit import Run, lock
+from probekit import Run, load_model, lock
+from probekit.manifests import explained, write_json
 from probekit.pipeline import run_pipeline
 
 # One run directory, one writer
 
-# The module on its own: the whole package takes seconds to import.
+# The module with as much of the package as it needs: all of it takes seconds to import.
 HOLDER = """
-import importlib.util, pathlib, sys
-module, path = sys.argv[1], pathlib.Path(sys.argv[2])
-spec = importlib.util.spec_from_file_location("lock", module)
-lock = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(lock)
+import pathlib, sys, types
+package = types.ModuleType("probekit")
+package.__path__, path = [sys.argv[1]], pathlib.Path(sys.argv[2])
+sys.modules["probekit"] = package
+from probekit import lock
 lock.hold(path)
 print("held", flush=True)
 sys.stdin.readline()
@@ -31,7 +37,7 @@ sys.stdin.readline()
 
 def start_holder(path, **options):
     """Another process that holds a run directory, and waits to be told to go on."""
-    command = [sys.executable, "-c", HOLDER, lock.__file__, str(path)]
+    command = [sys.executable, "-c", HOLDER, os.path.dirname(lock.__file__), str(path)]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     return subprocess.Popen(command, **pipes | options)
 
@@ -128,3 +134,93 @@ def test_the_next_kernel_waits_for_one_that_is_ending(tmp_path):
         assert following.stdout.readline() == "held\n"
         following.communicate("\n")
     assert "PROBEKIT_DIRECTOR" not in os.environ
+
+
+# What can't be written
+
+
+def test_a_full_disk_is_explained(tmp_path, monkeypatch):
+    def full(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    path = tmp_path / "folder" / "file.json"
+    write_json(path, {"old": True})
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(ValueError) as error:
+        write_json(path, {"old": False})
+    said = str(error.value)
+    assert said.startswith(f"{path} cannot be written: No space left on device, ")
+    assert said.endswith(
+        " MB are free. Make room there, then run the same again: what is finished is kept."
+    )
+    assert "true" in path.read_text()
+    assert os.listdir(path.parent) == ["file.json"]
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS, errno.EPERM])
+def test_where_nothing_may_be_written_is_explained(tmp_path, monkeypatch, number):
+    def refuse(*_, **__):
+        raise OSError(number, "no")
+
+    monkeypatch.setattr("tempfile.mkstemp", refuse)
+    run = Run(tmp_path / "run")
+    for write in (lambda: run.write_text("a.txt", ""), lambda: run.save_grids({})):
+        with pytest.raises(
+            ValueError, match=r"run/(a\.txt|grid\.nc) cannot be written: .* you may"
+        ):
+            write()
+    monkeypatch.setattr("pathlib.Path.mkdir", refuse)
+    for write in (lambda: run.figures, lambda: run.begin("probe", {})):
+        with pytest.raises(ValueError, match=r"run\S* cannot be written: .* another folder"):
+            write()
+
+
+def test_a_file_in_a_folders_place_is_explained(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="cannot be written: Not a directory"):
+        Run(tmp_path / "file" / "run").begin("probe", {})
+    with pytest.raises(ValueError, match=r"figures cannot be written: (Is a|File exists)"):
+        (tmp_path / "run").mkdir()
+        (tmp_path / "run/figures").touch()
+        Run(tmp_path / "run").figures  # noqa: B018
+
+
+def test_other_errors_are_let_through(tmp_path):
+    with pytest.raises(ConnectionResetError), explained(tmp_path):
+        raise ConnectionResetError(errno.ECONNRESET, "by a judge on the network")
+
+
+@pytest.fixture
+def disk(tmp_path, require):
+    with small_disk(tmp_path / "disk", 100) as disk:
+        require(disk, "a file system can't be mounted here")
+        yield disk
+
+
+def test_an_extraction_goes_on_when_there_is_room(disk, stopping_model_dir, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules["probekit.extract"], "SHARD", 4)
+    lm, failures = load_model(stopping_model_dir), []
+    for kilobytes in (8, 30, 50, 70, 90, 110, 130, 150, 170, 190, 2000):
+        disk.grow(kilobytes)
+        try:
+            extracted(lm, disk.path / "run")
+        except ValueError as error:
+            failures.append(str(error))
+            assert "cannot be written: No space left on device, 0.0 MB are free" in failures[-1]
+            assert not disk.path.joinpath("run/manifests/extract.json").exists()
+    assert len(failures) > 4
+    assert len({failure.partition(" cannot")[0] for failure in failures}) > 2
+    expected = extracted(lm, tmp_path / "undisturbed")
+    assert contents(Run(disk.path / "run")) == contents(expected)
+
+
+def test_grids_on_a_full_disk_leave_the_process_alive(disk):
+    run, noise = Run(disk.path / "run"), np.random.default_rng(0).normal(size=(200, 200))
+    grids = {"random": xr.Dataset({"auroc": (("layer", "token"), noise)})}
+    with pytest.raises(ValueError, match=r"grid\.nc cannot be written: No space left"):
+        run.save_grids(grids)
+    assert os.listdir(run.path) == []
+    disk.grow(2000)
+    path = run.save_grids(grids)
+    run.begin("probe", {}).finish([path], splits=["random"])
+    xr.testing.assert_equal(run.grid(), grids["random"])

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from small_disk import small_disk
 
 from probekit import parameters, pipeline
 from probekit.__main__ import main
@@ -136,6 +137,11 @@ run = Run(run_dir)
 inputs = [run.path / "manifests" / f"{before}.json"] if before else []
 stage = run.begin(name, {"x": x}, inputs=inputs)
 assert x < 10, "x is too large"
+if x == 6:
+    import os
+    os.kill(os.getpid(), 9)
+if x == 7:
+    run.write_text("large.txt", "x" * 10**6)
 (run.path / f"{name}.txt").write_text(str(x))
 if x != 5:
     stage.finish([run.path / f"{name}.txt"], summary="best cell", splits=["random"])
@@ -219,3 +225,54 @@ def test_a_notebook_that_ends_without_a_manifest_has_failed(small_notebooks, tmp
     run.begin("extract", {}).finish([])
     with pytest.raises(FileNotFoundError, match="no finished probe stage"):
         pipeline.run_pipeline(run.path, stages=STAGES[1:], progress=False, x=5)
+
+
+def test_what_is_damaged_is_named_and_its_stage_alone_is_run_again(
+    small_notebooks, tmp_path, capsys
+):
+    run, stages = Run(tmp_path / "run"), STAGES[2:]
+    run.begin("probe", {}).finish([])
+
+    def go():
+        pipeline.run_pipeline(run.path, stages=stages, progress=False)
+        return capsys.readouterr().out
+
+    go()
+    for name, why in {
+        "interpret.txt": "interpret.txt is missing or damaged",
+        "notebooks/04_interpret.ipynb": "executed notebook changed",
+        "manifests/interpret.json": "manifests/interpret.json is damaged",
+        "manifests/.interpret.pipeline.json": "manifests/.interpret.pipeline.json is missing or",
+    }.items():
+        path = run.path / name
+        whole = path.read_bytes()
+        path.write_bytes(whole[:-1] + b"?")
+        said = go()
+        assert f"interpret: {why}" in said
+        assert "visualize: nothing has changed" in said
+        assert path.read_bytes()[-1:] == whole[-1:]
+        assert "interpret: nothing has changed" in go()
+
+
+def test_a_kernel_that_is_killed(small_notebooks, tmp_path):
+    run = Run(tmp_path / "run")
+    with pytest.raises(ValueError, match=r"01_extract\.ipynb: its kernel died.*kept"):
+        pipeline.run_pipeline(run.path, stages=["extract"], progress=False, x=6, questions="cities")
+    run.begin("probe", {}).finish([])
+
+
+def test_a_full_disk(small_notebooks, tmp_path, require):
+    with small_disk(tmp_path / "disk", 200) as disk:
+        require(disk, "a file system can't be mounted here")
+        run = Run(disk.path / "run")
+        run.begin("probe", {}).finish([])
+        full = "cannot be written: No space left on device"
+        with pytest.raises(ValueError, match=rf"03_\S+, cell 4: ValueError: \S+large\.txt {full}"):
+            pipeline.run_pipeline(run.path, stages=["visualize"], progress=False, x=7)
+        disk.fill()
+        with pytest.raises(ValueError, match=full):
+            pipeline.run_pipeline(run.path, stages=["visualize"], progress=False)
+        assert finished(run) == ["probe"]
+        disk.grow(400)
+        pipeline.run_pipeline(run.path, stages=["visualize"], progress=False)
+        assert finished(run) == ["probe", "visualize"]

@@ -49,6 +49,13 @@ def test_quoted_cells_may_hold_commas_quotes_and_line_breaks(tmp_path):
     assert questions.question[0] == 'Who said "A, B"\nand left?'
 
 
+def test_only_a_line_end_ends_a_row(tmp_path):
+    text = "question,answers\nA\u2028B\u2029C\x85D\x0b\x0c\x1cE?,a\u2028b\n"
+    questions = read_questions(write(tmp_path / "q.csv", text))
+    assert questions.question.tolist() == ["A\u2028B\u2029C\x85D\x0b\x0c\x1cE?"]
+    assert questions.answers.tolist() == [["a\u2028b"]]
+
+
 def test_ids_default_to_the_row_number(tmp_path):
     path = write(tmp_path / "q.csv", "question,answers\nA?,a\nB?,b\n")
     assert read_questions(path).id.tolist() == ["q0001", "q0002"]
@@ -161,6 +168,11 @@ def test_missing_column_names_those_found_and_how_to_map(tmp_path):
         read_questions(path, question="Question", answers="Answer", id="nr")
 
 
+def test_a_table_without_columns(table):
+    with pytest.raises(ValueError, match="the DataFrame has no column 'question'"):
+        read_questions(table[[]])
+
+
 def test_column_twice(tmp_path):
     with pytest.raises(ValueError, match="2 columns called 'question'"):
         read_questions(write(tmp_path / "q.csv", "question,question,answers\nA?,B?,a\n"))
@@ -217,10 +229,22 @@ def test_unclosed_quote(tmp_path):
         read_questions(write(tmp_path / "q.csv", 'question,answers\n"A?,a\n'))
 
 
-@pytest.mark.parametrize("text", ['{"question": ', "3", "[1, 2]", "[1,", '{"question": "A?"}\nx'])
+@pytest.mark.parametrize(
+    "text",
+    ['{"question": ', "3", "[1, 2]", "[1,", '{"question": "A?"}\nx', "[" * 99999, "9" * 5000],
+)
 def test_bad_json(tmp_path, text):
     with pytest.raises(ValueError, match=r"q\.jsonl"):
         read_questions(write(tmp_path / "q.jsonl", text))
+
+
+@pytest.mark.parametrize("field", ["id", "question", "answers"])
+def test_half_a_character(tmp_path, field):
+    """JSON can write one; no other file that a run has could hold it."""
+    row = {"id": "x", "question": "A?", "answers": "a"} | {field: "\ud83d"}
+    path = write(tmp_path / "q.jsonl", json.dumps(row))
+    with pytest.raises(ValueError, match=r"q\.jsonl, row 1 .*half of a character.*as UTF-8"):
+        read_questions(path)
 
 
 def test_not_parquet(tmp_path):
@@ -297,6 +321,7 @@ def test_list_name_stays_in_its_folder(table, name):
         ("name\n", "holds no name"),
         ("name,aliases\nA,same\nB,same\n", "belongs to both 'A' and 'B'"),
         ("name,aliases\nA,\u0301|x\n", "empty name"),
+        ("name\n" + "A" * 200_000, "is not a CSV file"),
     ],
 )
 def test_bad_list(tmp_path, text, message):

@@ -53,7 +53,11 @@ def finished_run(path):
             files = [run.write_text("claims.csv", pd.DataFrame([claim]).to_csv(index=False))]
         run.begin(stage, parameters).finish(files, **results.get(stage, {}))
         nbformat.write(executed(stage), run.executed_notebook(stage))
-        write_json(run.pipeline_record(stage), {"manifest": sha256(run._manifest_path(stage))})
+        made = {
+            "executed notebook": sha256(run.executed_notebook(stage)),
+            "manifest": sha256(run._manifest_path(stage)),
+        }
+        write_json(run.pipeline_record(stage), made)
     return run
 
 

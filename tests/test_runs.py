@@ -150,7 +150,7 @@ def current(run, tmp_path):
     key = {"parameters": {"seed": 0, "C": (1.0, 2.0)}}
     digest = sha256(run.path / "manifests/probe.json")
     write_json(record, key | {"manifest": digest})
-    return lambda changed=key: run.is_current("probe", record, changed)
+    return lambda changed=key: run.outdated("probe", record, changed) is None
 
 
 def test_nothing_changed(current):
@@ -207,7 +207,7 @@ def test_an_input_inside_the_run_moves_with_it(run, tmp_path):
     record = tmp_path / "record.json"
     write_json(record, {"manifest": sha256(run.path / "manifests/probe.json")})
     moved = Run(run.path.rename(tmp_path / "elsewhere"))
-    assert moved.is_current("probe", record, {})
+    assert moved.outdated("probe", record, {}) is None
 
 
 # Files

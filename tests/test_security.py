@@ -182,7 +182,8 @@ def test_a_file_of_a_run_lies_in_the_run(tmp_path, name):
 @pytest.mark.parametrize("output", ["../other/keep.txt", "/keep.txt", "..", "a/../../keep.txt"])
 def test_a_manifest_from_elsewhere_reaches_no_other_file(tmp_path, output):
     """A run may come from somebody else; extracting into it takes away what is damaged."""
-    from probekit.extract import _discard_damaged
+    from probekit.manifests import sealed
+    from probekit.mending import mend
 
     run = Run(tmp_path / "runs" / "r")
     keep = tmp_path / "runs" / "other" / "keep.txt"
@@ -192,11 +193,26 @@ def test_a_manifest_from_elsewhere_reaches_no_other_file(tmp_path, output):
     path = run.path / "manifests" / "extract.json"
     manifest = json.loads(path.read_text())
     manifest["outputs"] = {output: {"bytes": 1, "sha256": "0" * 64}}
-    path.write_text(json.dumps(manifest))
-    with pytest.raises(ValueError, match="damaged"):
+    path.write_text(json.dumps(sealed(manifest)))
+    with pytest.raises(ValueError, match="is no file of the run"):
         run.manifest("extract")
-    _discard_damaged(run)
+    mend(run)
     assert keep.read_text() == "mine"
+
+
+def test_a_manifest_from_elsewhere_reaches_no_file_through_a_link(tmp_path):
+    from probekit.mending import mend
+
+    run = Run(tmp_path / "r")
+    keep = tmp_path / "other" / "keep.txt"
+    keep.parent.mkdir()
+    keep.write_text("mine")
+    stage = run.begin("extract", {})
+    (run.path / "activations.zarr").symlink_to(keep.parent)
+    stage.finish([keep.parent.parent / "r" / "activations.zarr" / "keep.txt"])
+    keep.write_text("mine, changed")
+    assert mend(run) == ["activations.zarr/keep.txt"]
+    assert keep.read_text() == "mine, changed"
 
 
 # Text stays text wherever it becomes HTML or Markdown

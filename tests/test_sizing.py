@@ -53,10 +53,10 @@ def test_the_default_run_takes_what_the_benchmarks_say():
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"questions": 0}, "questions must be positive and finite, got 0"),
-        ({"layers": -1}, "layers must be positive"),
-        ({"response_tokens": float("nan")}, "response_tokens must be positive and finite, got nan"),
-        ({"devices": "8"}, "devices must be a number, got '8'"),
+        ({"questions": 0}, "questions must be a number from 1 to 1e\\+15, got 0"),
+        ({"layers": -1}, "layers must be a number from 1"),
+        ({"response_tokens": float("nan")}, "response_tokens must be .*, got nan"),
+        ({"devices": "8"}, "devices must be a number .*, got '8'"),
         ({"device": "abacus"}, "device must be one of CPU, A100; got 'abacus'"),
     ],
 )

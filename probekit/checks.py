@@ -1,0 +1,194 @@
+"""Arguments that can't be right, refused before any work: what was given, what was expected.
+
+Each function takes an argument's name and value, and returns the value. Of the wrong kind it is a
+TypeError, of the right kind but not usable a ValueError.
+"""
+
+import difflib
+import math
+import numbers
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+
+#: The most that numpy's and scikit-learn's generators take for a seed.
+LARGEST_SEED = 2**32 - 1
+
+_CELL = ("layer", "token")
+# Over what the variables of a grid are, where that is not (layer, token).
+_DIMS = {"score": ("example", *_CELL)} | dict.fromkeys(("correct", "fold", "id"), ("example",))
+
+
+def absent(value):
+    """Whether an optional argument is None, or empty as in a notebook."""
+    return value is None or (isinstance(value, str) and not value)
+
+
+def whole(name, value, least=0, most=None):
+    """A whole number in a range, Python's or numpy's, as an int."""
+    expected = f"a whole number {_between(least, most)}"
+    if not isinstance(value, numbers.Integral) or isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name} must be {expected}, got {shown(value)}.")
+    if value < least or (most is not None and value > most):
+        raise ValueError(f"{name} must be {expected}, got {shown(value)}.")
+    return int(value)
+
+
+def number(name, value, least, most):
+    """A finite number in a range, as a float."""
+    expected = f"a number {_between(least, most)}"
+    if not isinstance(value, numbers.Real) or isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name} must be {expected}, got {shown(value)}.")
+    # Not the other way about: NaN is neither less nor more.
+    if not (least <= value <= most and abs(value) < math.inf):
+        raise ValueError(f"{name} must be {expected}, got {shown(value)}.")
+    return float(value)
+
+
+def seed(value):
+    """What random numbers start from."""
+    return whole("seed", value, 0, LARGEST_SEED)
+
+
+def penalty(C):
+    """One C or several, as an array of floats."""
+    values = C if isinstance(C, Iterable) and not isinstance(C, (str, dict)) else [C]
+    found = np.array([number("C", value, 1e-6, 1e6) for value in np.ravel(values).tolist()])
+    if not found.size:
+        raise ValueError("C must be a number or several, got none.")
+    return found
+
+
+def flag(name, value):
+    """True or False, and nothing that could stand for them."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name} must be True or False, got {shown(value)}.")
+    return bool(value)
+
+
+def text(name, value, such_as=None):
+    """A text that is not empty."""
+    example = "" if such_as is None else f" such as {such_as!r}"
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be text{example}, got {shown(value)}.")
+    if not value.strip():
+        raise ValueError(f"{name} must be text{example}, got an empty one.")
+    return str(value)
+
+
+def path(name, value):
+    """A path that is not empty."""
+    if not isinstance(value, (str, os.PathLike)):
+        raise TypeError(f"{name} must be a path, got {shown(value)}.")
+    if not str(value).strip() or "\0" in str(value):
+        raise ValueError(f"{name} must be a path, got {shown(str(value))}.")
+    return Path(value)
+
+
+def one_of(name, value, known):
+    """One of some names; of an unknown one the message says which is nearest."""
+    expected = f"{name} must be one of {', '.join(known)}; got {shown(value)}."
+    if not isinstance(value, str):
+        raise TypeError(expected)
+    if value not in known:
+        raise ValueError(expected + nearest(value, known))
+    return str(value)
+
+
+def nearest(value, known):
+    """`` Did you mean 'auroc'?``, or nothing if no known name is like it."""
+    near = difflib.get_close_matches(value, list(known), 1)
+    return f" Did you mean {near[0]!r}?" if near else ""
+
+
+def instance(name, value, kind, such_as):
+    """An object of a class, made as `such_as` says."""
+    if not isinstance(value, kind):
+        raise TypeError(f"{name} must be a {kind.__name__}, {such_as}; got {shown(value)}.")
+    return value
+
+
+def device(value):
+    """A device that torch can use here, as it is given."""
+    import torch
+
+    best = "cuda" if torch.cuda.is_available() else "cpu"
+    if best == "cpu" and torch.backends.mps.is_available():
+        best = "mps"
+    if not isinstance(value, (str, torch.device)):
+        raise TypeError(f"device must be text such as {best!r}, got {shown(value)}.")
+    try:
+        if torch.empty(0, device=value).is_meta:
+            raise ValueError("it holds no numbers")
+    except (RuntimeError, AssertionError, ValueError) as error:
+        reason = str(error).splitlines()[0].split(". ")[0]
+        raise ValueError(
+            f"torch can't use device={str(value)!r} here: {reason}. Give one that it can, such as "
+            f"{best!r}, or leave it out."
+        ) from error
+    return value
+
+
+def grid(value, variables=("auroc",), attributes=(), name="grid"):
+    """A grid of probes that has some variables, each over its own dimensions, and attributes."""
+    for each in variables:
+        variable(value, each, _DIMS.get(each, _CELL), name)
+    lacking = [attribute for attribute in attributes if attribute not in value.attrs]
+    if lacking:
+        raise ValueError(
+            f"The {name} lacks the attribute {', '.join(lacking)}. Take it from probe_grid or "
+            "Run.grid as it is: arithmetic on a grid drops its attributes."
+        )
+    return value
+
+
+def variable(dataset, name, dims, called="grid"):
+    """A dataset's variable over exactly these dimensions, in their order."""
+    if not isinstance(dataset, xr.Dataset):
+        raise TypeError(
+            f"{called} must be an xarray Dataset, such as probe_grid or Run.grid gives; got "
+            f"{shown(dataset)}."
+        )
+    if name not in dataset.variables:
+        have = ", ".join(map(str, dataset.data_vars)) or "nothing"
+        raise ValueError(f"The {called} has no variable {name!r}; it has {have}.")
+    array = dataset[name]
+    if set(array.dims) != set(dims):
+        is_over = ", ".join(map(str, array.dims))
+        raise ValueError(f"{name!r} must be over ({', '.join(dims)}), it is over ({is_over}).")
+    if array.size == 0:
+        raise ValueError(f"The {called} is empty: {name!r} has sizes {dict(array.sizes)}.")
+    if name not in ("id", "correct") and array.dtype.kind not in "fiub":
+        raise ValueError(f"{name!r} must hold numbers, it holds {array.dtype}.")
+    for dim in dims:
+        if dim != "example" and (dim not in dataset.coords or not dataset.indexes[dim].is_unique):
+            raise ValueError(
+                f"The {called} needs a coordinate {dim!r} with a different label a cell."
+            )
+    if "layer" in dims and dataset["layer"].dtype.kind not in "iu":
+        raise ValueError(f"Layers must be whole numbers, they are {dataset['layer'].dtype}.")
+    return array.transpose(*dims)
+
+
+def shown(value):
+    """A value as a message shows it: itself if that is short, else what it is."""
+    if isinstance(value, str) and len(value) > 60:
+        value = value[:57] + "..."
+    try:
+        written = repr(value.item() if isinstance(value, np.generic) else value)
+    except Exception:  # a repr is anybody's code, and Python's own refuses 5,000 digits
+        written = ""
+    return written if 0 < len(written) <= 80 and "\n" not in written else type(value).__name__
+
+
+def _between(least, most):
+    if most is None:
+        return f"of at least {_plain(least)}"
+    return f"from {_plain(least)} to {_plain(most)}"
+
+
+def _plain(value):
+    return f"{value:,.0f}" if value == int(value) and value < 1e12 else f"{value:g}"
