@@ -10,6 +10,7 @@ import altair as alt
 import vl_convert
 from IPython.display import Image
 
+from probekit import checks
 from probekit.manifests import replacing
 
 FORMATS = ("json", "svg", "png", "pdf", "html")
@@ -65,13 +66,14 @@ def save_chart(chart: alt.TopLevelMixin, path: str | os.PathLike) -> list[Path]:
     ValueError
         If the suffix is another one, or the folder cannot be written to.
     """
-    path = Path(path)
+    path = checks.path("path", path)
+    _check(chart)
     if path.suffix.lower()[1:] in FORMATS:
         targets = [path]
     elif path.suffix[1:].isalpha() or not path.name:
         # Not every suffix: "cities-1.7B" and "run.v2" are names, "heatmap.jpeg" is a wish.
         raise ValueError(
-            f"cannot save a chart as {path.name!r}. Use .{', .'.join(FORMATS)}, "
+            f"A chart can't be saved as {path.name!r}. Use .{', .'.join(FORMATS)}, "
             "or no suffix for all of them."
         )
     else:
@@ -109,9 +111,13 @@ def _text(value):
     return value if isinstance(value, str) else ""
 
 
-def _spec(chart):
+def _check(chart):
     if not isinstance(chart, alt.TopLevelMixin):
-        raise TypeError(f"expected an Altair chart, got {type(chart).__name__}.")
+        raise TypeError(f"Expected an Altair chart, got {checks.shown(chart)}.")
+
+
+def _spec(chart):
+    _check(chart)
     # The user may have set up a transformer that writes data files or refuses 5,000 rows.
     with alt.data_transformers.enable("default", max_rows=None):
         return chart.to_dict()

@@ -2,8 +2,9 @@
 
 import altair as alt
 import numpy as np
-import xarray as xr
 
+from probekit import checks
+from probekit.checks import variable
 from probekit.tokens import TOKENS
 
 # Liberation Sans is the face that vl-convert carries, so a PNG looks the same on every machine; the
@@ -24,6 +25,8 @@ def finished(chart, title, description):
 
     Sizes are for a figure of about 460 pixels printed 8 cm wide: 14 pixels become 7 points.
     """
+    if not isinstance(title, (str, alt.TitleParams)):
+        raise TypeError(f"title must be text, got {checks.shown(title)}.")
     text = {"labelFontSize": 14, "titleFontSize": 15, "titleFontWeight": "normal"}
     colours = {"labelColor": INK, "titleColor": INK}
     return (
@@ -46,44 +49,6 @@ def finished(chart, title, description):
     )
 
 
-def variable(grid, name, dims):
-    """Return the grid's variable over exactly these dimensions, or say what is wrong."""
-    if not isinstance(grid, xr.Dataset):
-        raise TypeError(
-            f"a chart needs a grid (an xarray Dataset), got {type(grid).__name__}. "
-            "Make one with probe_grid, or open a saved one."
-        )
-    if name not in grid.variables:
-        have = ", ".join(map(str, grid.data_vars)) or "nothing"
-        raise ValueError(f"the grid has no variable {name!r}; it has {have}.")
-    array = grid[name]
-    if set(array.dims) != set(dims):
-        is_over = ", ".join(map(str, array.dims))
-        raise ValueError(f"{name!r} must be over ({', '.join(dims)}), it is over ({is_over}).")
-    if array.size == 0:
-        raise ValueError(f"the grid is empty: {name!r} has sizes {dict(array.sizes)}.")
-    for dim in dims:
-        if dim != "example" and (dim not in grid.coords or not grid.indexes[dim].is_unique):
-            raise ValueError(f"the grid needs a coordinate {dim!r} with a different label a cell.")
-    return array.transpose(*dims)
-
-
-def chosen(kind, wanted, have, also=()):
-    """Check a choice of tokens or layers; ``also`` are labels that are known but may be absent."""
-    if isinstance(wanted, (str, int)):
-        raise TypeError(f"{kind}s must be a sequence, got {wanted!r}. Use [{wanted!r}].")
-    wanted, have = list(wanted), list(have)
-    among = f"The grid has {', '.join(map(str, have))}."
-    unknown = [label for label in wanted if label not in have and label not in also]
-    if unknown:
-        raise ValueError(f"unknown {kind} {', '.join(map(repr, unknown))}. {among}")
-    if not set(wanted) & set(have):
-        raise ValueError(f"the grid has none of the {kind}s asked for ({wanted}). {among}")
-    if len(set(wanted)) < len(wanted):
-        raise ValueError(f"a {kind} is given twice: {', '.join(map(str, wanted))}.")
-    return wanted
-
-
 EXTRAS = ("auroc_low", "auroc_high", "n_examples", "p_value", "p_corrected")
 EXTRAS += ("gain_low", "gain_high")
 
@@ -103,7 +68,7 @@ def cell_rows(grid, values, tokens):
     -------
     list of dict
     """
-    tokens = chosen("token", tokens, grid.token.values.tolist(), also=TOKENS)
+    tokens = checks.labels("token", tokens, grid["token"].to_numpy().tolist(), also=TOKENS)
     fields = {values.name: values}
     fields |= {name: variable(grid, name, ("layer", "token")) for name in EXTRAS if name in grid}
     arrays = {

@@ -8,13 +8,16 @@ names are offered here too.
 
 from collections.abc import Mapping, Sequence
 from itertools import chain
+from numbers import Real
 
 import altair as alt
 import numpy as np
 import xarray as xr
 
+from probekit import checks
 from probekit.chart_files import save_chart, static
-from probekit.chart_parts import cell_rows, finished, tooltips, variable
+from probekit.chart_parts import cell_rows, finished, tooltips
+from probekit.checks import variable
 from probekit.line_charts import by_layer, by_token, calibration, roc, score_distribution
 from probekit.tokens import FIGURE_TOKENS
 
@@ -120,7 +123,7 @@ def compare_splits(
     """
     panels = {name: _measured_rows(grid, measure, tokens) for name, grid in _named(grids).items()}
     if len({tuple(_layers(rows)) for rows in panels.values()}) > 1:
-        raise ValueError("the grids have different layers. Use small_multiples to compare models.")
+        raise ValueError("The grids have different layers. Use small_multiples to compare models.")
     level = _level(mute)
     marked = {name: _stated(rows, measure, level) for name, rows in panels.items()}
     states = _states(chain.from_iterable(marked.values()))
@@ -164,8 +167,7 @@ def small_multiples(
     ValueError
         As for `heatmap`; or if there is no grid, or not at least one column.
     """
-    if columns < 1:
-        raise ValueError(f"columns must be at least 1, got {columns}.")
+    columns = checks.whole("columns", columns, 1)
     panels = {name: _measured_rows(grid, measure, tokens) for name, grid in _named(grids).items()}
     marked = {name: _stated(rows, measure) for name, rows in panels.items()}
     states = _states(chain.from_iterable(marked.values()))
@@ -265,8 +267,7 @@ def point_biserial(grid: xr.Dataset) -> xr.DataArray:
 
 
 def _measured_rows(grid, measure, tokens):
-    if measure not in MEASURES:
-        raise ValueError(f"measure={measure!r} is unknown. Use one of {', '.join(MEASURES)}.")
+    checks.one_of("measure", measure, MEASURES)
     if measure == "auroc":
         values = variable(grid, "auroc", ("layer", "token"))
     else:
@@ -275,10 +276,13 @@ def _measured_rows(grid, measure, tokens):
 
 
 def _named(grids):
-    if not isinstance(grids, Mapping):
-        raise TypeError(f"expected a mapping of name to grid, got {type(grids).__name__}.")
+    if not isinstance(grids, Mapping) or isinstance(grids, xr.Dataset):
+        raise TypeError(
+            "grids must be a mapping of name to grid, such as {'random': run.grid('random')}; got "
+            f"{checks.shown(grids)}."
+        )
     if not grids:
-        raise ValueError("there is no grid to draw: the mapping is empty.")
+        raise ValueError("There is no grid to draw: the mapping is empty.")
     return grids
 
 
@@ -295,8 +299,11 @@ def _level(mute):
     if mute is False or mute is None:
         return None
     level = 0.05 if mute is True else mute
-    if isinstance(level, str) or not 0 < level < 1:
-        raise ValueError(f"mute must be True, False or a level between 0 and 1, got {mute!r}.")
+    expected = f"mute must be True, False or a level between 0 and 1, got {checks.shown(mute)}."
+    if not isinstance(level, Real):
+        raise TypeError(expected)
+    if not 0 < level < 1:
+        raise ValueError(expected)
     return level
 
 
@@ -368,10 +375,16 @@ def _stated(rows, value, level=None):
 
 def _outlined(rows, outline):
     cells = {(row["layer"], row["token"]): row for row in rows}
-    wrong = [cell for cell in outline if tuple(cell) not in cells]
+    try:
+        outline = [(layer, token) for layer, token in outline]
+        wrong = [cell for cell in outline if cell not in cells]
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"outline must be a sequence of (layer, token), got {checks.shown(outline)}."
+        ) from None
     if wrong:
         raise ValueError(f"outline names cells that are not drawn: {wrong}. Give (layer, token).")
-    return [cells[tuple(cell)] | {"state": RIVAL if i else BEST} for i, cell in enumerate(outline)]
+    return [cells[cell] | {"state": RIVAL if i else BEST} for i, cell in enumerate(outline)]
 
 
 def _states(marked):

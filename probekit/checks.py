@@ -173,6 +173,26 @@ def variable(dataset, name, dims, called="grid"):
     return array.transpose(*dims)
 
 
+def labels(kind, wanted, have, also=()):
+    """Several tokens or layers of a grid; `also` are labels that are known but may be absent."""
+    if isinstance(wanted, (str, dict)) or not isinstance(wanted, Iterable):
+        such_as = f" Use [{wanted!r}]." if isinstance(wanted, (str, int)) else ""
+        raise TypeError(f"{kind}s must be a sequence, got {shown(wanted)}.{such_as}")
+    wanted, have = list(wanted), list(have)
+    among = f"The grid has {', '.join(map(str, have))}."
+    unknown = [label for label in wanted if label not in have and label not in also]
+    if unknown:
+        raise ValueError(f"Unknown {kind} {', '.join(map(shown, unknown))}. {among}")
+    if not set(wanted) & set(have):
+        what = f"none of the {kind}s asked for ({', '.join(map(str, wanted))})"
+        raise ValueError(
+            f"The grid has {what}. {among}" if wanted else f"There is no {kind} to look at. {among}"
+        )
+    if len(set(wanted)) < len(wanted):
+        raise ValueError(f"A {kind} is given twice: {', '.join(map(str, wanted))}.")
+    return wanted
+
+
 def shown(value):
     """A value as a message shows it: itself if that is short, else what it is."""
     if isinstance(value, str) and len(value) > 60:

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
+from probekit import checks
 from probekit.contrasts import BANDS, areas, largest_error
 from probekit.resources import resource
 from probekit.tokens import FIGURE_TOKENS, TOKENS
@@ -77,27 +78,40 @@ def read_claims(path=None):
 
     Raises
     ------
+    FileNotFoundError
+        If there is no such file.
     ValueError
-        If a claim or a rule is not of a known form.
+        If it is no YAML, or a claim or a rule is not of a known form.
     """
-    path = resource("data/reference/claims.yaml") if path is None else path
-    with open(path, encoding="utf-8") as file:
-        content = yaml.safe_load(file)
+    path = resource("data/reference/claims.yaml") if path is None else checks.path("path", path)
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise FileNotFoundError(f"There is no file of claims {path}.") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ValueError(f"{path} is not a file of claims: {error}.") from error
+    return _checked(content, path)
+
+
+def _checked(content, source):
+    """Claims, if all of them and their rules are of a known form."""
     try:
         for claim in content["claims"]:
             lacking = {"id", "section", "text", "rules"} - set(claim)
             if lacking or not claim["rules"]:
-                raise ValueError(f"claim {claim.get('id', '?')!r} lacks {lacking or 'rules'}")
+                lacking = ", ".join(sorted(lacking or {"rules"}))
+                raise ValueError(f"claim {claim.get('id', '?')!r} lacks {lacking}")
             for rule in claim["rules"]:
                 _check_rule(rule, claim["id"])
         ids = [claim["id"] for claim in content["claims"]]
         if len(set(ids)) < len(ids):
             raise ValueError("two claims have the same id")
         float(content["reading_precision"])
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"{path} is not a file of claims: {error!r}.") from error
+    except (KeyError, TypeError, AttributeError) as error:
+        reason = f"it lacks {error}" if isinstance(error, KeyError) else error
+        raise ValueError(f"{source} is not a file of claims: {reason}.") from error
     except ValueError as error:
-        raise ValueError(f"{path}: {error}.") from error
+        raise ValueError(f"{source}: {error}.") from error
     return content
 
 
@@ -119,12 +133,25 @@ def check_claims(grid, claims=None):
         words, `rule` in words, `note`. The intervals cover all numbers of the table at once in 95
         of 100 cases. Depths are compared as fractions of the network.
 
+    Raises
+    ------
+    TypeError, ValueError
+        If it is no grid, or they are no claims.
+
     Notes
     -----
     A claim is supported if the intervals of all its numbers lie where it wants them, contradicted
     if one lies wholly elsewhere, and undecided otherwise, or if the grid lacks what it is about.
     """
-    content = read_claims() if claims is None else claims
+    if claims is None:
+        content = read_claims()
+    elif isinstance(claims, dict):
+        content = _checked(claims, "claims")
+    else:
+        raise TypeError(
+            "claims must be from probekit.claims.read_claims, which takes a file's path; got "
+            f"{checks.shown(claims)}."
+        )
     measured = areas(grid, TOKENS)
     precision = float(content["reading_precision"])
     numbers, missing = {}, {}

@@ -3,8 +3,9 @@
 import numpy as np
 import xarray as xr
 
+from probekit import checks
 from probekit.contrasts import areas, largest_error
-from probekit.controls import best_control
+from probekit.controls import best_control, check_controls
 from probekit.grid import example_groups
 from probekit.observations import CHANCE_ALPHA, View, above_chance, group_name
 from probekit.words import area, by_how_much, change, escape
@@ -20,6 +21,25 @@ NAMES = {
     "answer_logprob_min": "the exact answer's least log-probability",
     "p_true": "the model's own P(True)",
 }
+
+
+def check_same_run(grid, controls, held_out):
+    """Refuse controls, or a grid of held-out answers, that are not of this grid's examples."""
+    if controls is not None:
+        check_controls(controls, ("auroc", "auroc_low", "auroc_high", "chance", "score"))
+    if held_out is not None:
+        checks.grid(held_out, ("score", "correct", "n_examples"), name="held_out")
+    for name, other in (("controls", controls), ("held_out", held_out)):
+        if other is None:
+            continue
+        if not all("id" in each.coords for each in (grid, other)):
+            raise ValueError(f"grid and {name} need the coordinate id, to match their examples.")
+        if sorted(grid["id"].to_numpy()) != sorted(other["id"].to_numpy()):
+            raise ValueError(
+                f"grid and {name} have different examples. Take both from the same run."
+            )
+    if controls is not None and not np.array_equal(grid["id"], controls["id"]):
+        raise ValueError("The controls have the examples in another order. Make them anew.")
 
 
 def against_controls(view, controls):
@@ -40,7 +60,6 @@ def against_controls(view, controls):
             "**Not checked: controls.** Whether the answer's identity, the question's words, the "
             "response's length or the output probabilities detect errors as well was not compared."
         )
-    _check(view.grid, controls, "controls", "control")
     known = controls.sel(control=~controls["chance"].to_numpy()).sortby("auroc", ascending=False)
     known = known.sel(control=known["auroc"].notnull().to_numpy())
     if not known.sizes["control"]:
@@ -107,7 +126,6 @@ def against_held_out(view, held_out):
             "**Not checked: held-out answers.** A probe that has seen the same answer in training "
             "may only have learned which answers tend to be wrong."
         )
-    _check(view.grid, held_out, "held_out", "layer")
     held_out = held_out.isel(example=_order(view.grid, held_out))
     groups = example_groups(held_out, held_out.attrs.get("split", "random"))
     here, there = (areas(grid, view.areas.tokens, groups) for grid in (view.grid, held_out))
@@ -152,17 +170,6 @@ def against_held_out(view, held_out):
         f"{view.place(row[i], column[i])}, "
         f"{area(value[i], *there.interval(value[i], influence[i]))}."
     )
-
-
-def _check(grid, other, name, dimension):
-    if not isinstance(other, xr.Dataset) or not {dimension, "example"} <= set(other.dims):
-        raise TypeError(f"{name} must be a Dataset with example and {dimension}.")
-    if not all("id" in each.coords for each in (grid, other)):
-        raise ValueError(f"grid and {name} need the coordinate id, to match their examples.")
-    if sorted(grid["id"].to_numpy()) != sorted(other["id"].to_numpy()):
-        raise ValueError(f"grid and {name} have different examples. Take both from the same run.")
-    if name == "controls" and not np.array_equal(grid["id"].to_numpy(), other["id"].to_numpy()):
-        raise ValueError("The controls have the examples in another order. Make them anew.")
 
 
 def _order(grid, other):

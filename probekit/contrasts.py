@@ -10,9 +10,9 @@ Chernozhukov, Chetverikov and Kato, Annals of Statistics 2013).
 from dataclasses import dataclass
 
 import numpy as np
-import xarray as xr
 from scipy.stats import norm, t
 
+from probekit import checks
 from probekit.grid import example_groups
 from probekit.roc import auroc_influence, interval
 from probekit.tokens import FIGURE_TOKENS
@@ -186,12 +186,7 @@ def areas(grid, tokens=FIGURE_TOKENS, groups=None):
     TypeError, ValueError
         If it is no grid, or has none of the tokens.
     """
-    if not isinstance(grid, xr.Dataset):
-        raise TypeError(f"expected a grid from probe_grid, got {type(grid).__name__}.")
-    lacking = [name for name in ("score", "correct", "n_examples") if name not in grid.variables]
-    lacking += [d for d in ("layer", "token") if d not in grid.coords]
-    if lacking:
-        raise ValueError(f"The grid lacks {', '.join(lacking)}. Make it with probe_grid.")
+    checks.grid(grid, ("score", "correct", "n_examples"))
     there = [str(token) for token in grid["token"].to_numpy()]
     drawn = tuple(token for token in tokens if token in there)
     if not drawn:

@@ -119,7 +119,7 @@ def control_table(controls):
         If it is no such Dataset.
     """
     columns = ["auroc", "auroc_low", "auroc_high", "n_examples", "description"]
-    _check_controls(controls, [*columns, "chance"])
+    check_controls(controls, [*columns, "chance"])
     table = controls[[*columns, "chance"]].to_dataframe()
     table = table.sort_values(["chance", "auroc"], ascending=[True, False], kind="stable")
     return table[columns]
@@ -197,6 +197,18 @@ def gain_over_controls(grid, controls):
     )
 
 
+def check_controls(controls, variables):
+    """Refuse what is not from `controls`, or lacks some of its variables."""
+    if not isinstance(controls, xr.Dataset) or "control" not in controls.dims:
+        raise TypeError(
+            "controls must be from pk.controls(answers, grid) or Run.controls; got "
+            f"{checks.shown(controls)}."
+        )
+    lacking = [name for name in variables if name not in controls]
+    if lacking or not controls.sizes["control"]:
+        raise ValueError(f"The controls lack {', '.join(lacking) or 'any row'}.")
+
+
 def _matched(answers, grid):
     """The grid's rows of the answers, in its order; refuses answers of another run."""
     if not isinstance(answers, pd.DataFrame):
@@ -238,7 +250,7 @@ def _matched(answers, grid):
 
 def _same_examples(grid, controls):
     checks.grid(grid, ("score", "correct", "fold", "id"), ("split",))
-    _check_controls(controls, ("auroc", "chance", "score", "training_error"))
+    check_controls(controls, ("auroc", "chance", "score", "training_error"))
     if "training_error" not in grid:
         raise ValueError("The grid has no training_error: an older version made it. Make it anew.")
     same = (
@@ -251,17 +263,6 @@ def _same_examples(grid, controls):
             "The controls are of another grid: examples, labels or folds differ. Make them from "
             "this one: pk.controls(answers, grid)."
         )
-
-
-def _check_controls(controls, variables):
-    if not isinstance(controls, xr.Dataset) or "control" not in controls.dims:
-        raise TypeError(
-            "controls must be from pk.controls(answers, grid) or Run.controls; got "
-            f"{checks.shown(controls)}."
-        )
-    lacking = [name for name in variables if name not in controls]
-    if lacking or not controls.sizes["control"]:
-        raise ValueError(f"The controls lack {', '.join(lacking) or 'any row'}.")
 
 
 def _dataset(grid, names, area, low, high, training_error, n, score):

@@ -10,7 +10,7 @@ from itertools import pairwise
 import numpy as np
 
 from probekit.claims import read_claims
-from probekit.confounds import against_controls, against_held_out
+from probekit.confounds import against_controls, against_held_out, check_same_run
 from probekit.contrasts import MIN_PER_CLASS, areas, largest_error
 from probekit.observations import (
     CHANCE_ALPHA,
@@ -55,6 +55,7 @@ def describe(grid, controls=None, held_out=None):
         If it is no grid, or controls or held_out are of other examples.
     """
     measured = areas(grid, FIGURE_TOKENS)
+    check_same_run(grid, controls, held_out)
     kinds = _KINDS + (controls is not None) + 2 * (held_out is not None)
     view = View(grid.sortby("layer"), measured, ALPHA / kinds)
     parts = ["## Heatmap: Layer vs. Token Correlation", "### Overview", *_overview(view)]

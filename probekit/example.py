@@ -34,7 +34,7 @@ def open_run(path=None):
     Raises
     ------
     FileNotFoundError
-        If it is any other directory and not there.
+        If it is any other directory and not there, or has no finished stage.
     ValueError
         If the example can't be copied.
     """
@@ -42,13 +42,16 @@ def open_run(path=None):
     if path is None:
         return _copied(Path("data", "runs", "example"))
     run = Run(path)
+    how = (
+        f"Make it with `probekit run --run-dir {path}`, or look at the example run: open_run() "
+        "without a path."
+    )
     if run.path.exists():
+        if not any((run.path / "manifests").glob("*.json")):
+            raise FileNotFoundError(f"The folder {run.path} has no finished stage of a run. {how}")
         return run
     if str(path) != default:
-        raise FileNotFoundError(
-            f"There is no run directory {run.path}. Make it with `probekit run --run-dir "
-            f"{path}`, or look at the example run: open_run() without a path."
-        )
+        raise FileNotFoundError(f"There is no run directory {run.path}. {how}")
     print(f"There is no run of your own in {path} yet: notebooks 01 and 02 make one.")
     return _copied(Path(path).with_name("example"))
 

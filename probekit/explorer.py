@@ -11,6 +11,7 @@ import numpy as np
 from IPython.core.getipython import get_ipython
 from IPython.display import HTML, display
 
+from probekit import checks
 from probekit.chart_files import static
 from probekit.charts import MEASURES, point_biserial
 from probekit.examples import LISTS, cell_examples
@@ -50,22 +51,23 @@ def explore(run, *, split=None, measure="auroc"):
     Raises
     ------
     TypeError
-        If it is no run.
+        If it is no run, or an argument is of the wrong kind.
     FileNotFoundError
         If the run has no grid yet.
     ValueError
         If the split or the measure is unknown, or a file of the run is damaged.
     """
+    checks.one_of("measure", measure, MEASURES)
+    if split is not None:
+        checks.text("split", split, such_as="random")
     if isinstance(run, Sequence) and not isinstance(run, str):
         runs = [_as_run(each) for each in run]
         if not runs:
-            raise ValueError("there is no run to explore: the sequence is empty.")
+            raise ValueError("There is no run to explore: the sequence is empty.")
     else:
         first = _as_run(run)
         beside = [path.parents[1] for path in first.path.parent.glob("*/manifests/probe.json")]
         runs = [first, *(Run(path) for path in sorted(beside) if path != first.path)]
-    if measure not in MEASURES:
-        raise ValueError(f"measure={measure!r} is unknown. Use one of {', '.join(MEASURES)}.")
     return Explorer(runs, split, measure)
 
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-import xarray as xr
 
-from probekit.tokens import FIGURE_TOKENS
+from probekit import checks
+from probekit.tokens import FIGURE_TOKENS, TOKENS
 
 
 @dataclass(frozen=True)
@@ -56,12 +56,12 @@ def findings(grid, tokens=FIGURE_TOKENS):
     TypeError
         If it is no grid.
     ValueError
-        If no cell has an area.
+        If it lacks what a grid has, a token is unknown, or no cell has an area.
     """
-    if not isinstance(grid, xr.Dataset) or "auroc" not in grid:
-        raise TypeError(f"findings takes a grid from probe_grid, got {type(grid).__name__}.")
+    checks.grid(grid, ("auroc", "auroc_low", "auroc_high", "n_examples"))
     grid = grid.assign_coords(token=[str(token) for token in grid["token"].to_numpy()])
-    drawn = [token for token in tokens if token in grid["token"].to_numpy()]
+    have = grid["token"].to_numpy().tolist()
+    drawn = [token for token in checks.labels("token", tokens, have, also=TOKENS) if token in have]
     cells = grid[["auroc", "auroc_low", "auroc_high", "n_examples"]].sel(token=drawn)
     table = cells.to_dataframe().reset_index()
     table = table[table["auroc"].notna()]

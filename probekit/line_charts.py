@@ -8,18 +8,18 @@ import xarray as xr
 from scipy.stats import beta
 from sklearn.metrics import roc_auc_score, roc_curve
 
+from probekit import checks
 from probekit.chart_parts import (
     COLOURS,
     DASHES,
     FAINT,
     SHAPES,
     cell_rows,
-    chosen,
     finished,
     number,
     tooltips,
-    variable,
 )
+from probekit.checks import variable
 from probekit.tokens import FIGURE_TOKENS
 
 WIDTH, HEIGHT = 320, 280
@@ -123,7 +123,7 @@ def by_token(
     have = values.layer.values.tolist()
     if layers is None:
         layers = sorted({have[0], have[len(have) // 2], have[-1]})
-    domain = _few("layer", chosen("layer", layers, have))
+    domain = _few("layer", checks.labels("layer", layers, have))
     rows = [row for row in cell_rows(grid, values, tokens) if row["layer"] in domain]
     legend = alt.Legend(orient="right", symbolSize=90)
     offset = alt.XOffset("layer:O", scale=alt.Scale(domain=domain, paddingOuter=0.6))
@@ -227,13 +227,14 @@ def calibration(score, correct, *, bins: int = 10, title: str = "Calibration") -
     ValueError
         As for `roc`; or if a score is outside [0, 1], or there are fewer examples than bins.
     """
+    bins = checks.whole("bins", bins, 1)
     score, wrong = _scored(score, correct)
     if score.min() < 0 or score.max() > 1:
         raise ValueError(
             f"calibration needs probabilities, got scores from {score.min():.3g} to "
             f"{score.max():.3g}. Give P(error), not the decision function."
         )
-    if not 1 <= bins <= len(score):
+    if bins > len(score):
         raise ValueError(f"bins={bins} must be between 1 and the {len(score)} scored examples.")
     rows = []
     for group in np.array_split(np.argsort(score, kind="stable"), bins):
@@ -299,9 +300,8 @@ def score_distribution(
     ValueError
         As for `roc`; or if there is not at least one bin.
     """
+    bins = checks.whole("bins", bins, 1, 10_000)
     score, wrong = _scored(score, correct)
-    if bins < 1:
-        raise ValueError(f"bins must be at least 1, got {bins}.")
     edges = np.linspace(min(0.0, score.min()), max(1.0, score.max()), bins + 1)
     names = {False: f"correct (n = {(~wrong).sum()})", True: f"wrong (n = {wrong.sum()})"}
     rows = []
@@ -394,7 +394,13 @@ def _peak(rows, kind, label, along):
 
 def _scored(score, correct):
     """Return the scores that exist, and whether each answer is wrong."""
-    score, correct = np.asarray(score), np.asarray(correct)
+    correct = np.asarray(correct)
+    try:
+        score = np.asarray(score, dtype=float)
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"score must be numbers, one an example; got {checks.shown(score)}."
+        ) from None
     if score.ndim != 1 or score.shape != correct.shape:
         raise ValueError(
             "score and correct must have one value an example, got shapes "
@@ -402,12 +408,11 @@ def _scored(score, correct):
         )
     if correct.dtype != bool:
         raise ValueError(f"correct must be boolean, got {correct.dtype}.")
-    score = score.astype("float64")
     there = np.isfinite(score)
     score, wrong = score[there], ~correct[there]
     if not 0 < wrong.sum() < len(wrong):
         raise ValueError(
-            f"both correct and wrong answers are needed, got {int(wrong.sum())} wrong among "
+            f"Both correct and wrong answers are needed, got {int(wrong.sum())} wrong among "
             f"{len(wrong)} scored examples."
         )
     return score, wrong

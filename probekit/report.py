@@ -11,8 +11,9 @@ import jinja2
 import nbformat
 import pandas as pd
 
+from probekit import checks
 from probekit.resources import parse_json, sha256
-from probekit.runs import REPORT, STAGES
+from probekit.runs import REPORT, STAGES, Run
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
 
@@ -54,12 +55,15 @@ def write_report(run):
 
     Raises
     ------
+    TypeError
+        If it is no `Run`.
     FileNotFoundError
         If a stage is not finished, or its executed notebook is not there.
     ValueError
         If a stage was run again since by other means, so that its executed notebook shows what the
         run no longer holds.
     """
+    checks.instance("run", run, Run, 'such as Run("data/runs/cities")')
     inputs = [path for stage in STAGES for path in _executed(run, stage)]
     page = _page(run)
     stage = run.begin(REPORT, {}, inputs=inputs)

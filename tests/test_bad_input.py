@@ -24,6 +24,8 @@ def good(tmp_path_factory):
     grid = pk.probe_grid(activations, n_permutations=1, n_jobs=1, progress=False)
     answers = activations.drop_vars("activation").drop_dims(["layer", "token"])
     answers = answers.to_dataframe().reset_index(drop=True).assign(n_tokens=8)
+    controls = pk.controls(answers, grid)
+    (folder / "empty").mkdir()
     run = pk.Run(folder / "run")
     run.begin("probe", {}).finish([run.save_grids({"random": grid})], splits=["random"])
     return SimpleNamespace(
@@ -32,11 +34,13 @@ def good(tmp_path_factory):
         grid=grid,
         answers=answers,
         numbers=activations["correct"].astype(int),
-        controls=pk.controls(answers, grid),
+        controls=controls,
         run=run,
         probe=pk.load_probe(run, 1, "-1"),
         made=made_run(folder / "made", n=60, layers=3),
         empty=pk.Run(folder / "empty"),
+        chart=pk.heatmap(grid),
+        gain=pk.gain_over_controls(grid, controls),
     )
 
 
@@ -57,6 +61,14 @@ def make_activations(n=60, features=4):
     )
 
 
+def score(good):
+    return good.grid["score"].sel(layer=1, token="-1").to_numpy()
+
+
+def correct(good):
+    return good.grid["correct"].to_numpy()
+
+
 # Per function the arguments of a good call.
 CALLS = {
     "probe_grid": (pk.probe_grid, {"activations": lambda good: good.activations}),
@@ -71,6 +83,25 @@ CALLS = {
     ),
     "load_probe": (pk.load_probe, {"run": lambda good: good.run, "layer": 1, "token": "last_q"}),
     "predict_proba": (lambda probe, X: probe.predict_proba(X), {"probe": lambda good: good.probe}),
+    "heatmap": (pk.heatmap, {"grid": lambda good: good.grid}),
+    "compare_splits": (pk.compare_splits, {"grids": lambda good: {"random": good.grid}}),
+    "small_multiples": (pk.small_multiples, {"grids": lambda good: {"random": good.grid}}),
+    "gain": (pk.gain, {"grid": lambda good: good.gain}),
+    "by_layer": (pk.by_layer, {"grid": lambda good: good.grid, "tokens": ["-1"]}),
+    "by_token": (pk.by_token, {"grid": lambda good: good.grid}),
+    "calibration": (pk.calibration, {"score": score, "correct": correct}),
+    "score_distribution": (pk.score_distribution, {"score": score, "correct": correct}),
+    "save_chart": (
+        pk.save_chart,
+        {"chart": lambda good: good.chart, "path": lambda good: good.folder / "chart"},
+    ),
+    "static": (pk.static, {"chart": lambda good: good.chart}),
+    "findings": (pk.findings, {"grid": lambda good: good.grid}),
+    "describe": (pk.describe, {"grid": lambda good: good.grid}),
+    "check_claims": (pk.check_claims, {"grid": lambda good: good.grid}),
+    "write_report": (pk.write_report, {"run": lambda good: good.run}),
+    "explore": (pk.explore, {"run": lambda good: good.made}),
+    "open_run": (pk.open_run, {}),
     "estimate": (
         pk.estimate,
         {
@@ -90,10 +121,12 @@ SEED, PERMUTATIONS = AT_MOST.format("4,294,967,295"), AT_MOST.format("10,000")
 C, SIZE = "a number from 1e-06 to 1,000,000", "a number from 1 to 1e+15"
 RANDOM = "text such as 'random'"
 YES_OR_NO = "True or False"
+MEASURE, LEVEL = "one of auroc, correlation;", "True, False or a level between 0 and 1"
+CHARTS = ("heatmap", "compare_splits", "small_multiples", "gain", "by_layer", "by_token")
 MUST_BE = [
     ("probe_grid", "protocol", "one of cross-validated, published;", [None, 5], ["random", ""]),
     ("probe_grid", "folds", WHOLE.format(2), [2.5, "5", True, None], [1, 0, -3]),
-    ("probe_grid", "C", C, ["1", True, None, {}, [1, None]], [0, -1.0, NAN, INF, 1e-7, 1e7]),
+    ("probe_grid", "C", C, ["1", True, None, {}], [0, -1.0, NAN, INF, 1e-7, 1e7]),
     ("probe_grid", "seed", SEED, [None, 0.0, "0"], [-1, 2**32]),
     ("probe_grid", "split", RANDOM, [3, None], []),
     ("probe_grid", "standardize", YES_OR_NO, ["no", 1, None], []),
@@ -104,6 +137,20 @@ MUST_BE = [
     ("load_probe", "layer", WHOLE.format(0), ["1", 1.0, None, False], [-1]),
     ("load_probe", "token", "text such as '-1'", [-1, None], []),
     ("load_probe", "split", RANDOM, [0, None], []),
+    *((name, "title", "text", [3, None], []) for name in CHARTS),
+    *((name, "tokens", "a sequence", [None, 2.5], []) for name in CHARTS),
+    ("heatmap", "measure", MEASURE, [None, 1], ["AUC", ""]),
+    ("heatmap", "mute", LEVEL, ["0.05", [0.05]], [0, 1, 5.0, -1, NAN]),
+    ("heatmap", "outline", "a sequence of (layer, token)", [None, 3, "cell", [3]], []),
+    ("compare_splits", "measure", MEASURE, [None], ["p"]),
+    ("compare_splits", "mute", LEVEL, ["yes"], [2]),
+    ("small_multiples", "measure", MEASURE, [None], ["p"]),
+    ("small_multiples", "columns", WHOLE.format(1), [2.5, "3", None], [0]),
+    ("calibration", "bins", WHOLE.format(1), [2.5, "10", None, True], [0, -1]),
+    ("score_distribution", "bins", "a whole number from 1 to 10,000", [2.5], [0, 10**9]),
+    ("save_chart", "path", "a path", [None, 3], ["", "a\0b"]),
+    ("explore", "measure", MEASURE, [None], ["p"]),
+    ("explore", "split", RANDOM, [3], []),
     ("estimate", "questions", SIZE, [None, "1k", True], [0, -5, NAN, INF]),
     ("estimate", "parameters", SIZE, ["7B"], [0.5, 1e16]),
     ("estimate", "copied", YES_OR_NO, ["no", 0], []),
@@ -119,7 +166,19 @@ NO_ACTIVATIONS = (
     "Run.activations() gives; got {}."
 )
 NO_GRID = "grid must be an xarray Dataset, such as probe_grid or Run.grid gives; got {}."
+NO_GRIDS = (
+    "grids must be a mapping of name to grid, such as {{'random': run.grid('random')}}; got {}."
+)
+NO_RUN = 'run must be a Run, such as Run("data/runs/cities"); got {}.'
+UNFINISHED = (
+    "FOLDER/{0} holds no finished {1} stage. Run the {1} stage again: probekit run, or its "
+    "notebook."
+)
 NO_CONTROLS = "controls must be from pk.controls(answers, grid) or Run.controls; got {}."
+ONE_EACH = (
+    "score and correct must have one value an example, got shapes {} and {}. Select one cell: "
+    "grid.score.sel(layer=, token=)."
+)
 NOT_NUMBERS = "X must be numbers of shape (examples, features), got {}."
 NO_DEVICE = (
     "torch can't use device='{}' here: {}. Give one that it can, such as '…', or leave it out."
@@ -187,6 +246,7 @@ CASES = {
             "1000000000 folds need at least 1000000000 wrong answers with an exact answer, got 30 "
             "of 60. Use fewer folds, more questions, or another question file.",
         ),
+        ({"C": [1, None]}, TypeError, f"C must be {C}, got None."),
         ({"C": []}, ValueError, "C must be a number or several, got none."),
         (
             {"C": [1, 2], "folds": 2},
@@ -276,17 +336,8 @@ CASES = {
         ),
     ],
     "load_probe": [
-        (
-            {"run": "data/runs/cities"},
-            TypeError,
-            "run must be a Run, such as Run(\"data/runs/cities\"); got 'data/runs/cities'.",
-        ),
-        (
-            {"run": lambda good: good.empty},
-            FileNotFoundError,
-            "FOLDER/empty holds no finished probe stage. Run the probe stage again: probekit run, "
-            "or its notebook.",
-        ),
+        ({"run": "data/runs/a"}, TypeError, NO_RUN.format("'data/runs/a'")),
+        ({"run": lambda good: good.empty}, FileNotFoundError, UNFINISHED.format("empty", "probe")),
         ({"layer": 99}, ValueError, "The grid has no layer 99. It has: 0, 1."),
         (
             {"token": "exact_answer"},
@@ -321,6 +372,257 @@ CASES = {
         ({"X": [[1, 2], [1]]}, ValueError, NOT_NUMBERS.format([[1, 2], [1]])),
         ({"X": None}, ValueError, "X must have shape (examples, features), got ()."),
     ],
+    "heatmap": [
+        ({"grid": None}, TypeError, NO_GRID.format(None)),
+        ({"grid": lambda good: good.run}, TypeError, NO_GRID.format("…")),
+        ({"grid": lambda good: good.grid["auroc"]}, TypeError, NO_GRID.format("DataArray")),
+        (
+            {"grid": lambda good: good.controls},
+            ValueError,
+            "'auroc' must be over (layer, token), it is over (control).",
+        ),
+        (
+            {"grid": lambda good: good.activations},
+            ValueError,
+            "The grid has no variable 'auroc'; it has activation.",
+        ),
+        (
+            {"grid": lambda good: good.grid.isel(token=[])},
+            ValueError,
+            "The grid is empty: 'auroc' has sizes {'layer': 2, 'token': 0}.",
+        ),
+        (
+            {"grid": lambda good: good.grid.astype(str)},
+            ValueError,
+            "'auroc' must hold numbers, it holds <U….",
+        ),
+        (
+            {"grid": lambda good: good.grid.assign_coords(layer=["first", "last"])},
+            ValueError,
+            "Layers must be whole numbers, they are <U5.",
+        ),
+        (
+            {"grid": lambda good: good.grid.drop_vars("score"), "measure": "correlation"},
+            ValueError,
+            "The grid has no variable 'score'; it has …, intercept, fold, null_auroc.",
+        ),
+        (
+            {"measure": "aurok"},
+            ValueError,
+            "measure must be one of auroc, correlation; got 'aurok'. Did you mean 'auroc'?",
+        ),
+        (
+            {"tokens": "last_q"},
+            TypeError,
+            "tokens must be a sequence, got 'last_q'. Use ['last_q'].",
+        ),
+        (
+            {"tokens": ["last_q", "exact"]},
+            ValueError,
+            "Unknown token 'exact'. The grid has last_q, -1.",
+        ),
+        ({"tokens": []}, ValueError, "There is no token to look at. The grid has last_q, -1."),
+        ({"tokens": ["-1", "-1"]}, ValueError, "A token is given twice: -1, -1."),
+        (
+            {"tokens": ["-8"]},
+            ValueError,
+            "The grid has none of the tokens asked for (-8). The grid has last_q, -1.",
+        ),
+        (
+            {"outline": [(99, "-1")]},
+            ValueError,
+            "outline names cells that are not drawn: [(99, '-1')]. Give (layer, token).",
+        ),
+        (
+            {"grid": lambda good: good.grid.drop_vars(["p_value", "p_corrected"]), "mute": True},
+            ValueError,
+            "mute needs p_corrected or p_value in the grid, and it has neither.",
+        ),
+    ],
+    "compare_splits": [
+        ({"grids": lambda good: good.grid}, TypeError, NO_GRIDS.format("Dataset")),
+        ({"grids": lambda good: [good.grid]}, TypeError, NO_GRIDS.format("list")),
+        ({"grids": {}}, ValueError, "There is no grid to draw: the mapping is empty."),
+        ({"grids": {"random": None}}, TypeError, NO_GRID.format(None)),
+        (
+            {"grids": lambda good: {"a": good.grid, "b": good.made.grid()}},
+            ValueError,
+            "The grids have different layers. Use small_multiples to compare models.",
+        ),
+    ],
+    "small_multiples": [({"grids": None}, TypeError, NO_GRIDS.format(None))],
+    "gain": [
+        ({"grid": None}, TypeError, NO_GRID.format(None)),
+        (
+            {"grid": lambda good: good.grid},
+            ValueError,
+            "The grid has no variable 'gain'; it has …, null_auroc.",
+        ),
+    ],
+    "by_layer": [
+        ({"grid": None}, TypeError, NO_GRID.format(None)),
+        (
+            {"grid": lambda good: good.made.grid(), "tokens": pk.FIGURE_TOKENS},
+            ValueError,
+            "14 tokens are more lines than can be told apart. Choose at most 7, or draw a heatmap.",
+        ),
+    ],
+    "by_token": [
+        ({"layers": 3}, TypeError, "layers must be a sequence, got 3. Use [3]."),
+        ({"layers": [99]}, ValueError, "Unknown layer 99. The grid has 0, 1."),
+        ({"layers": []}, ValueError, "There is no layer to look at. The grid has 0, 1."),
+    ],
+    "calibration": [
+        (
+            {"score": lambda good: good.grid["score"]},
+            ValueError,
+            ONE_EACH.format("(60, 2, 2)", "(60,)"),
+        ),
+        (
+            {"score": "high"},
+            TypeError,
+            "score must be numbers, one an example; got 'high'.",
+        ),
+        ({"correct": lambda good: good.numbers}, ValueError, "correct must be boolean, got int64."),
+        (
+            {"correct": np.ones(60, bool)},
+            ValueError,
+            "Both correct and wrong answers are needed, got 0 wrong among 60 scored examples.",
+        ),
+        (
+            {"score": np.full(60, NAN)},
+            ValueError,
+            "Both correct and wrong answers are needed, got 0 wrong among 0 scored examples.",
+        ),
+        (
+            {"score": np.full(60, 7.0)},
+            ValueError,
+            "calibration needs probabilities, got scores from 7 to 7. Give P(error), not the "
+            "decision function.",
+        ),
+        ({"bins": 61}, ValueError, "bins=61 must be between 1 and the 60 scored examples."),
+    ],
+    "score_distribution": [
+        ({"score": None}, ValueError, ONE_EACH.format("()", "(60,)")),
+        ({"correct": None}, ValueError, ONE_EACH.format("(60,)", "()")),
+    ],
+    "save_chart": [
+        ({"chart": None}, TypeError, "Expected an Altair chart, got None."),
+        (
+            {"path": "heatmap.jpeg"},
+            ValueError,
+            "A chart can't be saved as 'heatmap.jpeg'. Use .json, .svg, .png, .pdf, .html, or no "
+            "suffix for all of them.",
+        ),
+        (
+            {"path": lambda good: good.run.path / "grid.nc" / "heatmap"},
+            ValueError,
+            "FOLDER/run/grid.nc/heatmap.json cannot be written: …. See to it that you may write "
+            "there, or choose another folder, then run the same again: what is finished is kept.",
+        ),
+    ],
+    "static": [
+        ({"chart": "heatmap.png"}, TypeError, "Expected an Altair chart, got 'heatmap.png'.")
+    ],
+    "findings": [
+        ({"grid": None}, TypeError, NO_GRID.format(None)),
+        (
+            {"grid": lambda good: good.grid[["auroc"]]},
+            ValueError,
+            "The grid has no variable 'auroc_low'; it has auroc.",
+        ),
+        (
+            {"grid": lambda good: good.grid.assign(auroc=good.grid["auroc"] * NAN)},
+            ValueError,
+            "The grid has no cell with an AUROC: too few examples have its tokens.",
+        ),
+        ({"tokens": "-1"}, TypeError, "tokens must be a sequence, got '-1'. Use ['-1']."),
+        ({"tokens": ["first"]}, ValueError, "Unknown token 'first'. The grid has last_q, -1."),
+    ],
+    "describe": [
+        ({"grid": [1]}, TypeError, NO_GRID.format([1])),
+        (
+            {"grid": lambda good: good.grid.drop_vars("n_examples")},
+            ValueError,
+            "The grid has no variable 'n_examples'; it has …, null_auroc.",
+        ),
+        ({"controls": []}, TypeError, NO_CONTROLS.format("[]")),
+        (
+            {"controls": lambda good: good.controls.isel(example=slice(9))},
+            ValueError,
+            "grid and controls have different examples. Take both from the same run.",
+        ),
+        (
+            {"held_out": "answer"},
+            TypeError,
+            "held_out must be an xarray Dataset, such as probe_grid or Run.grid gives; got "
+            "'answer'.",
+        ),
+        (
+            {"held_out": lambda good: good.made.grid("answer")[{"example": range(50)}]},
+            ValueError,
+            "grid and held_out have different examples. Take both from the same run.",
+        ),
+        (
+            {"held_out": lambda good: good.grid.isel(layer=[0])},
+            ValueError,
+            "held_out has other layers or tokens than the grid. Use the same run's.",
+        ),
+    ],
+    "check_claims": [
+        ({"grid": None}, TypeError, NO_GRID.format(None)),
+        (
+            {"claims": "claims.yaml"},
+            TypeError,
+            "claims must be from probekit.claims.read_claims, which takes a file's path; got "
+            "'claims.yaml'.",
+        ),
+        ({"claims": {}}, ValueError, "claims is not a file of claims: it lacks 'claims'."),
+        (
+            {"claims": {"claims": [{"id": "a"}]}},
+            ValueError,
+            "claims: claim 'a' lacks rules, section, text.",
+        ),
+    ],
+    "write_report": [
+        ({"run": None}, TypeError, NO_RUN.format(None)),
+        (
+            {"run": lambda good: good.empty},
+            FileNotFoundError,
+            UNFINISHED.format("empty", "extract"),
+        ),
+    ],
+    "explore": [
+        ({"run": None}, TypeError, "A run directory is given as a path, got None."),
+        ({"run": []}, ValueError, "There is no run to explore: the sequence is empty."),
+        ({"run": "empty"}, FileNotFoundError, UNFINISHED.format("empty", "probe")),
+        ({"run": "nowhere"}, FileNotFoundError, UNFINISHED.format("nowhere", "probe")),
+        (
+            {"split": "published"},
+            ValueError,
+            "FOLDER/made/grid.nc has no split 'published'. It has: random, answer.",
+        ),
+    ],
+    "open_run": [
+        ({"path": 3}, TypeError, "A run directory is given as a path, got 3."),
+        (
+            {"path": "empty"},
+            FileNotFoundError,
+            "The folder FOLDER/empty has no finished stage of a run. Make it with `probekit run "
+            "--run-dir empty`, or look at the example run: open_run() without a path.",
+        ),
+        (
+            {"path": "nowhere"},
+            FileNotFoundError,
+            "There is no run directory FOLDER/nowhere. Make it with `probekit run --run-dir "
+            "nowhere`, or look at the example run: open_run() without a path.",
+        ),
+        (
+            {"path": "run/grid.nc"},
+            ValueError,
+            "The run directory FOLDER/run/grid.nc is a file. Give a folder's path.",
+        ),
+    ],
     "estimate": [
         ({"runs": HUGE}, ValueError, "runs must be a number from 1 to 1e+15, got int."),
         (
@@ -338,7 +640,7 @@ def every_case():
         for kind, values in ((TypeError, other_kinds), (ValueError, unusable)):
             for value in values:
                 text = f"{argument} must be {expected}{'' if expected.endswith(';') else ','}"
-                text += f" got {value[-1] if isinstance(value, list) else value!r}."
+                text += f" got {value!r}."
                 yield name, {argument: value}, kind, text
     for name, cases in CASES.items():
         for case in cases:

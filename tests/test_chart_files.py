@@ -121,11 +121,13 @@ def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch)
 
 
 def test_bad_input(tmp_path):
-    with pytest.raises(TypeError, match=r"expected an Altair chart, got dict"):
+    with pytest.raises(TypeError, match=r"Expected an Altair chart, got \{\}"):
         save_chart({}, tmp_path / "a.png")
-    with pytest.raises(TypeError, match=r"expected an Altair chart, got str"):
+    with pytest.raises(TypeError, match=r"Expected an Altair chart, got '"):
         static("a.png")
-    with pytest.raises(ValueError, match=r"cannot save a chart as 'a.jpeg'. Use .json, .svg, .png"):
+    with pytest.raises(
+        ValueError, match=r"A chart can't be saved as 'a.jpeg'. Use .json, .svg, .png"
+    ):
         save_chart(make_chart(), tmp_path / "a.jpeg")
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match=r"a\.json cannot be written: .* another folder"):

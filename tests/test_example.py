@@ -140,7 +140,11 @@ def here(tmp_path, monkeypatch):
 
 
 def test_a_run_that_is_there_is_opened(here, capsys):
-    (here / "data/runs/cities").mkdir(parents=True)
+    manifests = here / "data/runs/cities/manifests"
+    manifests.mkdir(parents=True)
+    with pytest.raises(FileNotFoundError, match=r"no finished stage of a run\. Make it"):
+        pk.open_run("../data/runs/cities")
+    (manifests / "extract.json").write_text("{}")
     for path in ("../data/runs/cities", here / "data/runs/cities"):
         assert pk.open_run(path).path == here / "data/runs/cities"
     assert capsys.readouterr().out == ""
