@@ -137,10 +137,9 @@ class Workers:
             )
         self.dtype, self.device = dtypes[0], ", ".join(devices)
 
-    def fitting_batch(self, longest_prompt, max_new_tokens):
-        """The batch size that fits every worker's memory; lengths are in tokens."""
-        sizes = (self.models, longest_prompt, max_new_tokens)
-        tasks = [(worker, sizes) for worker in self.client.nthreads()]
+    def fitting_batch(self, *sizes):
+        """The batch size that fits every worker's memory; sizes as for `shards.fitting_batch`."""
+        tasks = [(worker, (self.models, *sizes)) for worker in self.client.nthreads()]
         return min(
             fit for _, fit in _results(self.client, largest_batch, tasks, pinned=True, at_once=1)
         )

@@ -125,7 +125,7 @@ def extract(
         }
         if batch_size is None:
             fitting = workers.fitting_batch if workers else partial(fitting_batch, lm)
-            batch_size = fitting(max(map(len, prompts)), max_new_tokens)
+            batch_size = fitting(max(map(len, prompts)), max_new_tokens, len(sites))
         batch_size = claim(run, parameters, batch_size)
         damaged = mend(run)
         stage = run.begin("extract", parameters, inputs=questions.attrs.get("files", ()))

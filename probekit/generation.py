@@ -94,12 +94,14 @@ def generate(
     # The longest are read first, so that the batch gets narrower with time, not wider.
     waiting = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     stops = torch.tensor(sorted(stop_ids or lm.stop_ids), device=lm.device)
+    # If all fit, all are read first.
+    refill = _REFILL * batch_size if len(prompts) > batch_size else 1
     batch_size = min(batch_size, len(prompts))
     with Recorder(lm.model, sites) as recorder:
-        rows = _Rows(batch_size, max(map(len, prompts)) + max_new_tokens, max_new_tokens)
+        rows = _Rows(batch_size, max(map(len, prompts)), max_new_tokens, len(prompts))
         while waiting or len(rows):
             free = batch_size - len(rows)
-            while waiting and free and (free >= _REFILL * batch_size or not len(rows)):
+            while waiting and free and (free >= refill or not len(rows)):
                 length = len(prompts[waiting[-1]])
                 group = []
                 while waiting and len(group) < free and len(prompts[waiting[-1]]) == length:
@@ -108,7 +110,7 @@ def generate(
                 rows.enter(group, length, cache, recorder)
                 yield from rows.advance(logits, stops, sample, first=len(rows) - len(group))
                 free = batch_size - len(rows)
-                if free < _REFILL * batch_size:
+                if free < refill:
                     break
             if len(rows):
                 logits = rows.forward(lm)
@@ -192,8 +194,9 @@ class _AlignedLayer(DynamicLayer):
 
     def allocate(self, keys, values):
         shape = (self.rows.capacity, keys.shape[1], self.rows.room)
-        self.keys = keys.new_zeros(*shape, keys.shape[3])
-        self.values = values.new_zeros(*shape, values.shape[3])
+        # Memory that is never written to is never taken.
+        self.keys = keys.new_empty(*shape, keys.shape[3])
+        self.values = values.new_empty(*shape, values.shape[3])
 
     def update(self, key_states, value_states, *args, **kwargs):
         rows, end = self.rows, self.rows.end
@@ -215,18 +218,20 @@ class _Rows:
     Parameters
     ----------
     capacity : int
-        Rows.
-    longest : int
-        Most tokens that a row can come to have, prompt and response.
-    max_new_tokens : int
+        Rows at a time.
+    longest_prompt, max_new_tokens : int
+        In tokens.
+    total : int
+        Rows in all.
     """
 
-    def __init__(self, capacity, longest, max_new_tokens):
+    def __init__(self, capacity, longest_prompt, max_new_tokens, total):
         self.capacity = capacity
         self.max_new_tokens = max_new_tokens
-        # Twice what is needed, so that moving everything to the front is rare.
-        self.room = 2 * longest
-        self.end = longest  # where the next token's keys and values go, in all rows
+        self.longest = longest_prompt + max_new_tokens
+        # If rows are to follow, twice what is needed: moving everything to the front is then rare.
+        self.room = self.longest if total <= capacity else 2 * self.longest
+        self.end = longest_prompt  # where the next token's keys and values go, in all rows
         self.responses = []  # of the rows, in their order
         self.cache = None
         self.buffers = {}  # site: (slot, 1 + token, layer, feature)
@@ -247,9 +252,12 @@ class _Rows:
             self.cache = Cache(layers=[_AlignedLayer(self) for _ in cache.layers])
             for ours, theirs in zip(self.cache.layers, cache.layers, strict=True):
                 ours.allocate(theirs.keys, theirs.values)
-        where = (slice(start, stop), slice(None), slice(self.end - length, self.end))
+        new = slice(start, stop)
         for ours, theirs in zip(self.cache.layers, cache.layers, strict=True):
-            ours.keys[where], ours.values[where] = theirs.keys, theirs.values
+            for kept, read in ((ours.keys, theirs.keys), (ours.values, theirs.values)):
+                kept[new, :, self.end - length : self.end] = read
+                # What lies before is masked, but must be finite.
+                kept[new, :, : self.end - length] = 0
         self.responses += [_Row(index, length, self.free_slots.pop()) for index in group]
         self.record(recorder, first=start)
 
@@ -283,12 +291,16 @@ class _Rows:
         """Choose the next tokens of rows from `first` on; yield those that end, and drop them."""
         rows = self.responses[first:]
         logits = logits.float()
-        if sample is None:
-            chosen = logits.argmax(-1)
-        else:
-            chosen = sample(logits, [r.index for r in rows], [len(r.token_ids) for r in rows])
+        highest, chosen = logits.max(-1, keepdim=True)
+        if sample is not None:
+            steps = [len(row.token_ids) for row in rows]
+            chosen = sample(logits, [row.index for row in rows], steps)[:, None]
+        # In place: a new tensor of this size takes longer to get than to fill.
+        logits.sub_(highest)
+        gained = logits.gather(-1, chosen)[:, 0]
+        gained = (gained - logits.exp_().sum(-1).log_()).tolist()
+        chosen = chosen[:, 0]
         stopped = torch.isin(chosen, stops).tolist()
-        gained = (logits.gather(-1, chosen[:, None])[:, 0] - logits.logsumexp(-1)).tolist()
         ended = set()
         for row, token, stop, logprob in zip(rows, chosen.tolist(), stopped, gained, strict=True):
             if stop or len(row.token_ids) == self.max_new_tokens:
@@ -323,7 +335,7 @@ class _Rows:
 
     def _move_to_front(self):
         width, rows = self.width, len(self)
-        start = self.room // 2 - width
+        start = self.longest - width
         for layer in self.cache.layers:
             for tensor in (layer.keys, layer.values):
                 kept = tensor[:rows, :, self.end - width : self.end].clone()

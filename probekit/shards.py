@@ -4,11 +4,11 @@ A shard is generated on its own, in an order that depends on nothing outside it.
 besides the model is small and can be sent to another process, which then gives the same.
 """
 
-import os
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+import psutil
 import torch
 from tqdm import tqdm
 
@@ -105,33 +105,34 @@ def shortest_alike(prompts):
     return [min(prompts), max(prompts), min(prompts, key=len)]
 
 
-def fitting_batch(lm, longest_prompt, max_new_tokens):
-    """Rows for which keys, values and activations take a quarter of the free memory at most.
+def fitting_batch(lm, longest_prompt, max_new_tokens, n_sites=1):
+    """Rows for which keys, values and activations take half of the free memory at most.
 
     Parameters
     ----------
     lm : LanguageModel
     longest_prompt, max_new_tokens : int
         In tokens.
+    n_sites : int
+        Sites that are read.
 
     Returns
     -------
     int
     """
     config = lm.model.config.get_text_config()
-    longest = longest_prompt + max_new_tokens
-    item = lm.model.dtype.itemsize
-    # Two for keys and values, two for the room to grow; wide heads are counted as if not grouped.
-    a_token = config.num_hidden_layers * config.hidden_size * item
-    a_row = 4 * longest * a_token + max_new_tokens * a_token
-    most = 128
+    heads = config.num_attention_heads
+    grouped = getattr(config, "num_key_value_heads", None) or heads
+    wide = max(config.hidden_size, heads * (getattr(config, "head_dim", None) or 0))
+    # Keys and values, with as much room again for rows that take the place of others.
+    a_token = 4 * wide * grouped // heads * (longest_prompt + max_new_tokens)
+    a_row = a_token + n_sites * config.hidden_size * (1 + max_new_tokens)
+    a_row *= config.num_hidden_layers * lm.model.dtype.itemsize
     if lm.device.type == "cuda":
         free, most = torch.cuda.mem_get_info(lm.device)[0], 512
-    elif hasattr(os, "sysconf") and "SC_AVPHYS_PAGES" in os.sysconf_names:
-        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     else:
-        free = 4 << 30
-    fitting = max(1, free // 4 // a_row)
+        free, most = psutil.virtual_memory().available, 256
+    fitting = max(1, free // 2 // a_row)
     return min(most, 1 << (int(fitting).bit_length() - 1))
 
 

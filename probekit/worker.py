@@ -58,10 +58,10 @@ def describe_model(models):
         return str(lm.model.dtype), str(lm.device)
 
 
-def largest_batch(models, longest_prompt, max_new_tokens):
+def largest_batch(models, *sizes):
     """The batch size that fits this worker's memory."""
     with _alone():
-        return fitting_batch(_models(models)[0], longest_prompt, max_new_tokens)
+        return fitting_batch(_models(models)[0], *sizes)
 
 
 def answer(models, judge, shard, batch_size, folder, frame, topic, number):
