@@ -27,9 +27,9 @@ DEFAULT = {
 }
 
 _ITERATIONS = 60  # of the solver, on average
-# What of a run of 120 questions, 155 s on two cores, is neither answering nor fitting: four kernels
+# What of a run of 120 questions, 105 s on two cores, is neither answering nor fitting: four kernels
 # are started, a small model is loaded, figures are drawn, controls are fitted.
-_STAGES = 130
+_STAGES = 94
 
 
 def _to_answer(parameters, prompt_tokens, response_tokens, copied=False, **_):
@@ -136,9 +136,9 @@ def estimate(
     # Every file of the store is as large as the first.
     shards = math.ceil(questions / SHARD) * SHARD if questions > SHARD else questions
     item, batch = (4, 256) if device == "CPU" else (2, 64)
-    # Keys and values of a batch, twice as long as they need be, and the activations of its tokens.
+    # Keys and values of a batch, and the activations of its tokens.
     longest = 2 * (prompt_tokens + response_tokens) + 64
-    row = 4 * longest * (key_value_size or hidden_size) + longest * hidden_size
+    row = 2 * longest * (key_value_size or hidden_size) + longest * hidden_size
     return {
         "answer_hours": answer,
         "fit_hours": fit,

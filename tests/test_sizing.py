@@ -47,7 +47,7 @@ def test_what_grows_with_what():
 
 def test_the_default_run_takes_what_the_benchmarks_say():
     found = estimate(**sizing.DEFAULT)
-    assert found["answer_hours"] * 3600 == pytest.approx(1196 * 0.167)
+    assert found["answer_hours"] * 3600 == pytest.approx(1196 * 0.077)
 
 
 @pytest.mark.parametrize(
