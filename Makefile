@@ -16,7 +16,7 @@ RUN ?= data/runs/cities
 
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-input -c constraints.txt
 
-.PHONY: help env figure example test lint lab bench clean
+.PHONY: help env figure example test lint lab bench faults clean
 .DEFAULT_GOAL := help
 
 help:
@@ -25,6 +25,7 @@ help:
 	@echo "make lint     ruff: rules and format"
 	@echo "make lab      JupyterLab in this folder, on this machine only"
 	@echo "make bench    the benchmarks"
+	@echo "make faults   kill -9, flipped bytes and full disks, in every stage of a run (an hour)"
 	@echo "make example  data/example again, from data/runs/cities (make example RUN=DIR)"
 	@echo "make env      only install, into .venv (the others do it when needed)"
 	@echo "make clean    remove .venv and caches; data/runs stays"
@@ -84,6 +85,9 @@ bench: $(STAMP)
 		[ -e "$$script" ] || { echo "no benchmarks yet"; exit 0; }; \
 		echo "== $$script"; $(BIN)/python "$$script" $(ARGS) || exit 1; \
 	done
+
+faults: $(STAMP)
+	@$(BIN)/python tests/faults/campaign.py $(ARGS)
 
 clean:
 	rm -rf .venv .pytest_cache .ruff_cache .hypothesis dist tests/artefacts

@@ -5,6 +5,7 @@ import sys
 
 from probekit.parameters import describe_parameters, read_parameters
 from probekit.pipeline import run_pipeline
+from probekit.stopping import Stopped, stoppable
 
 
 def main(arguments=None):
@@ -18,19 +19,20 @@ def main(arguments=None):
     Returns
     -------
     int
+        130 after Ctrl-C, 143 after SIGTERM.
     """
     options = _parser().parse_args(arguments)
     try:
-        parameters = read_parameters(options.parameter, options.file)
-        if options.run_dir is not None:
-            parameters["run_dir"] = options.run_dir
-        run_pipeline(**parameters)
+        with stoppable("What is finished is kept: the same command goes on from there."):
+            parameters = read_parameters(options.parameter, options.file)
+            if options.run_dir is not None:
+                parameters["run_dir"] = options.run_dir
+            run_pipeline(**parameters)
     except (ValueError, TypeError, OSError) as error:
         print(f"probekit: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("probekit: stopped. The same command goes on from here.", file=sys.stderr)
-        return 130
+    except Stopped as stopped:
+        return stopped.code
     return 0
 
 

@@ -24,10 +24,13 @@ from probekit.resources import sha256
 from probekit.runs import Run, store_name
 from probekit.shards import Shard, Tally, answer_shard, fitting_batch, shortest_alike
 from probekit.sites import check_sites
+from probekit.stopping import stoppable
 from probekit.store import ActivationStore
 
 # What of the answers stands beside the activations, besides whether they are correct.
 _TEXT_COORDINATES = ("id", "question", "exact_answer", "answer")
+
+_GO_ON = "Whole shards of answers are kept: the same call goes on from there."
 
 #: Questions a shard: enough to keep a batch full most of the time, and little to lose.
 SHARD = 256
@@ -107,7 +110,7 @@ def extract(
     prompts = [lm.tokenize(lm.prompt(question)) for question in asked["question"]]
     _check_context(lm, asked, prompts, max_new_tokens)
     _check_later_context(lm, asked, prompts, max_new_tokens, judge, p_true)
-    with _workers(scheduler, lm, judge) as workers, writing(run.path):
+    with stoppable(_GO_ON), _workers(scheduler, lm, judge) as workers, writing(run.path):
         parameters = {
             "model": lm.name,
             "revision": lm.revision,

@@ -156,6 +156,8 @@ def _execute(notebook, output, parameters, progress):
                 str(output).replace("{", "{{").replace("}", "}}"),
                 parameters=parameters,
                 kernel_name="python3",
+                # What it makes is on disk by then; after Ctrl-C it would go on for seconds.
+                shutdown_kernel="immediate",
                 progress_bar=False,
                 stdout_file=shown,
                 stderr_file=shown,

@@ -1,9 +1,7 @@
 """Settings and fixtures that any test may use: two models, and what a missing tool means."""
 
 import importlib.util
-import json
 import os
-import shutil
 from pathlib import Path
 
 # Set before transformers or a Jupyter package is imported: no test may reach for the hub, and
@@ -19,7 +17,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 import pytest
 from hypothesis import settings
-from tiny import tiny_tokenizer
+from tiny import STOPS, save_tiny_model
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -76,49 +74,17 @@ def repository():
 
 @pytest.fixture(scope="session")
 def tiny_model_dir(tmp_path_factory):
-    """Folder of a random-weight Llama and its tokenizer, in the format of the hub.
-
-    3 layers, hidden size 32, 4 heads, 2 key-value heads, float32; byte-level BPE of 370 tokens, so
-    that any text round-trips; the chat markers of SmolLM2. The same weights in every session.
-    """
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    tokenizer = tiny_tokenizer()
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=512,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        # Ten times the default: logits far enough apart that batches of different sizes pick the
-        # same tokens, and responses that are not one token over and over.
-        initializer_range=0.2,
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = LlamaForCausalLM(config)
+    """Folder of the tiny model."""
     folder = tmp_path_factory.mktemp("models") / "tiny-llama"
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    save_tiny_model(folder)
     return folder
 
 
 @pytest.fixture(scope="session")
-def stopping_model_dir(tiny_model_dir, tmp_path_factory):
+def stopping_model_dir(tmp_path_factory):
     """The tiny model, which many tokens stop, so that its responses differ in length."""
     folder = tmp_path_factory.mktemp("models") / "stopping"
-    shutil.copytree(tiny_model_dir, folder)
-    path = folder / "generation_config.json"
-    config = json.loads(path.read_text())
-    # Not those that test_extract's candidates are made of.
-    config["eos_token_id"] = [2, *range(5, 60, 4), *range(100, 250, 5)]
-    path.write_text(json.dumps(config))
+    save_tiny_model(folder, STOPS)
     return folder
 
 

@@ -1,4 +1,3 @@
-import csv
 import dataclasses
 import json
 import os
@@ -17,6 +16,7 @@ import torch
 import xarray as xr
 import zarr
 from architectures import ARCHITECTURES, Architecture, plain_activations
+from tiny import write_questions
 
 from probekit import Run, extract, load_model, read_questions
 from probekit.manifests import fingerprint
@@ -27,18 +27,6 @@ extract_module = sys.modules["probekit.extract"]
 shards_module = sys.modules["probekit.shards"]
 generation = sys.modules["probekit.generation"]
 
-PLACES = [
-    "Palermo",
-    "Lyon",
-    "Osaka",
-    "Quito",
-    "Gdańsk",
-    "Nairobi",
-    "Perth",
-    "Łódź",
-    "Hà Nội",
-    "Ulm",
-]
 OPTIONS = {"max_new_tokens": 10, "batch_size": 4, "progress": False}
 
 
@@ -50,20 +38,6 @@ def model_dir(stopping_model_dir):
 @pytest.fixture(scope="module")
 def lm(model_dir):
     return load_model(model_dir)
-
-
-def write_questions(folder, n):
-    """A table whose candidates are words that the random weights happen to say."""
-    (folder / "candidates").mkdir(parents=True)
-    words = ["Per", "It", "Ecuador", "Poland", "nya", "lo", "is", "th"]
-    (folder / "candidates" / "words.csv").write_text("\n".join(["name", *words]) + "\n")
-    with open(folder / "questions.csv", "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["id", "question", "answers", "candidates"])
-        for i in range(n):
-            asked = " and ".join(PLACES[(i + k) % len(PLACES)] for k in range(1 + i % 4))
-            writer.writerow([f"q{n - i}", f"Where is {asked}, number {i}?", "Per|nya|lo", "words"])
-    return folder / "questions.csv"
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,238 @@
+"""Campaigns of faults against `probekit run`: kills, flipped bytes, full disks.
+
+    make faults                                                  # all three, with a tiny model
+    make faults ARGS="kills --model real --kills 14 --seed 1"
+    make faults ARGS="flips --model real --folder /tmp/faults"   # what is there is used again
+
+Each begins with an undisturbed run and keeps what is there when each of its stages is finished.
+Every fault is then tried on a copy, at the same path, the same command is run again, and each
+file is compared with the undisturbed run's: its bytes, but for times, how far progress bars are,
+and ids that are drawn at random. Prints a table; the exit code is 1 if anything differs.
+"""
+
+# ruff: noqa: E402
+import argparse
+import contextlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
+
+import psutil
+from tiny import STOPS, save_tiny_model, write_questions
+
+from probekit.runs import REPORT, STAGES, Run
+
+STEPS = (*STAGES, REPORT)
+WITH = {
+    "tiny": {"max_new_tokens": 12},
+    "real": {"model": "smollm2", "limit": 60, "max_new_tokens": 32},
+}
+SMALL = {"folds": 3, "n_permutations": 3}
+
+
+class Campaign:
+    """An undisturbed run, step by step, and the place where others are disturbed.
+
+    Parameters
+    ----------
+    folder : Path
+    model : {"tiny", "real"}
+    """
+
+    def __init__(self, folder, model):
+        self.folder = folder / model
+        self.place = self.folder / "disk"  # where a small disk may be mounted
+        self.run = Run(self.place / "run")
+        self.parameters = WITH[model] | SMALL
+        if model == "tiny":
+            self.parameters |= self._tiny()
+        self._undisturbed()
+        self.expected = contents(self.after(REPORT))
+
+    def _tiny(self):
+        model, questions = self.folder / "model", self.folder / "questions"
+        if not questions.exists():
+            save_tiny_model(model, STOPS)
+            write_questions(questions, 600)  # three shards
+        return {"model": str(model), "questions": str(questions / "questions.csv")}
+
+    def _undisturbed(self):
+        """Run stage by stage, and keep what is there after each, with the seconds it took."""
+        if self.after(REPORT).path.exists():
+            self.seconds = json.loads((self.folder / "seconds.json").read_text())
+            return
+        self.seconds = {}
+        self.put(None)
+        for n, step in enumerate(STEPS):
+            stages = list(STAGES[: n + 1])
+            code = f"import probekit; probekit.run_pipeline({str(self.run.path)!r}, stages={stages}"
+            code += f", progress=False, **{self.parameters})"
+            command = self.command() if step == REPORT else [sys.executable, "-c", code]
+            start = time.monotonic()
+            done = subprocess.run(command, capture_output=True, text=True)
+            assert done.returncode == 0, done.stderr[-3000:]
+            # What a disturbed run takes from the command's start to the end of the stage.
+            self.seconds[step] = time.monotonic() - start
+            shutil.copytree(self.run.path, self.after(step).path)
+        (self.folder / "seconds.json").write_text(json.dumps(self.seconds))
+        print("undisturbed:", ", ".join(f"{s} {t:.0f} s" for s, t in self.seconds.items()))
+
+    def after(self, step):
+        """What the undisturbed run was when a step of it was finished."""
+        return Run(self.folder / "after" / step)
+
+    def before(self, step):
+        """The step before one, or None."""
+        return STEPS[STEPS.index(step) - 1] if step != STEPS[0] else None
+
+    def put(self, step):
+        """Bring the place into the state after a step; None empties it."""
+        shutil.rmtree(self.run.path, ignore_errors=True)
+        self.place.mkdir(parents=True, exist_ok=True)
+        if step is not None:
+            shutil.copytree(self.after(step).path, self.run.path)
+
+    def command(self):
+        """What a user would type."""
+        command = [sys.executable, "-m", "probekit", "run", "--run-dir", str(self.run.path)]
+        return command + [
+            part for name, value in self.parameters.items() for part in ("-p", name, str(value))
+        ]
+
+    def start(self):
+        """Start the command, in a process group of its own."""
+        return subprocess.Popen(
+            self.command(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )  # fmt: skip
+
+    def complete(self):
+        """Run the command to its end: exit code, seconds, what it said at last and before."""
+        start = time.monotonic()
+        done = subprocess.run(self.command(), capture_output=True, text=True, timeout=1800)
+        lines = [line for line in re.split(r"[\r\n]", done.stderr) if line.startswith("probekit:")]
+        return done.returncode, time.monotonic() - start, "\n".join(lines) or done.stderr[-500:]
+
+    def step_in_progress(self):
+        """The first step that is not finished."""
+        return next((s for s in STEPS if not self.run.pipeline_record(s).exists()), "finished")
+
+    def differing(self):
+        """Names of the files that are not as the undisturbed run's, with what is missing."""
+        found = contents(self.run)
+        names = sorted({*found, *self.expected})
+        return [name for name in names if found.get(name) != self.expected.get(name)]
+
+
+def kill(process, everything=True):
+    """SIGKILL to a command's process group; to its kernel and workers too, or not."""
+    children = psutil.Process(process.pid).children(recursive=True) if everything else []
+    os.killpg(process.pid, 9)
+    for child in children:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            child.kill()
+    process.wait()
+
+
+# What of a file must be equal
+
+_RANDOM = [
+    (r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", "UUID"),  # xarray's HTML
+    (r"T_[0-9a-f]{5}", "STYLE"),  # pandas' styles
+    (r"IPY_MODEL_[0-9a-f]{32}|\b[0-9a-f]{32}\b", "WIDGET"),
+    (r"/tmp/ipykernel_\d+", "KERNEL"),  # noqa: S108
+]
+_TIMES = ("started", "seconds", "seal")
+
+
+def contents(run):
+    """What must be equal of every file of a run, by name; the lock's own are left out."""
+    files = {str(p.relative_to(run.path)): p for p in run.path.rglob("*") if p.is_file()}
+    return {name: _kept(name, p) for name, p in files.items() if not name.startswith(".lock")}
+
+
+def _kept(name, path):
+    content = path.read_bytes()
+    if name.startswith("manifests/"):
+        return _without_times(json.loads(content))
+    if name.endswith(".ipynb"):
+        return _notebook(json.loads(content))
+    if name == "report.html":
+        return _report(content.decode())
+    return content
+
+
+def _without_times(manifest):
+    """A manifest or record; notebooks' and reports' own hashes are of their times too."""
+    manifest = {name: value for name, value in manifest.items() if name not in _TIMES}
+    for name in ("manifest", "executed notebook"):
+        manifest.pop(name, None)
+    for listed in ("inputs", "outputs"):
+        if listed in manifest:
+            manifest[listed] = {
+                name: digest
+                for name, digest in manifest[listed].items()
+                if not name.endswith((".ipynb", "report.html"))
+                and not (name.startswith("manifests/") and manifest["stage"] == REPORT)
+            }
+    return manifest
+
+
+def _notebook(notebook):
+    """Sources and outputs, but for stderr, where the progress bars are."""
+    kept = []
+    for cell in notebook["cells"]:
+        outputs = [o for o in cell.get("outputs", []) if o.get("name") != "stderr"]
+        kept.append([cell["source"], cell.get("execution_count"), outputs])
+    return _without_random(json.dumps(kept))
+
+
+def _report(page):
+    """Without the times and hashes that its manifests tell of executed notebooks."""
+    page = re.sub(r"\d{4}-\d\d-\d\dT[\d:+]+", "TIME", page)
+    page = re.sub(r"[\d.,]+ s\b", "SECONDS", page)
+    page = re.sub(r"(notebooks/[\w.]+ipynb\W.*?)[0-9a-f]{64}", r"\1HASH", page)
+    return _without_random(page)
+
+
+def _without_random(text):
+    for pattern, name in _RANDOM:
+        text = re.sub(pattern, name, text)
+    return text
+
+
+def main():
+    """Run a campaign, or all."""
+    import flips
+    import full
+    import kills
+
+    campaigns = {"kills": kills.campaign, "flips": flips.campaign, "full": full.campaign}
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("campaign", nargs="?", choices=[*campaigns, "all"], default="all")
+    parser.add_argument("--model", choices=WITH, default="tiny")
+    parser.add_argument("--kills", type=int, default=12)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--folder", type=Path, help="where runs lie (default: a temporary one)")
+    options = parser.parse_args()
+    names = list(campaigns) if options.campaign == "all" else [options.campaign]
+    with tempfile.TemporaryDirectory(prefix="probekit-faults-") as temporary:
+        here = Campaign(options.folder or Path(temporary), options.model)
+        # A list: after a campaign that failed the others are run too.
+        failures = [campaigns[name](here, options) for name in names]
+    return int(any(failures))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,48 @@
+"""A disk that is full in every stage; then room is made, and the same command goes on."""
+
+import random
+import shutil
+
+from campaign import STEPS
+from small_disk import small_disk
+
+_SHARES = (0.02, 0.5, 0.95)
+
+
+def campaign(here, options):
+    """Give each step less room than it takes; returns how often the result was another."""
+    chance = random.Random(options.seed)  # noqa: S311
+    print(f"{'full in':10} {'room':>10} {'of':>10} {'again':>7}  what it said; files that differ")
+    failures = 0
+    for step in STEPS:
+        before = here.before(step)
+        used = _kilobytes(here.after(before).path) if before else 0
+        needed = _kilobytes(here.after(step).path) - used
+        for share in _SHARES:
+            room = int(needed * share * chance.uniform(0.9, 1)) + 8
+            shutil.rmtree(here.run.path, ignore_errors=True)
+            with small_disk(here.place, used + room) as disk:
+                if disk is None:
+                    print("skipped: no file system can be mounted here, that takes root")
+                    return 0
+                here.put(before)
+                code, _, said = here.complete()
+                clear = code == 1 and "cannot be written: No space left" in said
+                clear = clear and "Traceback" not in said
+                disk.grow(200_000 + used + needed)
+                again, seconds, problem = here.complete()
+                differing = here.differing() if again == 0 else [problem]
+            failures += bool(differing or not clear)
+            print(
+                f"{step:10} {room:7,} kB {needed:7,} kB {seconds:6.1f}s  exit {code}: {said}; "
+                f"{', '.join(differing) or f'none of {len(here.expected)}'}",
+                flush=True,
+            )
+    print(f"{failures} of {len(STEPS) * len(_SHARES)} without a clear error, or ended otherwise")
+    return failures
+
+
+def _kilobytes(folder):
+    """What files take on a disk that is divided into pages."""
+    paths = list(folder.rglob("*"))
+    return sum(-(-p.stat().st_size // 4096) * 4 if p.is_file() else 0 for p in paths)
