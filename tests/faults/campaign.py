@@ -150,8 +150,15 @@ _RANDOM = [
     (r"T_[0-9a-f]{5}", "STYLE"),  # pandas' styles
     (r"IPY_MODEL_[0-9a-f]{32}|\b[0-9a-f]{32}\b", "WIDGET"),
     (r"/tmp/ipykernel_\d+", "KERNEL"),  # noqa: S108
+    (r"\bcell-id=[0-9a-f]{8}\b", "CELL"),  # papermill's, of the cell it injects
 ]
 _TIMES = ("started", "seconds", "seal")
+# An extract stage that mends a run says so in its notebook, once per damaged file.
+_MENDED = r"\S+ is missing or damaged: it is made again\.\n"
+_MENDED_AREA = (
+    r'<div class="output_area">\n<div class="[^"]*output_stdout output_text">\n'
+    rf"<pre>(?:{_MENDED})+</pre>\n</div>\n</div>\n"
+)
 
 
 def contents(run):
@@ -188,16 +195,26 @@ def _without_times(manifest):
 
 
 def _notebook(notebook):
-    """Sources and outputs, but for stderr, where the progress bars are."""
+    """Sources and outputs, but for stderr, where the progress bars are, and what was mended."""
     kept = []
     for cell in notebook["cells"]:
-        outputs = [o for o in cell.get("outputs", []) if o.get("name") != "stderr"]
+        outputs = [
+            o
+            for o in cell.get("outputs", [])
+            if o.get("name") != "stderr" and not re.fullmatch(f"(?:{_MENDED})+", _text(o))
+        ]
         kept.append([cell["source"], cell.get("execution_count"), outputs])
     return _without_random(json.dumps(kept))
 
 
+def _text(output):
+    """What a stream printed; a notebook may hold it by lines."""
+    return "".join(output.get("text", ""))
+
+
 def _report(page):
     """Without the times and hashes that its manifests tell of executed notebooks."""
+    page = re.sub(_MENDED_AREA, "", page)
     page = re.sub(r"\d{4}-\d\d-\d\dT[\d:+]+", "TIME", page)
     page = re.sub(r"[\d.,]+ s\b", "SECONDS", page)
     page = re.sub(r"(notebooks/[\w.]+ipynb\W.*?)[0-9a-f]{64}", r"\1HASH", page)

@@ -6,40 +6,56 @@ from collections import Counter
 
 from campaign import STEPS, kill
 
+from probekit.runs import REPORT
+
 
 def campaign(here, options):
     """Kill as often as asked for, spread over the steps; returns how often files differed.
 
-    Every other time the command alone is killed, and its kernel is left to notice.
+    In every other round the moment is drawn from the time in which the stage itself is at work, a
+    small part of what the command takes. Every other time the command alone is killed, and its
+    kernel is left to notice.
     """
     chance = random.Random(options.seed)  # noqa: S311
     print(f"{'killed in':12} {'after':>7} {'with':8} {'left':32} {'again':>7}  files that differ")
-    killed, failures = Counter(), 0
-    for n in range(options.kills):
+    killed, equal = Counter(), Counter()
+    while killed.total() < options.kills:
+        n = killed.total()
         step = STEPS[n % len(STEPS)]
-        before = here.before(step)
-        here.put(before)
-        # Not in the seconds in which Python starts, mostly: nothing is written then.
-        seconds = here.seconds[step] * chance.uniform(0.25, 1)
-        process = here.start()
-        time.sleep(seconds)
-        everything = n % 2 == 0
-        if process.poll() is None:
-            kill(process, everything)
-        step_was = here.step_in_progress()
+        here.put(here.before(step))
+        start, process = time.monotonic(), here.start()
+        if n // len(STEPS) % 2 and step != REPORT:
+            _wait_for(here.run.path / ".lock/stage.json", process)
+            time.sleep(here.after(step).manifest(step)["seconds"] * chance.random())
+        else:
+            # Not in the seconds in which Python starts, mostly: nothing is written then.
+            time.sleep(here.seconds[step] * chance.uniform(0.25, 1))
+        everything = chance.random() < 0.5
+        if process.poll() is not None:
+            continue  # too late, once more
+        kill(process, everything)
+        seconds, step_was = time.monotonic() - start, here.step_in_progress()
         killed[step_was] += 1
         left = _left(here)
         code, again, said = here.complete()
         differing = here.differing() if code == 0 else [said]
-        failures += bool(differing)
+        equal[step_was] += not differing
         print(
             f"{step_was:12} {seconds:6.1f}s {'kernel' if everything else 'alone':8} {left:32} "
             f"{again:6.1f}s  {', '.join(differing) or f'none of {len(here.expected)}'}",
             flush=True,
         )
-    print(f"{sum(killed.values())} kills:", ", ".join(f"{s} {c}" for s, c in killed.items()))
-    print(f"{failures} of {options.kills} ended otherwise than the undisturbed run")
-    return failures
+    print("ended as the undisturbed run:")
+    for step, n in killed.items():
+        print(f"{step:12} {equal[step]} of {n}")
+    print(f"{'all':12} {equal.total()} of {killed.total()}")
+    return killed.total() - equal.total()
+
+
+def _wait_for(path, process):
+    """Until a file is there, or the process is over."""
+    while not path.exists() and process.poll() is None:
+        time.sleep(0.005)
 
 
 def _left(here):
