@@ -1,10 +1,11 @@
-"""A byte flipped in each file of a finished run, one at a time."""
+"""A byte flipped in each file of a finished run, one at a time; or the file cut off, or deleted."""
 
 import random
 import re
 import shutil
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
+from itertools import product
 
 from campaign import REPORT, STAGES
 
@@ -13,6 +14,7 @@ from probekit.pipeline import _outdated
 from probekit.report import TEMPLATE
 from probekit.resources import sha256
 
+WAYS = ("flipped", "cut", "deleted")
 _WHY_NOT = {
     "lock": "nothing is read from it but who is told to hold the lock",
     "a shard's answers": "a second copy, not read; compared with the hash in its name before it is",
@@ -20,57 +22,86 @@ _WHY_NOT = {
 
 
 def campaign(here, options):
-    """Flip, see who notices, and mend one file of each kind; returns how many went unnoticed."""
+    """Spoil each file, see who notices, and mend one of each kind; returns what went wrong."""
     chance = random.Random(options.seed)  # noqa: S311
     here.put(REPORT)
-    run = here.run
     assert noticed(here) == {}, "the undisturbed run is as it should be"
-    found, unnoticed, files = defaultdict(lambda: defaultdict(int)), [], defaultdict(list)
+    files = _detect(here, chance)
+    return files.pop("unnoticed") + _mend(here, chance, files)
+
+
+def _detect(here, chance):
+    """Print who notices what; returns the files of each kind, and how often nobody noticed."""
+    run, tried, by = here.run, defaultdict(Counter), defaultdict(dict)
+    files, unnoticed = defaultdict(list), []
     for path in sorted(p for p in run.path.rglob("*") if p.is_file() and p.stat().st_size):
         name, whole = str(path.relative_to(run.path)), path.read_bytes()
         kind = _kind(name)
         files[kind].append(name)
-        for position in {0, len(whole) - 1, chance.randrange(len(whole))}:
-            spoilt = bytearray(whole)
-            spoilt[position] ^= 1 << chance.randrange(8)
-            path.write_bytes(spoilt)
-            by = noticed(here)
-            for reader, said in by.items():
-                found[kind][reader] += 1
-                files[kind, reader] = said.replace(str(run.path), "RUN")
-            found[kind]["flips"] += 1
-            if not by and kind not in _WHY_NOT:
-                unnoticed.append((name, position))
-            path.write_bytes(whole)
-    print(f"{'kind of file':22} {'files':>5} {'flips':>5}  noticed by; the last message")
-    for kind, counts in found.items():
-        flips = counts.pop("flips")
-        print(f"{kind:22} {len(files[kind]):5} {flips:5}  {_WHY_NOT.get(kind, '')}")
-        for reader, n in counts.items():
-            print(f"{'':34}  {n:4} {reader}: {files[kind, reader]}")
-    print(f"{len(unnoticed)} unnoticed: {unnoticed}")
-    failures = len(unnoticed)
-    print(f"\n{'mended':60} {'again':>7}  run again; files that differ")
-    for kind in found:
+        for way in WAYS:
+            for spoilt in spoil(whole, way, chance):
+                _write(path, spoilt)
+                said = noticed(here)
+                tried[kind][way] += 1
+                for reader, sentence in said.items():
+                    count, _ = by[kind].get(reader, (0, ""))
+                    by[kind][reader] = count + 1, sentence.replace(str(run.path), "RUN")
+                if not said and kind not in _WHY_NOT:
+                    unnoticed.append((way, name))
+        _write(path, whole)
+    print(f"{'kind of file':22} {'files':>5} {' '.join(WAYS)}  noticed by; the last message")
+    for kind, count in tried.items():
+        ways = " ".join(f"{count[way]:{len(way)}}" for way in WAYS)
+        print(f"{kind:22} {len(files[kind]):5} {ways}  {_WHY_NOT.get(kind, '')}")
+        for reader, (n, said) in by[kind].items():
+            print(f"{'':34}  {n:4} {reader}: {said}")
+    print(f"{len(unnoticed)} unnoticed: {unnoticed}\n", flush=True)
+    return files | {"unnoticed": len(unnoticed)}
+
+
+def _mend(here, chance, files):
+    """Spoil a file of each kind in each way, and run the same command again."""
+    print(f"{'mended':60} {'was':8} {'again':>7}  run again; files that differ")
+    failures = 0
+    for kind, way in product(files, WAYS):
         name = chance.choice(files[kind])
         here.put(REPORT)
-        path = run.path / name
-        spoilt = bytearray(path.read_bytes())
-        spoilt[chance.randrange(len(spoilt))] ^= 1
-        path.write_bytes(spoilt)
+        path = here.run.path / name
+        _write(path, spoil(path.read_bytes(), way, chance)[-1])
         start = time.time()
         code, seconds, said = here.complete()
         differing = here.differing() if code == 0 else [said]
-        redone = [s for s in STAGES if run.executed_notebook(s).stat().st_mtime > start]
+        redone = [s for s in STAGES if here.run.executed_notebook(s).stat().st_mtime > start]
         if kind in _WHY_NOT or kind == "run.json":
             differing = [d for d in differing if d != name]
         failures += bool(differing)
         print(
-            f"{name[:60]:60} {seconds:6.1f}s  {', '.join(redone) or 'nothing'}; "
+            f"{name[:60]:60} {way:8} {seconds:6.1f}s  {', '.join(redone) or 'nothing'}; "
             f"{', '.join(differing) or f'none of {len(here.expected)}'}",
             flush=True,
         )
     return failures
+
+
+def spoil(whole, way, chance):
+    """A file's content after a fault, once or more often; None where it is gone."""
+    if way == "deleted":
+        return [None]
+    anywhere = chance.randrange(len(whole))
+    if way == "cut":
+        return [b"", whole[:anywhere]]
+    spoilt = []
+    for position in (0, len(whole) - 1, anywhere):
+        bit = 1 << chance.randrange(8)
+        spoilt.append(whole[:position] + bytes([whole[position] ^ bit]) + whole[position + 1 :])
+    return spoilt
+
+
+def _write(path, content):
+    if content is None:
+        path.unlink()
+    else:
+        path.write_bytes(content)
 
 
 def noticed(here):
