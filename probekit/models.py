@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
 
 from probekit.resources import parse_json, sha256
@@ -162,6 +163,13 @@ def load_model(
     if dtype is None:
         dtype = torch.float32 if str(device) == "cpu" else "auto"
     options["trust_remote_code"] = trust_remote_code
+    commit = None
+    if identity is None:
+        with _explained(name):
+            config = cached_file(source, "config.json", revision=options["revision"])
+        _check_download(Path(config).parent)
+        # A branch may move on between the tokenizer and the weights.
+        commit = options["revision"] = Path(config).parent.name
     with _quiet(), _explained(name):
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
         if weights:
@@ -174,14 +182,12 @@ def load_model(
                 model = AutoModelForCausalLM.from_config(
                     config, trust_remote_code=trust_remote_code
                 )
-    commit = getattr(model.config, "_commit_hash", None)
     request = asked | {
         # Another process may work in another folder, and a branch may move on meanwhile.
         "name": str(name) if name in SHORT_NAMES or identity is None else os.path.abspath(name),
-        "revision": revision if identity else commit or revision,
+        "revision": commit or revision,
     }
-    revision = identity or commit or "unknown"
-    return LanguageModel(model.eval(), tokenizer, str(name), revision, request)
+    return LanguageModel(model.eval(), tokenizer, str(name), identity or commit, request)
 
 
 def _found(device):
@@ -274,6 +280,28 @@ def _identity(weights, folder):
                 ) from error
     hashes = [f"{path.name} {sha256(path)}" for path in (*weights, *others)]
     return hashlib.sha256("\n".join(hashes).encode()).hexdigest()
+
+
+def _check_download(folder):
+    """Refuse what an earlier download left if it isn't what the hub sent: its hash is its name."""
+    for path in sorted(folder.iterdir()):
+        # Where the cache has no links, files go by their own names, and nothing tells their hash.
+        blob = path.resolve()
+        if path.suffix not in {".safetensors"} | _OTHERS or not blob.is_file():
+            continue
+        if len(blob.name) == 64:
+            digest = sha256(blob)
+        elif len(blob.name) == 40:
+            content = blob.read_bytes()
+            content = b"blob %d\0%b" % (len(content), content)  # as git hashes it
+            digest = hashlib.sha1(content, usedforsecurity=False).hexdigest()
+        else:
+            continue
+        if digest != blob.name:
+            raise ValueError(
+                f"{path} is damaged: its hash is {digest}, expected {blob.name}. Delete {blob}, "
+                "then run the same again: it is downloaded again."
+            )
 
 
 def _check_hub_id(name):

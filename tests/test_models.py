@@ -1,3 +1,4 @@
+import hashlib
 import json
 import shutil
 import sys
@@ -210,6 +211,52 @@ def test_without_its_package_the_hub_is_asked_for_a_pinned_revision(monkeypatch)
     assert source == "HuggingFaceTB/SmolLM2-135M-Instruct"
     assert len(options["revision"]) == 40
     assert locate_model("smollm2", "main")[1] == {"revision": "main"}
+
+
+# The hub's cache
+
+
+@pytest.fixture
+def cached(folder, tmp_path, monkeypatch):
+    """The tiny model as a download of it leaves it: links to files that are named by their hash."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    place = tmp_path / "models--someone--tiny"
+    snapshot = place / "snapshots" / ("5" * 40)
+    for made in (snapshot, place / "blobs", place / "refs"):
+        made.mkdir(parents=True)
+    (place / "refs/main").write_text(snapshot.name)
+    for path in folder.iterdir():
+        content = path.read_bytes()
+        digest = hashlib.sha256(content)
+        if path.suffix != ".safetensors":
+            digest = hashlib.sha1(f"blob {len(content)}\0".encode() + content)  # noqa: S324
+        blob = path.rename(place / "blobs" / digest.hexdigest())
+        (snapshot / path.name).symlink_to(blob)
+    return snapshot
+
+
+def test_a_download_is_as_the_hub_sent_it(cached, lm):
+    hub = load_model("someone/tiny")
+    assert hub.revision == hub.request["revision"] == cached.name
+    assert hub.prompt("Where?") == lm.prompt("Where?")
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "generation_config.json"])
+@pytest.mark.parametrize("revision", [None, "5" * 40])
+def test_a_download_that_was_cut_off_or_damaged_is_refused(cached, name, revision):
+    path = cached / name
+    blob, whole = path.resolve(), path.read_bytes()
+    for content in (whole[:-3], whole[:-3] + b"\1" + whole[-2:]):
+        blob.write_bytes(content)
+        with pytest.raises(ValueError, match=r"damaged: its hash is .* downloaded again") as e:
+            load_model("someone/tiny", revision=revision)
+        assert f"expected {blob.name}. Delete {blob}" in str(e.value)
+
+
+def test_files_that_are_not_named_by_their_hash_are_taken_as_they_are(cached):
+    for path in list(cached.iterdir()):
+        path.resolve().replace(path)
+    assert load_model("someone/tiny").revision == cached.name
 
 
 # Prompts, and where responses end
