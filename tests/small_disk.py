@@ -17,7 +17,11 @@ class SmallDisk:
 
     def grow(self, kilobytes):
         """Make room; what is there stays."""
-        assert self._mount(f"remount,size={kilobytes}k")
+        assert self._mount(f"remount,rw,size={kilobytes}k")
+
+    def protect(self):
+        """Let nothing be written, by root neither, until it is made larger."""
+        assert self._mount("remount,ro")
 
     def _mount(self, options):
         command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(self.path)]
