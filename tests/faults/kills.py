@@ -1,10 +1,9 @@
 """kill -9 at random moments of every stage, and the same command again."""
 
 import random
-import time
 from collections import Counter
 
-from campaign import STEPS, kill
+from campaign import STEPS, kill, wait
 
 from probekit.runs import REPORT
 
@@ -23,18 +22,19 @@ def campaign(here, options):
         n = killed.total()
         step = STEPS[n % len(STEPS)]
         here.put(here.before(step))
-        start, process = time.monotonic(), here.start()
+        process = here.start()
         if n // len(STEPS) % 2 and step != REPORT:
-            _wait_for(here.run.path / ".lock/stage.json", process)
-            time.sleep(here.after(step).manifest(step)["seconds"] * chance.random())
+            seconds = wait(process, file=here.run.path / ".lock/stage.json")
+            takes = min(here.after(step).manifest(step)["seconds"], here.seconds[step])
+            seconds += wait(process, takes * chance.random())
         else:
             # Not in the seconds in which Python starts, mostly: nothing is written then.
-            time.sleep(here.seconds[step] * chance.uniform(0.25, 1))
+            seconds = wait(process, here.seconds[step] * chance.uniform(0.25, 1))
         everything = chance.random() < 0.5
         if process.poll() is not None:
             continue  # too late, once more
         kill(process, everything)
-        seconds, step_was = time.monotonic() - start, here.step_in_progress()
+        step_was = here.step_in_progress()
         killed[step_was] += 1
         left = _left(here)
         code, again, said = here.complete()
@@ -50,12 +50,6 @@ def campaign(here, options):
         print(f"{step:12} {equal[step]} of {n}")
     print(f"{'all':12} {equal.total()} of {killed.total()}")
     return killed.total() - equal.total()
-
-
-def _wait_for(path, process):
-    """Until a file is there, or the process is over."""
-    while not path.exists() and process.poll() is None:
-        time.sleep(0.005)
 
 
 def _left(here):
