@@ -236,11 +236,11 @@ class _Coordinates:
     curvature: torch.Tensor  # (rows,), D
     total: float  # the sum of D
     design: torch.Tensor  # (rows, features)
-    transposed: torch.Tensor  # the same, laid out for products from the other side
+    transposed: torch.Tensor  # (features, rows), the same for products from the other side
 
     @classmethod
-    def make(cls, X, curvature, penalty, own_penalty):
-        """Coordinates for X (examples, features), of which the last is 1.
+    def make(cls, X, curvature, penalty, own_penalty, fits):
+        """Coordinates of so many fits for X (examples, features), of which the last is 1.
 
         With penalties of their own, fits have the coefficients themselves as further rows.
         """
@@ -265,7 +265,10 @@ class _Coordinates:
             X = torch.cat([X, torch.eye(features, dtype=X.dtype, device=X.device)[:-1]])
             curvature = torch.cat([curvature, torch.zeros_like(penalty)])
         design = torch.linalg.solve_triangular(factor, X.T, upper=False).T
-        return cls(factor, curvature, total, design, design.T.contiguous())
+        # A layout for either side makes products quicker, but those of very few fits are bound by
+        # the memory that they read, and two layouts are twice of it.
+        transposed = design.T if fits <= 5 else design.T.contiguous()
+        return cls(factor, curvature, total, design, transposed)
 
     def to(self, coef):
         """From coefficients over X, (fits, features)."""
@@ -313,22 +316,22 @@ def _solve(X, y, loss_weight, penalty, tol, max_iter):
             if at is None:
                 # All fits start where the curvature is greatest, and soon leave.
                 shared /= 2
-            at = _Coordinates.make(X, shared, shared_penalty, penalty is not None)
+            at = _Coordinates.make(X, shared, shared_penalty, penalty is not None, len(place))
             run["place"] = at.to(place)
             run["direction"] = run["gradient"] = torch.zeros_like(run["place"])
             # With an infinite decrement before it, the first direction is the steepest descent.
-            run["decrement"] = run["objective"] = torch.full_like(curvature, torch.inf)
+            run["decrement"] = run["enough"] = torch.full_like(curvature, torch.inf)
         pull = torch.addcmul(run["first"], at.curvature, run["margin"], value=-1)
         gradient = torch.addmm(run["place"], pull.mul_(run["sign"]), at.design)
-        decrement = _dot(gradient, gradient)
+        decrement = _dot(gradient, gradient).clamp_min_(torch.finfo(X.dtype).tiny)
         # The preconditioner overstates the curvature of a fit that is sure of most examples.
-        gap = decrement * (at.total / curvature).clamp_min(1) / 2
-        done = gap <= tol * run["objective"]
-        finished = 0
-        if bool(done.any()):
+        gap = decrement * curvature.clamp_min(at.total) / curvature
+        done = gap <= run["enough"]
+        finished = int(done.sum())
+        if finished:
             # Objectives only fall: one from before can be too high and never too low.
-            run["objective"] = _objective(run, at)
-            done = gap <= tol * run["objective"]
+            run["enough"] = 2 * tol * _objective(run, at)
+            done = gap <= run["enough"]
             finished = int(done.sum())
         # Dropping rows copies the others, so a few are waited for.
         if iteration == max_iter or 8 * finished >= len(done):
@@ -363,25 +366,24 @@ def _line_search(run, slope, at):
     # What the penalty adds to slope and curvature.
     pull = slope - _dot(run["first"], ahead)
     bend = (_dot(direction, direction) - square @ at.curvature).clamp_min_(0)
+    tiny = torch.finfo(bend.dtype).tiny
     step = 0
     for _ in range(4):
-        curvature = (_dot(second, square) + bend).clamp_min_(torch.finfo(bend.dtype).tiny)
-        along = -slope / curvature
-        start = slope * along
+        # Just below the slope, and so never zero where that is.
+        begin = slope - tiny
+        along = -slope / (_dot(second, square) + bend).clamp_min_(tiny)
         for attempt in range(6):
             reached = step + along
             margin = torch.addcmul(run["margin"], reached[:, None], ahead)
             first, second = _derivatives(run, margin)
             slope = torch.addcmul(_dot(first, ahead) + pull, reached, bend)
-            end = slope * along
-            too_far = end > -0.5 * start
+            left = slope / begin  # the share of it that is left, below zero where it now rises
             # Coefficients and margins have to agree, so no cut after the last look.
-            if attempt == 5 or not bool(too_far.any()):
+            if attempt == 5 or float(left.min()) >= -0.5:
                 break
-            cut = torch.where(too_far, start / (start - end), torch.ones_like(start))
-            along, start = cut * along, cut * start
+            along = torch.where(left < -0.5, along / (1 - left), along)
         step = reached
-        if bool((end.abs() <= -0.3 * start).all()):
+        if float(left.abs().max()) <= 0.3:
             break
     run["place"] = torch.addcmul(run["place"], step[:, None], direction)
     run["margin"], run["first"], run["second"] = margin, first, second
