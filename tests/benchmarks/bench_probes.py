@@ -220,7 +220,6 @@ def main():
     arguments = parser.parse_args()
 
     cells = [add_fits(cell) for cell in read_cells(arguments.run_dir, arguments.cells)]
-    few = cells[len(cells) // 8 :: len(cells) // 4]
     most = max(len(cell["y"]) for cell in cells)
     print(
         f"{len(cells)} cells, up to {most} examples x {cells[0]['X'].shape[1]} features; "
