@@ -245,12 +245,12 @@ class _Coordinates:
         With penalties of their own, fits have the coefficients themselves as further rows.
         """
         features = X.shape[1]
-        weighted = X * curvature[:, None]
         hessian = X.new_empty(features, features)
         # Only the lower half is needed: strips of it take 5/8 of the arithmetic.
         edges = [features * k // 4 for k in range(5)]
         for low, high in pairwise(edges):
-            torch.mm(weighted[:, low:high].T, X[:, :high], out=hessian[low:high, :high])
+            weighted = X[:, low:high] * curvature[:, None]
+            torch.mm(weighted.T, X[:, :high], out=hessian[low:high, :high])
         diagonal = hessian.diagonal()
         diagonal[:-1] += penalty
         jitter = torch.finfo(X.dtype).eps
@@ -286,7 +286,7 @@ def _solve(X, y, loss_weight, penalty, tol, max_iter):
     penalty (fits, features) multiplies the squared coefficients, None for all ones.
     """
     fits, features = len(y), X.shape[1]
-    X = torch.cat([X, X.new_ones(len(X), 1)], 1)
+    X = torch.nn.functional.pad(X, (0, 1), value=1.0)
     coef = X.new_zeros(fits, features + 1)
     coef[:, -1] = ((loss_weight * y).sum(1) / (loss_weight * (1 - y)).sum(1)).log()
     converged = torch.zeros(fits, dtype=torch.bool, device=X.device)
@@ -346,8 +346,8 @@ def _solve(X, y, loss_weight, penalty, tol, max_iter):
         beta = (decrement - _dot(run["gradient"], gradient)) / run["decrement"]
         direction = (run["direction"] * beta.clamp_min_(0)[:, None]).sub_(gradient)
         slope = _dot(direction, gradient)
-        climbs = slope >= 0
-        if bool(climbs.any()):
+        if float(slope.max()) >= 0:
+            climbs = slope >= 0
             direction[climbs], slope[climbs] = -gradient[climbs], -decrement[climbs]
         run |= {"direction": direction, "gradient": gradient, "decrement": decrement}
         _line_search(run, slope, at)
