@@ -13,7 +13,8 @@ from probekit.text import (
 )
 
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
-_INSIDE_WORD = re.compile(r"(?<=\w)'(?=\w)|(?<=\b\w)\.(?=\w\b)|(?<=\b\w)\.(?!\w)")
+# "don't", "U.S."; not the points of a version such as 3.4.5, which is not 345.
+_INSIDE_WORD = re.compile(r"(?<=\w)'(?=\w)|(?<=\b[^\W\d])\.(?=[^\W\d]\b)|(?<=\b[^\W\d])\.(?!\w)")
 _SHORT = 3  # answers up to this long that have a capital must match in case: Au, US, No
 
 _REFUSALS = re.compile(
@@ -67,7 +68,9 @@ def _words(text):
         pieces += [_plain(folded[position : number.start()]), number_value(number.group())]
         position = number.end()
     pieces.append(_plain(folded[position:]))
-    return " ".join(" ".join(pieces).split())
+    words = " ".join(" ".join(pieces).split())
+    # Without its punctuation "00.0a" is "00 0a", which has a number.
+    return NUMBER.sub(lambda number: number_value(number.group()), words)
 
 
 def _plain(text):
