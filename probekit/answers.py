@@ -63,14 +63,18 @@ def normalize(text):
 def _words(text):
     """Normalised text with its articles."""
     folded = fold(fold(text)[0].casefold())[0].casefold()
+    # Twice, as without its punctuation "00.0a" is "00 0a", which has a number.
+    return _with_values(_with_values(folded))
+
+
+def _with_values(text):
+    """Text without punctuation but that of its numbers, which are written by their values."""
     pieces, position = [], 0
-    for number in NUMBER.finditer(folded):
-        pieces += [_plain(folded[position : number.start()]), number_value(number.group())]
+    for number in NUMBER.finditer(text):
+        pieces += [_plain(text[position : number.start()]), number_value(number.group())]
         position = number.end()
-    pieces.append(_plain(folded[position:]))
-    words = " ".join(" ".join(pieces).split())
-    # Without its punctuation "00.0a" is "00 0a", which has a number.
-    return NUMBER.sub(lambda number: number_value(number.group()), words)
+    pieces.append(_plain(text[position:]))
+    return " ".join(" ".join(pieces).split())
 
 
 def _plain(text):

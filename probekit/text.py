@@ -27,6 +27,8 @@ def _plain_character(character):
     if unicodedata.decomposition(character).startswith(_KEPT_FORMS):
         return character
     decomposed = unicodedata.normalize("NFKD", character.translate(_PLAIN)).translate(_PLAIN)
+    if len(decomposed) > 1 and decomposed.strip("().") not in ("", decomposed):
+        return character  # "⑴" and "⒈" would be two words
     return "".join(
         c for c in decomposed if not unicodedata.combining(c) and c not in _VARIATION_SELECTORS
     )
