@@ -63,7 +63,7 @@ def _mend(here, chance, files):
     """Spoil a file of each kind in each way, and run the same command again."""
     print(f"{'mended':60} {'was':8} {'again':>7}  run again; files that differ")
     failures = 0
-    for kind, way in product(files, WAYS):
+    for way, kind in product(WAYS, files):
         name = chance.choice(files[kind])
         here.put(REPORT)
         path = here.run.path / name
