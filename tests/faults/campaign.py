@@ -121,7 +121,8 @@ class Campaign:
         """Run the command to its end: exit code, seconds, what it said at last and before."""
         start = time.monotonic()
         done = subprocess.run(self.command(), capture_output=True, text=True, timeout=1800)
-        lines = [line for line in re.split(r"[\r\n]", done.stderr) if line.startswith("probekit:")]
+        lines = [line for line in re.split(r"[\r\n]", done.stderr) if line.startswith("probekit: ")]
+        lines = [line for line in lines if "%|" not in line]  # progress bars
         return done.returncode, time.monotonic() - start, "\n".join(lines) or done.stderr[-500:]
 
     def step_in_progress(self):

@@ -5,12 +5,13 @@ import re
 import shutil
 import time
 from collections import Counter, defaultdict
+from functools import cache
 from itertools import product
 
 from campaign import REPORT, STAGES
 
+from probekit import pipeline
 from probekit.mending import _claimed
-from probekit.pipeline import _outdated
 from probekit.report import TEMPLATE
 from probekit.resources import sha256
 
@@ -25,6 +26,8 @@ def campaign(here, options):
     """Spoil each file, see who notices, and mend one of each kind; returns what went wrong."""
     chance = random.Random(options.seed)  # noqa: S311
     here.put(REPORT)
+    # Of a run's files none decides what notebooks declare, and to read it takes most of the time.
+    pipeline.notebook_parameters = cache(pipeline.notebook_parameters)
     assert noticed(here) == {}, "the undisturbed run is as it should be"
     files = _detect(here, chance)
     return files.pop("unnoticed") + _mend(here, chance, files)
@@ -125,7 +128,7 @@ def noticed(here):
 def _again(here):
     """What `probekit run` looks at before it runs a stage, for all stages."""
     for stage in STAGES:
-        why = _outdated(here.run, stage, here.parameters)
+        why = pipeline._outdated(here.run, stage, here.parameters)
         if why:
             raise ValueError(f"{stage}: {why}, run again")
     key = {"template": sha256(TEMPLATE)}
