@@ -2,6 +2,8 @@
 
 import re
 
+from probekit import checks
+from probekit.candidates import Candidates
 from probekit.text import (
     NUMBER,
     NUMBER_WORDS,
@@ -113,10 +115,10 @@ def grade(response, answers, *, question="", candidates=None):
     Raises
     ------
     TypeError
-        If `answers` is a single text.
+        If a text is none, or `answers` is a single one.
     """
-    if isinstance(answers, str):
-        raise TypeError(f"answers={answers!r}: expected a list of accepted answers, such as [...]")
+    _check(response, question, candidates)
+    answers = checks.texts("answers", answers)
     if candidates is not None:
         mention = candidates.find(response, question)
         if mention is not None:
@@ -129,6 +131,13 @@ def grade(response, answers, *, question="", candidates=None):
         # Nothing of the list is answered: only an answer that the list lacks can be right.
         answers = [answer for answer in answers if candidates.canonical(answer) is None]
     return any(_states(response, answer) for answer in answers)
+
+
+def _check(response, question="", candidates=None):
+    checks.text("response", response, empty=True)
+    checks.text("question", question, empty=True)
+    if candidates is not None:
+        checks.instance("candidates", candidates, Candidates, "from read_questions")
 
 
 def _states(response, answer):
@@ -169,7 +178,13 @@ def find_span(response, question, candidates):
     (start, end) or None
         Characters of the response, end exclusive; None where it mentions no candidate, or there
         are no candidates.
+
+    Raises
+    ------
+    TypeError
+        If a text is none, or candidates are none.
     """
+    _check(response, question, candidates)
     if candidates is None:
         return None
     mention = candidates.find(response, question)
@@ -187,6 +202,12 @@ def is_refusal(response):
     -------
     bool
         True for an empty response too.
+
+    Raises
+    ------
+    TypeError
+        If it is no text.
     """
+    _check(response)
     text = fold(response)[0].strip()
     return not text or _REFUSALS.search(text) is not None

@@ -48,6 +48,13 @@ def number(name, value, least, most):
     return float(value)
 
 
+def temperature(value):
+    """0, or enough for logits to be divided by it, in half precision too."""
+    if 0 < number("temperature", value, 0, 100) < 0.01:
+        raise ValueError(f"temperature must be 0 or from 0.01 to 100, got {shown(value)}.")
+    return float(value)
+
+
 def seed(value):
     """What random numbers start from."""
     return whole("seed", value, 0, LARGEST_SEED)
@@ -69,12 +76,12 @@ def flag(name, value):
     return bool(value)
 
 
-def text(name, value, such_as=None):
-    """A text that is not empty."""
+def text(name, value, such_as=None, empty=False):
+    """A text, `empty` if it may be."""
     example = "" if such_as is None else f" such as {such_as!r}"
     if not isinstance(value, str):
         raise TypeError(f"{name} must be text{example}, got {shown(value)}.")
-    if not value.strip():
+    if not value.strip() and not empty:
         raise ValueError(f"{name} must be text{example}, got an empty one.")
     return str(value)
 
@@ -109,6 +116,19 @@ def instance(name, value, kind, such_as):
     if not isinstance(value, kind):
         raise TypeError(f"{name} must be a {kind.__name__}, {such_as}; got {shown(value)}.")
     return value
+
+
+def texts(name, values):
+    """Several texts, as a list."""
+    expected = f"{name} must be a list of texts"
+    if isinstance(values, (str, dict)) or not isinstance(values, Iterable):
+        such_as = f" such as [{shown(values)}]" if isinstance(values, str) else ""
+        raise TypeError(f"{expected}{such_as}, got {shown(values)}.")
+    values = list(values)
+    for value in values:
+        if not isinstance(value, str):
+            raise TypeError(f"{expected}, but {shown(value)} is in it.")
+    return values
 
 
 def device(value):

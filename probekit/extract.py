@@ -15,7 +15,8 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from probekit import self_extraction, verdicts
+from probekit import checks, self_extraction, verdicts
+from probekit.candidates import Candidates
 from probekit.lock import writing
 from probekit.manifests import replacing
 from probekit.mending import claim, mend
@@ -23,7 +24,7 @@ from probekit.models import LanguageModel
 from probekit.resources import sha256
 from probekit.runs import Run, store_name
 from probekit.shards import Shard, Tally, answer_shard, fitting_batch, shortest_alike
-from probekit.sites import check_sites
+from probekit.sites import SITES, check_sites
 from probekit.stopping import stoppable
 from probekit.store import ActivationStore
 
@@ -99,13 +100,36 @@ def extract(
 
     Raises
     ------
+    TypeError
+        If an argument is of the wrong kind.
     ValueError
         If a site, a number or a question can't be used with this model, if the directory holds
         another run or another process is writing into it, if all answers are right or all are
         wrong, or if the cluster can't be used.
     """
-    sites = (site,) if isinstance(site, str) else tuple(site)
-    _check(lm, questions, run, sites, max_new_tokens, n_samples, temperature, top_p, batch_size)
+    checks.instance("lm", lm, LanguageModel, "from load_model")
+    checks.instance("run", run, Run, 'such as Run("data/runs/cities")')
+    _check_questions(questions)
+    sites = _chosen_sites(lm, site)
+    max_new_tokens = checks.whole("max_new_tokens", max_new_tokens, 1)
+    n_samples = checks.whole("n_samples", n_samples, 1, 10_000)
+    temperature = checks.temperature(temperature)
+    top_p = checks.number("top_p", top_p, 1e-6, 1)
+    if n_samples > 1 and temperature == 0:
+        raise ValueError(
+            f"n_samples={n_samples} with temperature=0 gives the same answer {n_samples} times. "
+            "Set a temperature, such as 1.0."
+        )
+    seed = checks.seed(seed)
+    if not (judge is None or callable(judge) or isinstance(judge, LanguageModel)):
+        raise TypeError(
+            "judge must be a function of a question, a response and its accepted answers, or a "
+            f"LanguageModel, from load_model; got {checks.shown(judge)}."
+        )
+    p_true = checks.flag("p_true", p_true)
+    if batch_size is not None:
+        batch_size = checks.whole("batch_size", batch_size, 1)
+    checks.flag("progress", progress)
     asked = _repeat(questions, n_samples)
     prompts = [lm.tokenize(lm.prompt(question)) for question in asked["question"]]
     _check_context(lm, asked, prompts, max_new_tokens)
@@ -120,8 +144,8 @@ def extract(
             "sites": list(sites),
             "max_new_tokens": max_new_tokens,
             "n_samples": n_samples,
-            "temperature": float(temperature),
-            "top_p": float(top_p),
+            "temperature": temperature,
+            "top_p": top_p,
             "seed": seed,
             "judge": getattr(judge, "name", None) or getattr(judge, "__name__", None),
             "p_true": p_true,
@@ -152,7 +176,7 @@ def extract(
 @contextmanager
 def _workers(scheduler, lm, judge):
     """The cluster's workers, or None where there is no cluster."""
-    if not scheduler:
+    if checks.absent(scheduler):
         if lm.device.type == "meta":
             raise ValueError(
                 "lm has no weights: it was loaded with weights=False, for a cluster. Give "
@@ -191,33 +215,36 @@ def check_two_classes(answers):
     )
 
 
-def _check(lm, questions, run, sites, max_new_tokens, n_samples, temperature, top_p, batch_size):
-    """Refuse arguments that can't be right, before any work."""
-    for name, value, kind in (
-        ("lm", lm, LanguageModel),
-        ("questions", questions, pd.DataFrame),
-        ("run", run, Run),
-    ):
-        if not isinstance(value, kind):
-            raise TypeError(f"{name} must be a {kind.__name__}, got {type(value).__name__}.")
+def _check_questions(questions):
+    """Refuse what is not from `read_questions`."""
+    checks.instance("questions", questions, pd.DataFrame, "from read_questions")
+    how = "Read them with read_questions, which takes a DataFrame too."
+    kinds = {"id": str, "question": str, "answers": list, "candidates": (Candidates, type(None))}
+    for name in kinds:
+        if name not in questions:
+            raise ValueError(f"The questions have no column {name!r}. {how}")
+    if not len(questions):
+        raise ValueError("There is no question: the table is empty.")
+    for name, kind in kinds.items():
+        for cell in questions[name]:
+            if not isinstance(cell, kind):
+                raise ValueError(
+                    f"The questions' column {name!r} has {checks.shown(cell)} in it. {how}"
+                )
+    if not questions["id"].is_unique:
+        raise ValueError("The questions' ids are not unique. Give every question one of its own.")
+
+
+def _chosen_sites(lm, site):
+    sites = [site] if isinstance(site, str) else site
+    known = ", ".join(SITES)
+    expected = f"site must be one of {known}, or a list of several; got {checks.shown(site)}."
+    if not isinstance(sites, (list, tuple)) or not all(isinstance(name, str) for name in sites):
+        raise TypeError(expected)
     if not sites or len(set(sites)) < len(sites):
-        raise ValueError(f"site must be one site or several different ones, got {sites}.")
+        raise ValueError(expected)
     check_sites(lm.model, sites)
-    whole = {"max_new_tokens": max_new_tokens, "n_samples": n_samples, "batch_size": batch_size}
-    for name, value in whole.items():
-        if name == "batch_size" and value is None:
-            continue
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}.")
-    if not 0 <= temperature < float("inf"):
-        raise ValueError(f"temperature must be 0 or more, got {temperature!r}.")
-    if not 0 < top_p <= 1:
-        raise ValueError(f"top_p must be above 0 and at most 1, got {top_p!r}.")
-    if n_samples > 1 and temperature == 0:
-        raise ValueError(
-            f"n_samples={n_samples} with temperature=0 gives the same answer {n_samples} times. "
-            "Set a temperature, such as 1.0."
-        )
+    return tuple(sites)
 
 
 def _check_context(lm, questions, prompts, max_new_tokens):

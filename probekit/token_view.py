@@ -5,8 +5,11 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
+import xarray as xr
 
+from probekit import checks
 from probekit.examples import by_id
+from probekit.runs import Run
 from probekit.tokens import LAST_PROMPT_TOKEN, MISSING, TOKENS
 
 _STYLE = (
@@ -56,9 +59,22 @@ def show_tokens(run, n=5, seed=0, scores=None):
 
     Raises
     ------
+    TypeError
+        If an argument is of the wrong kind.
     ValueError
-        If the scores have no ids to match them with the answers.
+        If a number is out of range, or the scores are of more than one layer, or have no ids to
+        match them with the answers.
     """
+    checks.instance("run", run, Run, 'such as Run("data/runs/cities")')
+    n, seed = checks.whole("n", n, 1), checks.seed(seed)
+    if scores is not None:
+        such_as = "such as run.grid().score.sel(layer=12)"
+        checks.instance("scores", scores, xr.DataArray, such_as)
+        if set(scores.dims) != {"example", "token"}:
+            raise ValueError(
+                f"scores must be over (example, token), {such_as}; they are over "
+                f"({', '.join(map(str, scores.dims))})."
+            )
     answers = run.answers()
     drawn = answers.sample(min(n, len(answers)), random_state=seed).sort_index()
     return token_view(drawn, scores)

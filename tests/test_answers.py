@@ -128,7 +128,7 @@ def test_grade_answers_that_the_list_lacks():
 
 
 def test_grade_needs_a_list():
-    with pytest.raises(TypeError, match="expected a list"):
+    with pytest.raises(TypeError, match="answers must be a list of texts such as"):
         grade("Paris", "Paris")
 
 

@@ -17,7 +17,7 @@ HUGE = 10**400
 
 
 @pytest.fixture(scope="session")
-def good(tmp_path_factory):
+def good(tmp_path_factory, tiny_model_dir):
     """Good objects of every kind; what a case spoils is made of them."""
     folder = tmp_path_factory.mktemp("bad_input")
     activations = make_activations()
@@ -26,6 +26,12 @@ def good(tmp_path_factory):
     answers = answers.to_dataframe().reset_index(drop=True).assign(n_tokens=8)
     controls = pk.controls(answers, grid)
     (folder / "empty").mkdir()
+    (folder / "questions.csv").write_text("question,answers\nWhere is Oslo?,Norway\n")
+    (folder / "empty.csv").write_text("")
+    (folder / "header.csv").write_text("question,answers\n")
+    (folder / "binary.csv").write_bytes(b"\x89PNG\r\n\x1a\n\0\xff")
+    (folder / "notes.txt").write_text("Where is Oslo? Norway.")
+    (folder / "no_model").mkdir()
     run = pk.Run(folder / "run")
     run.begin("probe", {}).finish([run.save_grids({"random": grid})], splits=["random"])
     return SimpleNamespace(
@@ -38,6 +44,9 @@ def good(tmp_path_factory):
         run=run,
         probe=pk.load_probe(run, 1, "-1"),
         made=made_run(folder / "made", n=60, layers=3),
+        lm=pk.load_model(tiny_model_dir, device="cpu"),
+        model_dir=tiny_model_dir,
+        questions=pk.read_questions("cities", limit=3),
         empty=pk.Run(folder / "empty"),
         chart=pk.heatmap(grid),
         gain=pk.gain_over_controls(grid, controls),
@@ -71,6 +80,23 @@ def correct(good):
 
 # Per function the arguments of a good call.
 CALLS = {
+    "read_questions": (
+        pk.read_questions,
+        {"source": lambda good: good.folder / "questions.csv"},
+    ),
+    "load_model": (pk.load_model, {"name": lambda good: good.model_dir}),
+    "grade": (pk.grade, {"response": "Oslo.", "answers": ["Oslo"]}),
+    "find_span": (pk.find_span, {"response": "Oslo.", "question": "Where?", "candidates": None}),
+    "is_refusal": (pk.is_refusal, {}),
+    "extract": (
+        pk.extract,
+        {
+            "lm": lambda good: good.lm,
+            "questions": lambda good: good.questions,
+            "run": lambda good: pk.Run(good.folder / "new"),
+        },
+    ),
+    "show_tokens": (pk.show_tokens, {"run": lambda good: good.made}),
     "probe_grid": (pk.probe_grid, {"activations": lambda good: good.activations}),
     "controls": (
         pk.controls,
@@ -123,7 +149,36 @@ RANDOM = "text such as 'random'"
 YES_OR_NO = "True or False"
 MEASURE, LEVEL = "one of auroc, correlation;", "True, False or a level between 0 and 1"
 CHARTS = ("heatmap", "compare_splits", "small_multiples", "gain", "by_layer", "by_token")
+DTYPE = "a floating-point dtype of torch such as torch.bfloat16"
+ONE_SITE = "one of mlp_out, attn_out, resid_post, mlp_act, or a list of several;"
 MUST_BE = [
+    ("read_questions", "limit", WHOLE.format(0), [1.0, "all", None, True], [-1]),
+    *(
+        ("read_questions", column, f"text such as {column!r}", [None, 0, ["a"]], [])
+        for column in ("question", "answers", "id", "candidates")
+    ),
+    ("load_model", "device", "text such as '…'", [99, 1.5, True], []),
+    ("load_model", "dtype", DTYPE, [16, float], ["float17", "int8", "auto8"]),
+    ("load_model", "revision", "text such as 'main'", [2, True], []),
+    ("load_model", "trust_remote_code", YES_OR_NO, ["yes", None], []),
+    ("load_model", "weights", YES_OR_NO, [0], []),
+    ("grade", "response", "text", [None, 3, NAN, b"Oslo"], []),
+    ("grade", "question", "text", [None], []),
+    ("grade", "answers", "a list of texts", [None, 3, {}], []),
+    ("find_span", "response", "text", [None, 3], []),
+    ("find_span", "question", "text", [None], []),
+    ("is_refusal", "response", "text", [None, NAN, []], []),
+    ("extract", "max_new_tokens", WHOLE.format(1), [2.5, "9", True, None], [0, -1]),
+    ("extract", "n_samples", "a whole number from 1 to 10,000", [1.0, None], [0, 10**9]),
+    ("extract", "temperature", "a number from 0 to 100", ["hot", None, True], [-1, NAN, INF, 1e9]),
+    ("extract", "top_p", "a number from 1e-06 to 1", ["0.9", None], [0, 1.5, NAN]),
+    ("extract", "seed", SEED, [None, 1.5], [-1, 2**32]),
+    ("extract", "p_true", YES_OR_NO, ["yes", 1], []),
+    ("extract", "batch_size", WHOLE.format(1), ["all", 2.0], [0, -3]),
+    ("extract", "progress", YES_OR_NO, [None], []),
+    ("extract", "site", ONE_SITE, [None, 3, [3]], [[], ["mlp_out", "mlp_out"]]),
+    ("show_tokens", "n", WHOLE.format(1), [2.5, None, "5"], [-1, 0]),
+    ("show_tokens", "seed", SEED, ["a", None], [-1]),
     ("probe_grid", "protocol", "one of cross-validated, published;", [None, 5], ["random", ""]),
     ("probe_grid", "folds", WHOLE.format(2), [2.5, "5", True, None], [1, 0, -3]),
     ("probe_grid", "C", C, ["1", True, None, {}], [0, -1.0, NAN, INF, 1e-7, 1e7]),
@@ -180,10 +235,208 @@ ONE_EACH = (
     "grid.score.sel(layer=, token=)."
 )
 NOT_NUMBERS = "X must be numbers of shape (examples, features), got {}."
+NO_QUESTIONS = (
+    "questions must be a path, the name of a shipped file, or a pandas DataFrame; got {}."
+)
+HOW_TO_NAME = (
+    "A model is named by 'smollm2', a local folder with config.json and .safetensors files, a "
+    ".gguf file, or a hub id such as 'mistralai/Mistral-7B-Instruct-v0.2'."
+)
 NO_DEVICE = (
     "torch can't use device='{}' here: {}. Give one that it can, such as '…', or leave it out."
 )
 CASES = {
+    "read_questions": [
+        ({"source": None}, TypeError, NO_QUESTIONS.format(None)),
+        ({"source": ["a.csv"]}, TypeError, NO_QUESTIONS.format(["a.csv"])),
+        (
+            {"source": "citys"},
+            ValueError,
+            "questions 'citys': neither a file nor a shipped question file. Shipped: …. A file of "
+            "yours needs its suffix: .csv, .jsonl, .json, .parquet.",
+        ),
+        (
+            {"source": "nowhere/questions.csv"},
+            FileNotFoundError,
+            "question file 'nowhere/questions.csv' does not exist",
+        ),
+        (
+            {"source": "question,answers\n" + 99 * "Where is Oslo?,Norway\n" + ".csv"},
+            FileNotFoundError,
+            "question file 'question,answers\\nWhere is Oslo?,Norway\\nWhere is Oslo?,Nor...' does "
+            "not exist",
+        ),
+        (
+            {"source": "empty"},
+            ValueError,
+            "question file 'empty' is a folder. Give a file's path.",
+        ),
+        (
+            {"source": "notes.txt"},
+            ValueError,
+            "question file 'notes.txt': expected a file that ends in .csv, .jsonl, .json, .parquet",
+        ),
+        ({"source": "empty.csv"}, ValueError, "question file 'empty.csv' is empty"),
+        (
+            {"source": "header.csv"},
+            ValueError,
+            "header.csv has no questions: it holds no row below the column names",
+        ),
+        (
+            {"source": pd.DataFrame()},
+            ValueError,
+            "the DataFrame has no questions: it holds no row below the column names",
+        ),
+        (
+            {"source": "binary.csv"},
+            ValueError,
+            "binary.csv is not UTF-8 text (invalid start byte at byte 0). Save it as UTF-8.",
+        ),
+        (
+            {"question": "Frage"},
+            ValueError,
+            "questions.csv has no column 'Frage'. Columns found: question, answers. Say which one "
+            "holds the question, such as read_questions(..., question='question').",
+        ),
+    ],
+    "load_model": [
+        ({"name": 3}, TypeError, f"No model is called 3. {HOW_TO_NAME}"),
+        ({"name": ""}, ValueError, f"The model's name is empty. {HOW_TO_NAME}"),
+        ({"name": "no/such/folder"}, FileNotFoundError, f"No folder no/such/folder. {HOW_TO_NAME}"),
+        (
+            {"name": "no_model"},
+            FileNotFoundError,
+            "no_model holds no .safetensors file. Save the model there with save_pretrained(); "
+            "other formats are not read, since they can run code.",
+        ),
+        (
+            {"name": "tiny.gguf"},
+            FileNotFoundError,
+            "No model file tiny.gguf. Give the path of a .gguf file.",
+        ),
+        ({"device": "gpu"}, ValueError, NO_DEVICE.format("gpu", "…")),
+        ({"device": "cuda:99"}, ValueError, NO_DEVICE.format("cuda:99", "…")),
+        ({"device": "meta"}, ValueError, NO_DEVICE.format("meta", "it holds no numbers")),
+    ],
+    "grade": [
+        (
+            {"answers": "Oslo"},
+            TypeError,
+            "answers must be a list of texts such as ['Oslo'], got 'Oslo'.",
+        ),
+        (
+            {"answers": ["Oslo", None]},
+            TypeError,
+            "answers must be a list of texts, but None is in it.",
+        ),
+        (
+            {"candidates": ["Oslo"]},
+            TypeError,
+            "candidates must be a Candidates, from read_questions; got ['Oslo'].",
+        ),
+    ],
+    "find_span": [
+        (
+            {"candidates": "countries"},
+            TypeError,
+            "candidates must be a Candidates, from read_questions; got 'countries'.",
+        ),
+    ],
+    "extract": [
+        (
+            {"lm": "smollm2"},
+            TypeError,
+            "lm must be a LanguageModel, from load_model; got 'smollm2'.",
+        ),
+        ({"run": "data/runs/a"}, TypeError, NO_RUN.format("'data/runs/a'")),
+        (
+            {"questions": "cities"},
+            TypeError,
+            "questions must be a DataFrame, from read_questions; got 'cities'.",
+        ),
+        (
+            {"questions": pd.DataFrame({"question": ["Where?"]})},
+            ValueError,
+            "The questions have no column 'id'. Read them with read_questions, which takes a "
+            "DataFrame too.",
+        ),
+        (
+            {"questions": lambda good: good.questions[:0]},
+            ValueError,
+            "There is no question: the table is empty.",
+        ),
+        (
+            {"questions": lambda good: good.questions.assign(answers="Norway")},
+            ValueError,
+            "The questions' column 'answers' has 'Norway' in it. Read them with read_questions, "
+            "which takes a DataFrame too.",
+        ),
+        (
+            {"questions": lambda good: good.questions.assign(candidates="countries")},
+            ValueError,
+            "The questions' column 'candidates' has 'countries' in it. Read them with "
+            "read_questions, which takes a DataFrame too.",
+        ),
+        (
+            {"questions": lambda good: pd.concat([good.questions, good.questions])},
+            ValueError,
+            "The questions' ids are not unique. Give every question one of its own.",
+        ),
+        (
+            {"site": "mlp"},
+            ValueError,
+            "LlamaForCausalLM has no site 'mlp' in every block. It has: mlp_out, attn_out, "
+            "resid_post, mlp_act.",
+        ),
+        (
+            {"temperature": 1e-6},
+            ValueError,
+            "temperature must be 0 or from 0.01 to 100, got 1e-06.",
+        ),
+        (
+            {"n_samples": 3},
+            ValueError,
+            "n_samples=3 with temperature=0 gives the same answer 3 times. Set a temperature, such "
+            "as 1.0.",
+        ),
+        (
+            {"max_new_tokens": 10**9},
+            ValueError,
+            "Question … takes … tokens; with max_new_tokens=1000000000 that is more than the "
+            "model's context of 512. Shorten the question or lower max_new_tokens.",
+        ),
+        (
+            {"judge": "gpt"},
+            TypeError,
+            "judge must be a function of a question, a response and its accepted answers, or a "
+            "LanguageModel, from load_model; got 'gpt'.",
+        ),
+        (
+            {"scheduler": 8786},
+            TypeError,
+            "scheduler must be an address such as 'tcp://127.0.0.1:8786' or a distributed.Client, "
+            "got 8786.",
+        ),
+    ],
+    "show_tokens": [
+        ({"run": "data/runs/a"}, TypeError, NO_RUN.format("'data/runs/a'")),
+        (
+            {"run": lambda good: good.empty},
+            FileNotFoundError,
+            UNFINISHED.format("empty", "extract"),
+        ),
+        (
+            {"scores": 0.5},
+            TypeError,
+            "scores must be a DataArray, such as run.grid().score.sel(layer=12); got 0.5.",
+        ),
+        (
+            {"scores": lambda good: good.made.grid()["score"]},
+            ValueError,
+            "scores must be over (example, token), such as run.grid().score.sel(layer=12); they "
+            "are over (example, layer, token).",
+        ),
+    ],
     "probe_grid": [
         ({"activations": None}, TypeError, NO_ACTIVATIONS.format(None)),
         (

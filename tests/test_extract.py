@@ -591,19 +591,14 @@ def test_a_question_beyond_the_context_once_its_response_is_shown(lm, questions,
     ("options", "message"),
     [
         ({"max_new_tokens": 0}, "max_new_tokens must be a whole number of at least 1, got 0"),
-        ({"max_new_tokens": 2.5}, "max_new_tokens .* got 2.5"),
-        ({"max_new_tokens": True}, "max_new_tokens .* got True"),
-        ({"max_new_tokens": "9"}, "max_new_tokens .* got '9'"),
-        ({"batch_size": 0}, "batch_size must be a whole number of at least 1, got 0"),
-        ({"batch_size": -3}, "batch_size .* got -3"),
-        ({"batch_size": "all"}, "batch_size .* got 'all'"),
+        ({"batch_size": -3}, "batch_size must be a whole number of at least 1, got -3"),
         ({"site": "mlp"}, "no site 'mlp' .* It has: mlp_out, attn_out, resid_post, mlp_act"),
         ({"site": ["mlp_out", "mlp"]}, "no site 'mlp'"),
-        ({"site": []}, "one site or several"),
-        ({"site": ["mlp_out", "mlp_out"]}, "several different ones"),
+        ({"site": []}, r"or a list of several; got \[\]"),
+        ({"site": ["mlp_out", "mlp_out"]}, "or a list of several"),
         ({"n_samples": 3}, "Set a temperature"),
-        ({"temperature": -1}, "temperature must be 0 or more, got -1"),
-        ({"top_p": 0}, "top_p must be above 0"),
+        ({"temperature": -1}, "temperature must be a number from 0 to 100, got -1"),
+        ({"top_p": 0}, "top_p must be a number from 1e-06 to 1, got 0"),
     ],
 )
 def test_values_that_cannot_be_used(lm, questions, tmp_path, options, message):
@@ -615,9 +610,11 @@ def test_values_that_cannot_be_used(lm, questions, tmp_path, options, message):
 
 def test_things_of_the_wrong_kind(lm, questions, tmp_path):
     run = Run(tmp_path / "r")
-    with pytest.raises(TypeError, match="lm must be a LanguageModel, got str"):
+    with pytest.raises(
+        TypeError, match="lm must be a LanguageModel, from load_model; got 'smollm2'"
+    ):
         extract("smollm2", questions, run)
-    with pytest.raises(TypeError, match="questions must be a DataFrame, got str"):
+    with pytest.raises(TypeError, match=r"questions must be a DataFrame, .* got 'cities'"):
         extract(lm, "cities", run)
-    with pytest.raises(TypeError, match="run must be a Run, got str"):
+    with pytest.raises(TypeError, match="run must be a Run, such as"):
         extract(lm, questions, str(tmp_path))

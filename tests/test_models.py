@@ -80,7 +80,7 @@ def test_auto_where_there_is_nothing_to_spread_over(tiny_model_dir, monkeypatch)
     assert (lm.device.type, lm.model.dtype) == ("cpu", torch.float32)
 
 
-@pytest.mark.parametrize("device", ["nonsense", "cuda:99", 99, 1.5])
+@pytest.mark.parametrize("device", ["nonsense", "cuda:99"])
 def test_a_device_that_is_not_there(tiny_model_dir, device):
     with pytest.raises(ValueError, match=f"torch can't use device='?{device}.*, or leave it out"):
         load_model(tiny_model_dir, device=device)
@@ -94,9 +94,9 @@ def test_the_weights_do_not_fill_the_screen(lm):
 # What is not there, or not right
 
 
-@pytest.mark.parametrize("name", [3, None, "", ["smollm2"], True])
+@pytest.mark.parametrize("name", [3, None, ["smollm2"], True])
 def test_a_name_is_text_or_a_path(name):
-    with pytest.raises(TypeError, match="A model is named by text or a path, got"):
+    with pytest.raises(TypeError, match=r"No model is called .* A model is named by 'smollm2'"):
         load_model(name)
 
 

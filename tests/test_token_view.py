@@ -1,7 +1,6 @@
-from types import SimpleNamespace
-
 import pandas as pd
 
+from probekit import Run
 from probekit.token_view import show_tokens
 from probekit.tokens import token_positions
 
@@ -19,7 +18,9 @@ def fake_run(**changes):
         "positions": token_positions(5, (3, 3)),
     }
     table = pd.DataFrame([answer | changes])
-    return SimpleNamespace(answers=lambda: table)
+    run = Run("nowhere")
+    run.answers = lambda: table
+    return run
 
 
 def test_plain_text_puts_every_name_beside_the_token_that_it_hit():
