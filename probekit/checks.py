@@ -55,6 +55,15 @@ def temperature(value):
     return float(value)
 
 
+def several_samples(n_samples, temperature):
+    """More than one answer to a question only where they can differ."""
+    if n_samples > 1 and temperature == 0:
+        raise ValueError(
+            f"n_samples={n_samples} with temperature=0 gives the same answer {n_samples} times. "
+            "Set a temperature, such as 1.0."
+        )
+
+
 def seed(value):
     """What random numbers start from."""
     return whole("seed", value, 0, LARGEST_SEED)
@@ -93,6 +102,17 @@ def path(name, value):
     if not str(value).strip() or "\0" in str(value):
         raise ValueError(f"{name} must be a path, got {shown(str(value))}.")
     return Path(value)
+
+
+def paths(name, values):
+    """Several paths, as a list."""
+    if isinstance(values, (str, os.PathLike, dict)) or not isinstance(values, Iterable):
+        raise TypeError(f"{name} must be a list of paths, got {shown(values)}.")
+    values = list(values)
+    for value in values:
+        if not isinstance(value, (str, os.PathLike)):
+            raise TypeError(f"{name} must be a list of paths, but {shown(value)} is in it.")
+    return [path(name, value) for value in values]
 
 
 def one_of(name, value, known):
@@ -213,15 +233,16 @@ def labels(kind, wanted, have, also=()):
     return wanted
 
 
-def shown(value):
+def shown(value, longest=60):
     """A value as a message shows it: itself if that is short, else what it is."""
-    if isinstance(value, str) and len(value) > 60:
-        value = value[:57] + "..."
+    if isinstance(value, str) and len(value) > longest:
+        value = value[: longest - 3] + "..."
     try:
         written = repr(value.item() if isinstance(value, np.generic) else value)
     except Exception:  # a repr is anybody's code, and Python's own refuses 5,000 digits
         written = ""
-    return written if 0 < len(written) <= 80 and "\n" not in written else type(value).__name__
+    short = 0 < len(written) <= longest + 20 and "\n" not in written
+    return written if short else type(value).__name__
 
 
 def _between(least, most):

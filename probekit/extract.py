@@ -115,11 +115,7 @@ def extract(
     n_samples = checks.whole("n_samples", n_samples, 1, 10_000)
     temperature = checks.temperature(temperature)
     top_p = checks.number("top_p", top_p, 1e-6, 1)
-    if n_samples > 1 and temperature == 0:
-        raise ValueError(
-            f"n_samples={n_samples} with temperature=0 gives the same answer {n_samples} times. "
-            "Set a temperature, such as 1.0."
-        )
+    checks.several_samples(n_samples, temperature)
     seed = checks.seed(seed)
     if not (judge is None or callable(judge) or isinstance(judge, LanguageModel)):
         raise TypeError(

@@ -10,6 +10,8 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import cached_file
@@ -326,9 +328,11 @@ def _check_download(folder):
 
 
 def _check_hub_id(name):
-    """Refuse what can't be a hub id before the hub client's own, longer complaint."""
-    if name.count("/") > 1 or "\\" in name or name.startswith(("/", ".", "~")):
-        raise FileNotFoundError(f"No folder {name}. {_HOW_TO_NAME}")
+    """Refuse what can't be a hub id, without asking the hub."""
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        raise FileNotFoundError(f"No folder {checks.shown(name, 200)}. {_HOW_TO_NAME}") from None
 
 
 # What else of a folder decides how a model answers: settings, vocabularies, templates.

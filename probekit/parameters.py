@@ -1,39 +1,45 @@
 """The notebooks' parameters: what they are, where they come from, what they may be."""
 
 import ast
-import difflib
-import sys
-from pathlib import Path
+import os
+from functools import partial
 
 import nbformat
 import yaml
 
-from probekit.grid import PROTOCOLS
+from probekit import checks
+from probekit.charts import MEASURES
 from probekit.resources import resource
 from probekit.runs import STAGES, notebook_name
 from probekit.sites import SITES
-from probekit.tokens import TOKENS
 
-# Values that a parameter can take, where there is more to say than its type.
-_CHOICES = {
-    "site": SITES,
-    "split": ("random", "answer", "published"),
-    "protocol": PROTOCOLS,
-    "measure": ("auroc", "correlation"),
-    "token": TOKENS,
-}
-_LEAST = {
-    "limit": 0,
-    "seed": 0,
-    "max_new_tokens": 1,
-    "folds": 2,
-    "n_permutations": 0,
-    "n_samples": 1,
-    "temperature": 0,
+# What each may be: as the functions check it that take it in the end, so that none of them refuses
+# after hours what passed here.
+_MAY_BE = {
+    "run_dir": partial(checks.text, such_as="data/runs/cities"),
+    "model": partial(checks.text, such_as="smollm2"),
+    "questions": partial(checks.text, such_as="cities"),
+    "site": partial(checks.one_of, known=SITES),
+    "question_column": partial(checks.text, such_as="question"),
+    "answers_column": partial(checks.text, such_as="answers"),
+    "limit": checks.whole,
+    "max_new_tokens": partial(checks.whole, least=1),
+    "n_samples": partial(checks.whole, least=1, most=10_000),
+    "temperature": lambda _, value: checks.temperature(value),
+    "top_p": partial(checks.number, least=1e-6, most=1),
+    "p_true": checks.flag,
+    "judge": partial(checks.text, such_as="smollm2", empty=True),
+    "device": partial(checks.text, such_as="cuda:1", empty=True),
+    "scheduler": partial(checks.text, such_as="tcp://127.0.0.1:8786", empty=True),
+    "split": partial(checks.one_of, known=("random", "answer", "published")),
+    "folds": partial(checks.whole, least=2),
+    "C": partial(checks.number, least=1e-6, most=1e6),
+    "n_permutations": partial(checks.whole, most=10_000),
+    "measure": partial(checks.one_of, known=MEASURES),
+    "seed": lambda _, value: checks.seed(value),
 }
 #: Where the work is done, not what is done: a run that was begun here may be finished elsewhere.
 PLACES = ("device", "scheduler")
-_POSITIVE = {"C": sys.float_info.max, "top_p": 1.0}  # and the most that it may be
 
 
 def notebook_path(stage):
@@ -99,28 +105,94 @@ def read_parameters(pairs=(), file=None):
     Raises
     ------
     FileNotFoundError, ValueError
-        If the file is missing, is not YAML, or is no mapping.
+        If the file is missing, is not YAML, or does not hold one value each of several parameters;
+        if a name is unknown.
     """
+    known = defaults()
     parameters = {}
     if file is not None:
-        try:
-            parameters = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise FileNotFoundError(f"No parameter file {file}.") from None
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ValueError(f"{file} is not YAML: {error}") from error
-        if not isinstance(parameters, dict) or not all(isinstance(n, str) for n in parameters):
-            raise ValueError(
-                f"{file} must map parameter names to values, one a line: `limit: 200`."
-            )
-    known = defaults()
+        parameters = _from_file(checks.path("The parameter file", file), known)
     for name, text in pairs:
-        default = known.get(name, "")
-        try:
-            parameters[name] = text if isinstance(default, str) else yaml.safe_load(text)
-        except yaml.YAMLError:
-            parameters[name] = text
+        parameters[name] = _meant(text, known[_known(name, known)])
     return parameters
+
+
+def _from_file(path, known):
+    """Parameters of a YAML file; in the messages is the line, where there is one."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"No parameter file {path}.") from None
+    except OSError as error:
+        reason = os.strerror(error.errno)
+        raise ValueError(f"The parameter file {path} can't be read: {reason}.") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text. Save it as UTF-8.") from error
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ValueError(_not_yaml(path, error)) from error
+    if node is None:
+        raise ValueError(f"{path} holds no parameter. {_ONE_A_LINE}")
+    if not isinstance(node, yaml.MappingNode):
+        raise ValueError(f"{path} does not map names to values. {_ONE_A_LINE}")
+    parameters = {}
+    for key, value in node.value:
+        line = f"{path}, line {key.start_mark.line + 1}"
+        if not isinstance(key, yaml.ScalarNode):
+            raise ValueError(f"{line}: the name of a parameter must be text. {_ONE_A_LINE}")
+        try:
+            name = _known(key.value, known)
+        except ValueError as error:
+            raise ValueError(f"{line}: {error}") from None
+        if name in parameters:
+            raise ValueError(f"{line}: {name} is given a second time. Leave one of them out.")
+        # Checked before it is made: a few lines of nested lists can be more than memory holds.
+        if not isinstance(value, yaml.ScalarNode):
+            raise ValueError(f"{line}: {name} must be one value such as {known[name]!r}.")
+        try:
+            content = yaml.constructor.SafeConstructor().construct_document(value)
+        except yaml.YAMLError as error:
+            raise ValueError(_not_yaml(path, error)) from error
+        except ValueError:  # 2026-13-01 is a date to YAML
+            content = value.value
+        if content is None:
+            raise ValueError(f"{line}: {name} has no value. Give one such as {known[name]!r}.")
+        # To YAML 1e-3, which has no point, is text; what else is none of these is a date.
+        if isinstance(known[name], float) or not isinstance(content, (bool, int, float, str)):
+            content = _meant(value.value, known[name])
+        parameters[name] = content
+    return parameters
+
+
+_ONE_A_LINE = "Write one parameter a line, such as `limit: 200`."
+
+
+def _not_yaml(path, error):
+    mark = getattr(error, "problem_mark", None)
+    where = f", line {mark.line + 1}" if mark else ""
+    reason = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error)
+    if isinstance(error, RecursionError):
+        reason = "it is nested too deeply"
+    return f"{path}{where} is not YAML: {reason}. {_ONE_A_LINE}"
+
+
+def _meant(text, default):
+    """A text as a value of the default's type; the text itself where it can't be one."""
+    try:
+        if isinstance(default, bool):
+            return {"true": True, "false": False}[text.lower()]
+        return type(default)(text)
+    except (ValueError, KeyError):
+        return text
+
+
+def _known(name, known):
+    if name not in known:
+        raise ValueError(
+            f"No parameter {checks.shown(name)}.{checks.nearest(name, known)} There are: "
+            f"{', '.join(sorted(known))}."
+        )
+    return name
 
 
 def defaults():
@@ -148,52 +220,19 @@ def check_parameters(**parameters):
     Raises
     ------
     ValueError
-        If a name is unknown or a value out of range, or if no Dask scheduler with workers is at
-        the address.
+        If a name is unknown, a value out of range, or two don't go together; if no Dask scheduler
+        with workers is at the address.
     TypeError
         If a value is not of its default's type.
     """
     known = defaults()
-    checked = {}
-    for name, value in parameters.items():
-        if name not in known:
-            near = difflib.get_close_matches(name, known, 1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise ValueError(f"No parameter {name!r}.{hint} There are: {', '.join(sorted(known))}.")
-        kind = type(known[name])
-        if kind is float and type(value) is int:
-            value = float(value)
-        if type(value) is not kind:
-            raise TypeError(
-                f"{name} must be {_KIND_NAMES[kind]} such as {known[name]!r}, got {value!r} "
-                f"({type(value).__name__})."
-            )
-        for item in value if isinstance(value, list) else [value]:
-            if name in _CHOICES and item not in _CHOICES[name]:
-                raise ValueError(
-                    f"{name} must be one of {', '.join(_CHOICES[name])}; got {item!r}."
-                )
-        # Not the other way about: NaN is neither less nor more.
-        if name in _LEAST and not _LEAST[name] <= value < float("inf"):
-            raise ValueError(f"{name} must be at least {_LEAST[name]} and finite, got {value}.")
-        if name in _POSITIVE and not 0 < value <= _POSITIVE[name]:
-            most = "and finite" if _POSITIVE[name] > 1 else "and at most 1"
-            raise ValueError(f"{name} must be positive {most}, got {value}.")
-        if name in ("run_dir", "model", "questions", "split") and not value.strip():
-            raise ValueError(f"{name} must not be empty.")
-        checked[name] = value
+    checked = {
+        _known(name, known): _MAY_BE[name](name, value) for name, value in parameters.items()
+    }
+    checks.several_samples(checked.get("n_samples", 1), checked.get("temperature", 0))
     if checked.get("scheduler"):
         from probekit.cluster import connected
 
         with connected(checked["scheduler"]):
             pass
     return checked
-
-
-_KIND_NAMES = {
-    str: "text",
-    int: "a whole number",
-    float: "a number",
-    bool: "True or False",
-    list: "a list",
-}

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from probekit import checks
 from probekit.lock import directing
 from probekit.manifests import explained, write_json
 from probekit.models import locate_model
@@ -49,17 +50,15 @@ def run_pipeline(run_dir=None, *, stages=STAGES, progress=True, **parameters):
         the error. ValueError too if another process is writing into the run directory.
     """
     parameters = check_parameters(**parameters)
+    stages = _in_order(stages)
+    checks.flag("progress", progress)
     questions = parameters.get("questions", defaults()["questions"])
     run = Run(run_dir if run_dir is not None else default_run_dir(questions))
+    # What is wrong is known at once, not when a kernel has started or the next stage begins.
+    for needed in {_NEEDS[stage] for stage in stages if stage in _NEEDS}.difference(stages):
+        run.manifest(needed)
     if "extract" in stages:
-        # What is wrong with them is known at once, not when a kernel has started.
-        columns = {
-            n: parameters[f"{n}_column"]
-            for n in ("question", "answers")
-            if f"{n}_column" in parameters
-        }
-        read_questions(questions, limit=parameters.get("limit", 0), **columns)
-        locate_model(parameters.get("model", defaults()["model"]))
+        _check_extract(run, stages, defaults() | parameters)
     with (
         directing(run.path),
         tqdm(total=len(stages), desc="probekit", unit="stage", disable=not progress) as bar,
@@ -79,6 +78,44 @@ def run_pipeline(run_dir=None, *, stages=STAGES, progress=True, **parameters):
     if "interpret" in stages:
         _print_summary(run)
     return run
+
+
+# The stage that makes what another reads.
+_NEEDS = {"probe": "extract", "visualize": "probe", "interpret": "probe"}
+
+
+def _in_order(stages):
+    """The stages asked for, each once, in the order in which data flows."""
+    stages = checks.texts("stages", stages)
+    for stage in stages:
+        checks.one_of("A stage", stage, STAGES)
+    if not stages:
+        raise ValueError(f"There is no stage to run. Give some of {', '.join(STAGES)}.")
+    return [stage for stage in STAGES if stage in stages]
+
+
+def _check_extract(run, stages, parameters):
+    """Refuse questions, models and a device that can't be used."""
+    table = read_questions(
+        parameters["questions"],
+        question=parameters["question_column"],
+        answers=parameters["answers_column"],
+        limit=parameters["limit"],
+    )
+    for name in (parameters["model"], parameters["judge"]):
+        if name:
+            locate_model(name)
+    # A run that was begun elsewhere may be finished where its device is not.
+    elsewhere = parameters["scheduler"] or run._manifest_path("extract").exists()
+    if parameters["device"] not in ("", "auto") and not elsewhere:
+        checks.device(parameters["device"])
+    n, folds = len(table) * parameters["n_samples"], parameters["folds"]
+    if "probe" in stages and n < 2 * folds:
+        fewer = f" or set folds={n // 2} or less" if n >= 4 else ""
+        raise ValueError(
+            f"folds={folds} needs at least {folds} right and {folds} wrong answers, but there will "
+            f"be {n} in all. Ask more questions{fewer}."
+        )
 
 
 def default_run_dir(questions):

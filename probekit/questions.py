@@ -137,7 +137,7 @@ def _load(source):
             )
         path = shipped / f"{path.name}.csv"
     if not os.path.exists(path):
-        raise FileNotFoundError(f"question file {checks.shown(str(path))} does not exist")
+        raise FileNotFoundError(f"question file {checks.shown(str(path), 200)} does not exist")
     if path.is_dir():
         raise ValueError(f"question file {str(path)!r} is a folder. Give a file's path.")
     if path.suffix.lower() not in _SUFFIXES or not path.is_file():
@@ -239,10 +239,12 @@ def _require(columns, table, name):
         if count > 1:
             raise ValueError(f"{name} has {count} columns called {column!r}")
         if column not in table.columns:
+            also = ""
+            if parameter in ("question", "answers"):
+                also = f", or the notebook's parameter {parameter}_column"
             raise ValueError(
                 f"{name} has no column {column!r}. Columns found: {', '.join(found) or 'none'}. "
-                f"Say which one holds the {parameter}, such as read_questions(..., "
-                f"{parameter}={(found or ['a column'])[0]!r})."
+                f"Say which of them holds the {parameter}: {parameter}= of read_questions{also}."
             )
 
 

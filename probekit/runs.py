@@ -16,7 +16,7 @@ from pathlib import Path
 import pandas as pd
 import xarray as xr
 
-from probekit import lock
+from probekit import checks, lock
 from probekit.grid_files import netcdf, read_grid
 from probekit.manifests import (
     checked,
@@ -48,10 +48,10 @@ class Run:
     """
 
     def __init__(self, path):
-        if not isinstance(path, (str, os.PathLike)) or not str(path).strip():
-            raise TypeError(f"A run directory is given as a path, got {path!r}.")
-        self.path = Path(path).expanduser().resolve()
-        if self.path.exists() and not self.path.is_dir():
+        path = checks.path("The run directory", path)
+        # Not pathlib's own, which fail where a user or a link leads nowhere or a name is too long.
+        self.path = Path(os.path.realpath(os.path.expanduser(path)))
+        if os.path.exists(self.path) and not self.path.is_dir():
             raise ValueError(f"The run directory {self.path} is a file. Give a folder's path.")
 
     def __repr__(self):
@@ -103,6 +103,8 @@ class Run:
         Dataset
             ``activation(example, layer, token, feature)``; NaN where a response has no such token.
         """
+        if site is not None:
+            checks.text("site", site, such_as="mlp_out")
         sites = self.manifest("extract")["results"].get("sites")
         if not sites:
             raise ValueError(
@@ -153,6 +155,7 @@ class Run:
         return self._load("controls.nc", split)
 
     def _load(self, name, split):
+        checks.text("split", split, such_as="random")
         path = self._intact(name, "probe")
         splits = self.manifest("probe")["results"].get("splits", [split])
         if split not in splits:
@@ -178,6 +181,14 @@ class Run:
         Path
         """
         path = self._inside(name)
+        of_splits = isinstance(grids, dict) and grids
+        if not of_splits or not all(isinstance(grid, xr.Dataset) for grid in grids.values()):
+            raise TypeError(
+                "grids must be a dict of a Dataset per split, such as {'random': grid}; got "
+                f"{checks.shown(grids)}."
+            )
+        for split in grids:
+            checks.text("The name of a split", split, such_as="random")
         with replacing(path) as temporary:
             temporary.write_bytes(netcdf(grids, **storage))
         return path
@@ -195,6 +206,7 @@ class Run:
         Path
         """
         path = self._inside(name)
+        checks.text("text", text, empty=True)
         with replacing(path) as temporary:
             temporary.write_text(text, encoding="utf-8")
         return path
@@ -203,8 +215,8 @@ class Run:
         """Path of a file of the run; refuses a name that leads out of its directory."""
         if not is_plain(name):
             raise ValueError(
-                f"{name!r} is not the name of a file in the run directory {self.path}. Give one "
-                "such as 'description.md'."
+                f"{checks.shown(name)} is not the name of a file in the run directory {self.path}. "
+                "Give one such as 'description.md'."
             )
         return self.path / name
 
@@ -262,8 +274,8 @@ class Run:
             raise ValueError(f"{path} is damaged: {error}. {_again(stage)}") from error
 
     def _manifest_path(self, stage):
-        if stage not in (*STAGES, REPORT):
-            raise ValueError(f"No stage {stage!r}. The stages are {', '.join(STAGES)}.")
+        if stage != REPORT:
+            checks.one_of("stage", stage, STAGES)
         return self.path / "manifests" / f"{stage}.json"
 
     def pipeline_record(self, stage):
@@ -293,12 +305,14 @@ class Run:
 
         Raises
         ------
-        ValueError
+        ValueError, TypeError, FileNotFoundError
             If another process is writing into the directory: the message says which. If nothing
-            can be written there, or an input is a damaged manifest.
+            can be written there, an input is not there or a damaged manifest, or JSON can't hold a
+            parameter.
         """
         manifest = self._manifest_path(stage)
-        hashes = {self._label(p): self._digest(p) for p in inputs}
+        _check_json("parameters", parameters)
+        hashes = {self._label(p): self._digest(p) for p in checks.paths("inputs", inputs)}
         lock.hold(self.path)
         # What a killed process had begun to write; nobody else is writing now.
         with explained(self.path):
@@ -318,6 +332,8 @@ class Run:
         for stage in (*STAGES, REPORT):
             if path.resolve() == self._manifest_path(stage):
                 return fingerprint(self.manifest(stage))
+        if not os.path.isfile(path):
+            raise FileNotFoundError(f"No file {path}, of which the hash should be recorded.")
         return sha256(path)
 
     def outdated(self, stage, record, key, thorough=False):
@@ -391,7 +407,19 @@ class Stage:
         -------
         dict
             The manifest.
+
+        Raises
+        ------
+        ValueError, TypeError, FileNotFoundError
+            If an output is not there or not in the run directory, or JSON can't hold a result.
         """
+        _check_json("results", results)
+        outputs = checks.paths("outputs", outputs)
+        for output in outputs:
+            if not output.is_relative_to(self.run.path):
+                raise ValueError(f"{output} is not in the run directory {self.run.path}.")
+            if not os.path.exists(output):
+                raise FileNotFoundError(f"{output} is not there: the stage did not make it.")
         manifest = {
             "stage": self.name,
             "parameters": self.parameters,
@@ -399,7 +427,7 @@ class Stage:
             "outputs": {
                 str(file.relative_to(self.run.path)): _record(file)
                 for output in outputs
-                for file in _files(Path(output))
+                for file in _files(output)
             },
             "results": results,
             "environment": environment(),
@@ -414,12 +442,29 @@ class Stage:
 
 def notebook_name(stage):
     """File name of a stage's notebook, such as ``02_probe.ipynb``."""
+    checks.one_of("stage", stage, STAGES)
     return f"{STAGES.index(stage) + 1:02d}_{stage}.ipynb"
 
 
 def store_name(site, sites):
     """Name of the store that holds one site of a run's sites."""
     return "activations.zarr" if site == sites[0] else f"activations_{site}.zarr"
+
+
+def _check_json(name, values):
+    """Refuse what a manifest can't hold."""
+    checks.instance(name, values, dict, "such as {'seed': 0}")
+    for key, value in values.items():
+        expected = (
+            f"{name} must be text, finite numbers, True, False, None, or lists and dicts of them; "
+            f"{checks.shown(key)} is {checks.shown(value)}."
+        )
+        try:
+            json.dumps({key: value}, allow_nan=False)
+        except TypeError as error:
+            raise TypeError(expected) from error
+        except (ValueError, RecursionError) as error:
+            raise ValueError(expected) from error
 
 
 def _again(stage):

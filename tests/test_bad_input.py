@@ -1,5 +1,7 @@
 """What users get wrong, and the text that they see: every public function and every parameter."""
 
+import contextlib
+import io
 import re
 import sys
 from types import FunctionType, SimpleNamespace
@@ -11,6 +13,9 @@ import xarray as xr
 from made_run import made_run
 
 import probekit as pk
+from probekit.__main__ import main
+from probekit.parameters import defaults
+from probekit.runs import Stage
 
 NAN, INF = float("nan"), float("inf")
 HUGE = 10**400
@@ -32,6 +37,8 @@ def good(tmp_path_factory, tiny_model_dir):
     (folder / "binary.csv").write_bytes(b"\x89PNG\r\n\x1a\n\0\xff")
     (folder / "notes.txt").write_text("Where is Oslo? Norway.")
     (folder / "no_model").mkdir()
+    for name, content in PARAMETER_FILES.items():
+        (folder / name).write_bytes(content)
     run = pk.Run(folder / "run")
     run.begin("probe", {}).finish([run.save_grids({"random": grid})], splits=["random"])
     return SimpleNamespace(
@@ -51,6 +58,44 @@ def good(tmp_path_factory, tiny_model_dir):
         chart=pk.heatmap(grid),
         gain=pk.gain_over_controls(grid, controls),
     )
+
+
+PARAMETER_FILES = {
+    "cut.yaml": b"limit: 3\nsplit: [",
+    "colon.yaml": b"limit: 3\nsplit: random: answer",
+    "list.yaml": b"- limit\n- split",
+    "text.yaml": b"limit 200",
+    "twice.yaml": b"limit: 3\nC: 1\nlimit: 4\n",
+    "unknown.yaml": b"limit: 3\nlimits: 4\n",
+    "nested.yaml": b"limit: 3\nsplit: [random, answer]\n",
+    "no_value.yaml": b"limit:\n",
+    "no_name.yaml": b"? [limit]\n: 3\n",
+    "date.yaml": b"limit: 2026-13-01\n",
+    "quoted.yaml": b"limit: '10'\n",
+    "bom.yaml": b"\xef\xbb\xbfsplit: rondom\r\n",
+    "no_point.yaml": b"C: 1e-9\n",
+    "comments.yaml": b"# limit: 3\n",
+    "empty.yaml": b"",
+    "utf-16.yaml": "limit: 3\n".encode("utf-16"),
+    "binary.yaml": b"\x89PNG\r\n\x1a\n\0\xff",
+    "nought.yaml": b"limit: \0\0\0",
+    "deep.yaml": b"[" * 20_000,
+}
+
+
+def probekit(arguments):
+    """The command; raises what it says."""
+    with contextlib.redirect_stderr(io.StringIO()) as said, pytest.raises(SystemExit) as ended:
+        raise SystemExit(main(["run", *map(str, arguments)]))
+    # argparse says how the command is used first.
+    *usage, error = said.getvalue().splitlines() or [""]
+    assert ended.value.code == (2 if usage else 1)
+    raise ValueError(error)
+
+
+def method(name):
+    """A method as a function of its object, and of the rest by name."""
+    return lambda self, **arguments: getattr(self, name)(**arguments)
 
 
 def make_activations(n=60, features=4):
@@ -128,6 +173,33 @@ CALLS = {
     "write_report": (pk.write_report, {"run": lambda good: good.run}),
     "explore": (pk.explore, {"run": lambda good: good.made}),
     "open_run": (pk.open_run, {}),
+    "Run": (pk.Run, {}),
+    "Run.activations": (method("activations"), {"self": lambda good: good.made}),
+    "Run.grid": (method("grid"), {"self": lambda good: good.made}),
+    "Run.controls": (method("controls"), {"self": lambda good: good.run}),
+    "Run.manifest": (method("manifest"), {"self": lambda good: good.run, "stage": "probe"}),
+    "Run.save_grids": (
+        method("save_grids"),
+        {"self": lambda good: good.run, "grids": lambda good: {"random": good.grid}},
+    ),
+    "Run.write_text": (
+        method("write_text"),
+        {"self": lambda good: good.run, "name": "note.md", "text": "It is so."},
+    ),
+    "Run.begin": (
+        method("begin"),
+        {"self": lambda good: good.run, "stage": "probe", "parameters": {}},
+    ),
+    "Stage.finish": (
+        method("finish"),
+        {"self": lambda good: Stage(good.run, "probe", {}, {}), "outputs": []},
+    ),
+    "check_parameters": (pk.check_parameters, {}),
+    "run_pipeline": (
+        pk.run_pipeline,
+        {"run_dir": lambda good: good.folder / "new", "progress": False},
+    ),
+    "probekit run": (probekit, {}),
     "estimate": (
         pk.estimate,
         {
@@ -149,6 +221,9 @@ RANDOM = "text such as 'random'"
 YES_OR_NO = "True or False"
 MEASURE, LEVEL = "one of auroc, correlation;", "True, False or a level between 0 and 1"
 CHARTS = ("heatmap", "compare_splits", "small_multiples", "gain", "by_layer", "by_token")
+SITE, SPLIT = "one of mlp_out, attn_out, resid_post, mlp_act;", "one of random, answer, published;"
+STAGE = "one of extract, probe, visualize, interpret;"
+PER_SPLIT = "a dict of a Dataset per split, such as {'random': grid};"
 DTYPE = "a floating-point dtype of torch such as torch.bfloat16"
 ONE_SITE = "one of mlp_out, attn_out, resid_post, mlp_act, or a list of several;"
 MUST_BE = [
@@ -206,6 +281,40 @@ MUST_BE = [
     ("save_chart", "path", "a path", [None, 3], ["", "a\0b"]),
     ("explore", "measure", MEASURE, [None], ["p"]),
     ("explore", "split", RANDOM, [3], []),
+    ("Run.activations", "site", "text such as 'mlp_out'", [0, []], [""]),
+    ("Run.grid", "split", RANDOM, [None, 1], [""]),
+    ("Run.controls", "split", RANDOM, [None], []),
+    ("Run.manifest", "stage", STAGE, [None, 1], ["", "../extract", "train"]),
+    ("Run.begin", "stage", STAGE, [None], ["train"]),
+    ("Run.begin", "parameters", "a dict, such as {'seed': 0};", [None, "seed"], []),
+    ("Run.begin", "inputs", "a list of paths", [None, "questions.csv", 3], []),
+    ("Run.save_grids", "grids", PER_SPLIT, [None, [], {}, {"random": None}], []),
+    ("Run.write_text", "text", "text", [None, b"It is so."], []),
+    ("Stage.finish", "outputs", "a list of paths", [None, "grid.nc"], []),
+    ("check_parameters", "run_dir", "text such as 'data/runs/cities'", [3, None], []),
+    ("check_parameters", "model", "text such as 'smollm2'", [3, None], []),
+    ("check_parameters", "questions", "text such as 'cities'", [["cities"], None], []),
+    ("check_parameters", "question_column", "text such as 'question'", [None, 0], []),
+    ("check_parameters", "answers_column", "text such as 'answers'", [["answers"]], []),
+    ("check_parameters", "site", SITE, [None, ["mlp_out"]], ["", "all"]),
+    ("check_parameters", "limit", WHOLE.format(0), [1.5, "all", None, True], [-1, -(10**400)]),
+    ("check_parameters", "max_new_tokens", WHOLE.format(1), [2.5, "9", None], [0, -1]),
+    ("check_parameters", "n_samples", "a whole number from 1 to 10,000", ["3"], [0, 10**9]),
+    ("check_parameters", "temperature", "a number from 0 to 100", ["hot", None], [-1, NAN, INF]),
+    ("check_parameters", "top_p", "a number from 1e-06 to 1", ["0.9", None], [0.0, 1.5, NAN]),
+    ("check_parameters", "p_true", YES_OR_NO, [1, "yes", None], []),
+    ("check_parameters", "judge", "text such as 'smollm2'", [None, 3], []),
+    ("check_parameters", "device", "text such as 'cuda:1'", [0, None], []),
+    ("check_parameters", "scheduler", "text such as 'tcp://127.0.0.1:8786'", [8786, None], []),
+    ("check_parameters", "seed", SEED, [0.5, "0", None], [-1, 2**32]),
+    ("check_parameters", "split", SPLIT, [None, 3], ["", "held out"]),
+    ("check_parameters", "folds", WHOLE.format(2), [2.5, "5"], [1, -5]),
+    ("check_parameters", "C", C, ["1", None, [1.0]], [0, -1.0, NAN, INF, 1e9]),
+    ("check_parameters", "n_permutations", PERMUTATIONS, [1.5, None], [-1, 10**6]),
+    ("check_parameters", "measure", MEASURE, [None, 1], ["r2", ""]),
+    ("run_pipeline", "progress", YES_OR_NO, [1, None], []),
+    ("run_pipeline", "stages", "a list of texts", [None, 3], []),
+    ("run_pipeline", "limit", WHOLE.format(0), ["all"], [-1]),
     ("estimate", "questions", SIZE, [None, "1k", True], [0, -5, NAN, INF]),
     ("estimate", "parameters", SIZE, ["7B"], [0.5, 1e16]),
     ("estimate", "copied", YES_OR_NO, ["no", 0], []),
@@ -229,6 +338,13 @@ UNFINISHED = (
     "FOLDER/{0} holds no finished {1} stage. Run the {1} stage again: probekit run, or its "
     "notebook."
 )
+LACKS = (
+    "There are: C, answers_column, device, folds, judge, limit, max_new_tokens, measure, model, "
+    "n_permutations, n_samples, p_true, question_column, questions, run_dir, scheduler, seed, "
+    "site, split, temperature, top_p."
+)
+NO_JSON = "{} must be text, finite numbers, True, False, None, or lists and dicts of them; {}."
+ONE_A_LINE = "Write one parameter a line, such as `limit: 200`."
 NO_CONTROLS = "controls must be from pk.controls(answers, grid) or Run.controls; got {}."
 ONE_EACH = (
     "score and correct must have one value an example, got shapes {} and {}. Select one cell: "
@@ -242,6 +358,7 @@ HOW_TO_NAME = (
     "A model is named by 'smollm2', a local folder with config.json and .safetensors files, a "
     ".gguf file, or a hub id such as 'mistralai/Mistral-7B-Instruct-v0.2'."
 )
+NO_FOLDER = f"No folder 'no/such/folder'. {HOW_TO_NAME}"
 NO_DEVICE = (
     "torch can't use device='{}' here: {}. Give one that it can, such as '…', or leave it out."
 )
@@ -263,8 +380,7 @@ CASES = {
         (
             {"source": "question,answers\n" + 99 * "Where is Oslo?,Norway\n" + ".csv"},
             FileNotFoundError,
-            "question file 'question,answers\\nWhere is Oslo?,Norway\\nWhere is Oslo?,Nor...' does "
-            "not exist",
+            "question file 'question,answers\\nWhere is Oslo?,Norway\\nWhere….' does not exist",
         ),
         (
             {"source": "empty"},
@@ -295,14 +411,19 @@ CASES = {
         (
             {"question": "Frage"},
             ValueError,
-            "questions.csv has no column 'Frage'. Columns found: question, answers. Say which one "
-            "holds the question, such as read_questions(..., question='question').",
+            "questions.csv has no column 'Frage'. Columns found: question, answers. Say which of "
+            "them holds the question: question= of read_questions, or the notebook's parameter "
+            "question_column.",
         ),
     ],
     "load_model": [
         ({"name": 3}, TypeError, f"No model is called 3. {HOW_TO_NAME}"),
         ({"name": ""}, ValueError, f"The model's name is empty. {HOW_TO_NAME}"),
-        ({"name": "no/such/folder"}, FileNotFoundError, f"No folder no/such/folder. {HOW_TO_NAME}"),
+        (
+            {"name": "no/such/folder"},
+            FileNotFoundError,
+            NO_FOLDER,
+        ),
         (
             {"name": "no_model"},
             FileNotFoundError,
@@ -846,7 +967,7 @@ CASES = {
         ),
     ],
     "explore": [
-        ({"run": None}, TypeError, "A run directory is given as a path, got None."),
+        ({"run": None}, TypeError, "The run directory must be a path, got None."),
         ({"run": []}, ValueError, "There is no run to explore: the sequence is empty."),
         ({"run": "empty"}, FileNotFoundError, UNFINISHED.format("empty", "probe")),
         ({"run": "nowhere"}, FileNotFoundError, UNFINISHED.format("nowhere", "probe")),
@@ -856,8 +977,298 @@ CASES = {
             "FOLDER/made/grid.nc has no split 'published'. It has: random, answer.",
         ),
     ],
+    "Run": [
+        ({"path": None}, TypeError, "The run directory must be a path, got None."),
+        ({"path": ["a"]}, TypeError, "The run directory must be a path, got ['a']."),
+        ({"path": "  "}, ValueError, "The run directory must be a path, got '  '."),
+        ({"path": "a\0b"}, ValueError, "The run directory must be a path, got 'a\\x00b'."),
+        (
+            {"path": "questions.csv"},
+            ValueError,
+            "The run directory FOLDER/questions.csv is a file. Give a folder's path.",
+        ),
+    ],
+    "Run.activations": [
+        (
+            {"site": "attn_out"},
+            ValueError,
+            "FOLDER/made has no site 'attn_out'. It has: mlp_out.",
+        ),
+        (
+            {"self": lambda good: good.empty},
+            FileNotFoundError,
+            UNFINISHED.format("empty", "extract"),
+        ),
+    ],
+    "Run.grid": [
+        (
+            {"split": "answers"},
+            ValueError,
+            "FOLDER/made/grid.nc has no split 'answers'. It has: random, answer.",
+        ),
+    ],
+    "Run.controls": [
+        (
+            {},
+            FileNotFoundError,
+            "FOLDER/run/controls.nc is not there. Run the probe stage again: probekit run, or its "
+            "notebook.",
+        ),
+    ],
+    "Run.manifest": [
+        (
+            {"stage": "prob"},
+            ValueError,
+            f"stage must be {STAGE} got 'prob'. Did you mean 'probe'?",
+        ),
+    ],
+    "Run.begin": [
+        (
+            {"inputs": [3]},
+            TypeError,
+            "inputs must be a list of paths, but 3 is in it.",
+        ),
+        (
+            {"inputs": ["nowhere.csv"]},
+            FileNotFoundError,
+            "No file nowhere.csv, of which the hash should be recorded.",
+        ),
+        (
+            {"inputs": ["empty"]},
+            FileNotFoundError,
+            "No file empty, of which the hash should be recorded.",
+        ),
+        (
+            {"inputs": lambda good: [good.run.path / "manifests" / "extract.json"]},
+            FileNotFoundError,
+            UNFINISHED.format("run", "extract"),
+        ),
+        (
+            {"parameters": lambda good: {"grid": good.grid}},
+            TypeError,
+            NO_JSON.format("parameters", "'grid' is Dataset"),
+        ),
+        (
+            {"parameters": {"C": NAN}},
+            ValueError,
+            NO_JSON.format("parameters", "'C' is nan"),
+        ),
+    ],
+    "Run.save_grids": [
+        (
+            {"grids": lambda good: {0: good.grid}},
+            TypeError,
+            "The name of a split must be text such as 'random', got 0.",
+        ),
+        (
+            {"name": "../grid.nc"},
+            ValueError,
+            "'../grid.nc' is not the name of a file in the run directory FOLDER/run. Give one such "
+            "as 'description.md'.",
+        ),
+    ],
+    "Run.write_text": [
+        *(
+            (
+                {"name": name},
+                ValueError,
+                f"{name!r} is not the name of a file in the run directory FOLDER/run. Give one "
+                "such as 'description.md'.",
+            )
+            for name in (None, "", "/tmp/note.md", "../note.md", "a\0b")  # noqa: S108
+        ),
+        (
+            {"name": "grid.nc/note.md"},
+            ValueError,
+            "FOLDER/run/grid.nc/note.md cannot be written: …. See to it that you may write there, "
+            "or choose another folder, then run the same again: what is finished is kept.",
+        ),
+    ],
+    "Stage.finish": [
+        (
+            {"outputs": ["grid.nc"]},
+            ValueError,
+            "grid.nc is not in the run directory FOLDER/run.",
+        ),
+        (
+            {"outputs": lambda good: [good.run.path / "never_made.csv"]},
+            FileNotFoundError,
+            "FOLDER/run/never_made.csv is not there: the stage did not make it.",
+        ),
+        (
+            {"auroc": np.float32(0.5)},
+            TypeError,
+            NO_JSON.format("results", "'auroc' is 0.5"),
+        ),
+        ({"auroc": INF}, ValueError, NO_JSON.format("results", "'auroc' is inf")),
+    ],
+    "check_parameters": [
+        *(
+            ({name: ""}, ValueError, f"{name} must be text such as {such_as!r}, got an empty one.")
+            for name, such_as in {
+                "run_dir": "data/runs/cities",
+                "model": "smollm2",
+                "questions": "cities",
+                "question_column": "question",
+                "answers_column": "answers",
+            }.items()
+        ),
+        ({"limits": 3}, ValueError, f"No parameter 'limits'. Did you mean 'limit'? {LACKS}"),
+        ({"batch_size": 3}, ValueError, f"No parameter 'batch_size'. {LACKS}"),
+        (
+            {"split": "rondom"},
+            ValueError,
+            f"split must be {SPLIT} got 'rondom'. Did you mean 'random'?",
+        ),
+        ({"site": "mlp"}, ValueError, f"site must be {SITE} got 'mlp'. Did you mean 'mlp_out'?"),
+        (
+            {"temperature": 1e-6},
+            ValueError,
+            "temperature must be 0 or from 0.01 to 100, got 1e-06.",
+        ),
+        (
+            {"n_samples": 3},
+            ValueError,
+            "n_samples=3 with temperature=0 gives the same answer 3 times. Set a temperature, such "
+            "as 1.0.",
+        ),
+        (
+            {"scheduler": "8786"},
+            ValueError,
+            "No Dask scheduler answers at '8786' (…). Start one with `dask scheduler`, which "
+            "prints its address, and workers with `dask worker ADDRESS`.",
+        ),
+    ],
+    "run_pipeline": [
+        ({"run_dir": 3}, TypeError, "The run directory must be a path, got 3."),
+        (
+            {"run_dir": "questions.csv"},
+            ValueError,
+            "The run directory FOLDER/questions.csv is a file. Give a folder's path.",
+        ),
+        (
+            {"stages": "extract"},
+            TypeError,
+            "stages must be a list of texts such as ['extract'], got 'extract'.",
+        ),
+        (
+            {"stages": ["extract", "prob"]},
+            ValueError,
+            f"A stage must be {STAGE} got 'prob'. Did you mean 'probe'?",
+        ),
+        (
+            {"stages": []},
+            ValueError,
+            "There is no stage to run. Give some of extract, probe, visualize, interpret.",
+        ),
+        (
+            {"stages": ["probe", "visualize"]},
+            FileNotFoundError,
+            UNFINISHED.format("new", "extract"),
+        ),
+        ({"stages": ["interpret"]}, FileNotFoundError, UNFINISHED.format("new", "probe")),
+        # Of later notebooks, and known before the first begins.
+        ({"measure": "r2"}, ValueError, f"measure must be {MEASURE} got 'r2'."),
+        (
+            {"limit": 9},
+            ValueError,
+            "folds=5 needs at least 5 right and 5 wrong answers, but there will be 9 in all. Ask "
+            "more questions or set folds=4 or less.",
+        ),
+        (
+            {"folds": 10**9},
+            ValueError,
+            "folds=1000000000 needs at least 1000000000 right and 1000000000 wrong answers, but "
+            "there will be … in all. Ask more questions or set folds=… or less.",
+        ),
+        (
+            {"judge": "no/such/folder"},
+            FileNotFoundError,
+            NO_FOLDER,
+        ),
+        ({"model": "C:\\model"}, FileNotFoundError, f"No folder 'C:\\\\model'. {HOW_TO_NAME}"),
+        ({"device": "gpu"}, ValueError, NO_DEVICE.format("gpu", "…")),
+        (
+            {"questions": "citys"},
+            ValueError,
+            "questions 'citys': neither a file nor a shipped question file. Shipped: …. A file of "
+            "yours needs its suffix: .csv, .jsonl, .json, .parquet.",
+        ),
+        (
+            {"answers_column": "solution"},
+            ValueError,
+            "cities.csv has no column 'solution'. Columns found: …. Say which of them holds the "
+            "answers: answers= of read_questions, or the notebook's parameter answers_column.",
+        ),
+    ],
+    "probekit run": [
+        *(
+            ({"arguments": ["-f", file]}, ValueError, f"probekit: {said}")
+            for file, said in {
+                "nowhere.yaml": "No parameter file nowhere.yaml.",
+                "empty": "The parameter file empty can't be read: Is a directory.",
+                "": "The parameter file must be a path, got ''.",
+                "cut.yaml": f"cut.yaml, line 2 is not YAML: …. {ONE_A_LINE}",
+                "colon.yaml": f"colon.yaml, line 2 is not YAML: mapping values are not allowed "
+                f"here. {ONE_A_LINE}",
+                "list.yaml": f"list.yaml does not map names to values. {ONE_A_LINE}",
+                "text.yaml": f"text.yaml does not map names to values. {ONE_A_LINE}",
+                "twice.yaml": "twice.yaml, line 3: limit is given a second time. Leave one of them "
+                "out.",
+                "unknown.yaml": f"unknown.yaml, line 2: No parameter 'limits'. Did you mean "
+                f"'limit'? {LACKS}",
+                "nested.yaml": "nested.yaml, line 2: split must be one value such as 'random'.",
+                "no_value.yaml": "no_value.yaml, line 1: limit has no value. Give one such as 0.",
+                "no_name.yaml": f"no_name.yaml, line 1: the name of a parameter must be text. "
+                f"{ONE_A_LINE}",
+                "date.yaml": "limit must be a whole number of at least 0, got '2026-13-01'.",
+                "quoted.yaml": "limit must be a whole number of at least 0, got '10'.",
+                "bom.yaml": f"split must be {SPLIT} got 'rondom'. Did you mean 'random'?",
+                "no_point.yaml": f"C must be {C}, got 1e-09.",
+                "comments.yaml": f"comments.yaml holds no parameter. {ONE_A_LINE}",
+                "empty.yaml": f"empty.yaml holds no parameter. {ONE_A_LINE}",
+                "utf-16.yaml": "utf-16.yaml is not UTF-8 text. Save it as UTF-8.",
+                "binary.yaml": "binary.yaml is not UTF-8 text. Save it as UTF-8.",
+                "nought.yaml": f"nought.yaml is not YAML: …. {ONE_A_LINE}",
+                "deep.yaml": f"deep.yaml is not YAML: it is nested too deeply. {ONE_A_LINE}",
+            }.items()
+        ),
+        *(
+            ({"arguments": ["-p", name, value]}, ValueError, f"probekit: {said}")
+            for name, value, said in (
+                ("limits", "3", f"No parameter 'limits'. Did you mean 'limit'? {LACKS}"),
+                ("stages", "probe", f"No parameter 'stages'. Did you mean 'site'? {LACKS}"),
+                ("", "3", f"No parameter ''. {LACKS}"),
+                ("limit", "many", f"limit must be {WHOLE.format(0)}, got 'many'."),
+                ("limit", "", f"limit must be {WHOLE.format(0)}, got ''."),
+                ("folds", "2.5", f"folds must be {WHOLE.format(2)}, got '2.5'."),
+                ("C", "0", f"C must be {C}, got 0.0."),
+                ("C", "1e-9", f"C must be {C}, got 1e-09."),
+                ("temperature", "nan", "temperature must be a number from 0 to 100, got nan."),
+                ("p_true", "yes", "p_true must be True or False, got 'yes'."),
+                ("split", "anser", f"split must be {SPLIT} got 'anser'. Did you mean 'answer'?"),
+                ("run_dir", " ", "The run directory must be a path, got ' '."),
+            )
+        ),
+        (
+            {"arguments": ["-p", "limit=3"]},
+            ValueError,
+            "probekit run: error: argument -p: expected 2 arguments",
+        ),
+        (
+            {"arguments": ["--run-dir", ""]},
+            ValueError,
+            "probekit: The run directory must be a path, got ''.",
+        ),
+        (
+            {"arguments": ["--run-dir", "questions.csv"]},
+            ValueError,
+            "probekit: The run directory FOLDER/questions.csv is a file. Give a folder's path.",
+        ),
+    ],
     "open_run": [
-        ({"path": 3}, TypeError, "A run directory is given as a path, got 3."),
+        ({"path": 3}, TypeError, "The run directory must be a path, got 3."),
+        ({"path": ""}, ValueError, "The run directory must be a path, got ''."),
         (
             {"path": "empty"},
             FileNotFoundError,
@@ -915,6 +1326,7 @@ def test_the_user_is_told(name, changes, kind, text, good, monkeypatch):
     monkeypatch.chdir(good.folder)
     monkeypatch.setattr(sys.modules["probekit.grid"], "fit_cell", no_work)
     monkeypatch.setattr(sys.modules["probekit.extract"], "answer_shard", no_work)
+    monkeypatch.setattr(sys.modules["probekit.pipeline"], "_execute", no_work)
     before = files(good.folder)
     with pytest.raises((ValueError, TypeError, FileNotFoundError)) as error:
         function(**arguments)
@@ -923,6 +1335,15 @@ def test_the_user_is_told(name, changes, kind, text, good, monkeypatch):
     assert re.fullmatch(pattern, said, re.DOTALL), said
     assert type(error.value) is kind
     assert files(good.folder) == before
+
+
+def test_every_function_and_every_parameter_has_a_case():
+    functions = {name for name in pk.__all__ if callable(getattr(pk, name))}
+    assert functions <= {name for name, *_ in every_case()}
+    of_notebooks = {
+        name for case, changes, *_ in every_case() if case == "check_parameters" for name in changes
+    }
+    assert of_notebooks >= set(defaults())
 
 
 def no_work(*arguments, **options):

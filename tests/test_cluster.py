@@ -348,7 +348,7 @@ def test_a_model_that_workers_cannot_load(client, lm, questions, tmp_path):
     refused("was not loaded by load_model. Save it", made_here, questions, Run(tmp_path / "a"),
             scheduler=client)  # fmt: skip
     elsewhere = dataclasses.replace(lm, request=lm.request | {"name": "/nowhere/model"})
-    refused("Worker .*: No folder /nowhere/model", elsewhere, questions, Run(tmp_path / "b"),
+    refused("Worker .*: No folder '/nowhere/model'", elsewhere, questions, Run(tmp_path / "b"),
             scheduler=client)  # fmt: skip
     other = dataclasses.replace(lm, revision="another")
     refused("Worker .* has another .*revision .*, the driver's is another", other, questions,

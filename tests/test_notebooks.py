@@ -89,7 +89,8 @@ def test_other_parameters_for_the_same_folder_are_refused(run, capsys):
 
 
 def test_too_few_answers_for_the_folds_are_refused(run, tmp_path, capsys):
-    few = ["-p", "limit", "6", "-p", "max_new_tokens", "24"]
+    # As many answers as there must be, but not as many of them right as wrong.
+    few = ["-p", "limit", "6", "-p", "folds", "3", "-p", "max_new_tokens", "24"]
     assert main(["run", "--run-dir", str(tmp_path / "few"), *few]) == 1
     said = capsys.readouterr().err
     assert "02_probe.ipynb, cell" in said
@@ -101,12 +102,13 @@ def test_too_few_answers_for_the_folds_are_refused(run, tmp_path, capsys):
 def test_all_right_or_all_wrong_is_refused(wrong, verdict, tmp_path, capsys):
     path = tmp_path / "questions.csv"
     accepted = "Atlantis" if wrong else "city|located|is|the|The"
-    rows = [f"In which country is the city of {c}?,{accepted}" for c in ("Lyon", "Osaka", "Lima")]
+    cities = ("Lyon", "Osaka", "Lima", "Turin")
+    rows = [f"In which country is the city of {city}?,{accepted}" for city in cities]
     path.write_text("\n".join(["question,answers", *rows]))
-    given = ["-p", "questions", str(path), "-p", "max_new_tokens", "16"]
+    given = ["-p", "questions", str(path), "-p", "max_new_tokens", "16", "-p", "folds", "2"]
     assert main(["run", "--run-dir", str(tmp_path / "run"), *given]) == 1
     said = capsys.readouterr().err
-    assert f"All 3 answers are {verdict}" in said
+    assert f"All 4 answers are {verdict}" in said
     assert said.count("->") == 3
     assert not (tmp_path / "run" / "manifests" / "extract.json").exists()
 

@@ -24,7 +24,7 @@ BAD_QUESTIONS = {
     "not UTF-8": ("question,answers\nWhere is Köln?,1\n".encode("latin-1"), "UTF-8"),
 }
 BAD_PARAMETERS = {
-    "unknown model": (("model", "/no/such/folder"), "No folder /no/such/folder"),
+    "unknown model": (("model", "/no/such/folder"), "No folder '/no/such/folder'"),
     "unknown site": (("site", "mlp"), "site must be one of mlp_out, attn_out"),
     "unknown parameter": (("limits", "10"), "Did you mean 'limit'?"),
     "unknown measure": (("measure", "r2"), "measure must be one of auroc, correlation"),
@@ -152,6 +152,7 @@ if x != 5:
 def small_notebooks(tmp_path, monkeypatch):
     folder = tmp_path / "notebooks"
     folder.mkdir()
+    declared_defaults = parameters.defaults()
     for i, name in enumerate(STAGES):
         before = STAGES[i - 1] if i else ""
         declared = 'run_dir = "r"  # folder\nx = 1  # number\ndevice = ""  # place'
@@ -164,9 +165,9 @@ def small_notebooks(tmp_path, monkeypatch):
         notebook = nbformat.v4.new_notebook(cells=cells, metadata=metadata)
         nbformat.write(notebook, folder / f"{i + 1:02d}_{name}.ipynb")
     monkeypatch.setattr(parameters, "resource", lambda relative: tmp_path / relative)
-    known = {"questions": "cities", "model": "smollm2", "x": 1, "run_dir": "r", "device": ""}
     for module in (parameters, pipeline):
-        monkeypatch.setattr(module, "defaults", lambda: known)
+        monkeypatch.setattr(module, "defaults", lambda: declared_defaults | {"x": 1})
+    monkeypatch.setitem(parameters._MAY_BE, "x", lambda _, value: value)
     return folder
 
 

@@ -45,10 +45,11 @@ def test_the_path_is_absolute(tmp_path, monkeypatch):
     assert Run("~/there").path == tmp_path / "there"
 
 
-@pytest.mark.parametrize("path", ["", "  ", None, 3, ["a"]])
-def test_a_run_directory_is_a_path(path):
-    with pytest.raises(TypeError, match="A run directory is given as a path, got"):
-        Run(path)
+@pytest.mark.parametrize("path", ["~nobody-of-this-name/run", "x" * 300, "loop/run"])
+def test_a_path_that_leads_nowhere_is_not_yet_an_error(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "loop").symlink_to("loop")
+    assert Run(path).path.name in (path, "run")
 
 
 def test_a_file_is_no_run_directory(tmp_path):
@@ -107,7 +108,7 @@ def test_a_stage_that_cannot_say_what_it_made_is_not_finished(run):
     stage = run.begin("probe", {})
     with pytest.raises(FileNotFoundError):
         stage.finish([run.path / "never made"])
-    with pytest.raises(ValueError, match="Out of range"):
+    with pytest.raises(ValueError, match=r"finite numbers, .* 'auroc' is nan"):
         stage.finish([], auroc=float("nan"))
     with pytest.raises(FileNotFoundError, match="no finished probe stage"):
         run.manifest("probe")
@@ -116,7 +117,7 @@ def test_a_stage_that_cannot_say_what_it_made_is_not_finished(run):
 @pytest.mark.parametrize("stage", ["train", "", "../extract"])
 def test_an_unknown_stage(run, stage):
     for use in (run.manifest, lambda s: run.begin(s, {})):
-        with pytest.raises(ValueError, match="The stages are extract, probe, visualize, interpret"):
+        with pytest.raises(ValueError, match="must be one of extract, probe, visualize, interpret"):
             use(stage)
     assert STAGES == ("extract", "probe", "visualize", "interpret")
 

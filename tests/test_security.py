@@ -147,10 +147,15 @@ def test_weights_in_a_format_that_can_run_code_are_not_read(tmp_path):
         pk.load_model(tmp_path)
 
 
-def test_yaml_that_would_run_code_is_refused(tmp_path):
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [("['made']", "limit must be one value"), ("made", "line 1 is not YAML: could not")],
+)
+def test_yaml_that_would_run_code_is_refused(value, said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     path = tmp_path / "params.yaml"
-    path.write_text(f"limit: !!python/object/apply:os.mkdir ['{tmp_path / 'made'}']\n")
-    with pytest.raises(ValueError, match="is not YAML"):
+    path.write_text(f"limit: !!python/object/apply:os.mkdir {value}\n")
+    with pytest.raises(ValueError, match=said):
         pk.parameters.read_parameters(file=path)
     assert not (tmp_path / "made").exists()
 
