@@ -136,8 +136,11 @@ def grade(response, answers, *, question="", candidates=None):
 def _check(response, question="", candidates=None):
     checks.text("response", response, empty=True)
     checks.text("question", question, empty=True)
-    if candidates is not None:
-        checks.instance("candidates", candidates, Candidates, "from read_questions")
+    if not isinstance(candidates, Candidates | None):
+        raise TypeError(
+            "candidates must be from the column candidates of read_questions, or None; got "
+            f"{checks.shown(candidates)}."
+        )
 
 
 def _states(response, answer):

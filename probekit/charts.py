@@ -278,11 +278,11 @@ def _measured_rows(grid, measure, tokens):
 def _named(grids):
     if not isinstance(grids, Mapping) or isinstance(grids, xr.Dataset):
         raise TypeError(
-            "grids must be a mapping of name to grid, such as {'random': run.grid('random')}; got "
+            "grids must be a dict of name to grid, such as {'random': run.grid('random')}; got "
             f"{checks.shown(grids)}."
         )
     if not grids:
-        raise ValueError("There is no grid to draw: the mapping is empty.")
+        raise ValueError("There is no grid to draw: the dict is empty.")
     return grids
 
 
@@ -380,7 +380,8 @@ def _outlined(rows, outline):
         wrong = [cell for cell in outline if cell not in cells]
     except (TypeError, ValueError):
         raise TypeError(
-            f"outline must be a sequence of (layer, token), got {checks.shown(outline)}."
+            "outline must be a list of (layer, token) such as [(12, '-1')], got "
+            f"{checks.shown(outline)}."
         ) from None
     if wrong:
         raise ValueError(f"outline names cells that are not drawn: {wrong}. Give (layer, token).")

@@ -91,16 +91,16 @@ def text(name, value, such_as=None, empty=False):
     if not isinstance(value, str):
         raise TypeError(f"{name} must be text{example}, got {shown(value)}.")
     if not value.strip() and not empty:
-        raise ValueError(f"{name} must be text{example}, got an empty one.")
+        raise ValueError(f"{name} must be text{example}, got {shown(value)}.")
     return str(value)
 
 
 def path(name, value):
     """A path that is not empty."""
     if not isinstance(value, (str, os.PathLike)):
-        raise TypeError(f"{name} must be a path, got {shown(value)}.")
+        raise TypeError(f"{name} must be text or a Path, got {shown(value)}.")
     if not str(value).strip() or "\0" in str(value):
-        raise ValueError(f"{name} must be a path, got {shown(str(value))}.")
+        raise ValueError(f"{name} can't be {shown(str(value))}: no file or folder has that name.")
     return Path(value)
 
 
@@ -127,8 +127,9 @@ def one_of(name, value, known):
 
 def nearest(value, known):
     """`` Did you mean 'auroc'?``, or nothing if no known name is like it."""
-    near = difflib.get_close_matches(value, list(known), 1)
-    return f" Did you mean {near[0]!r}?" if near else ""
+    folded = {name.casefold(): name for name in known}
+    near = difflib.get_close_matches(value.casefold(), folded, 1, cutoff=0.7)
+    return f" Did you mean {folded[near[0]]!r}?" if near else ""
 
 
 def instance(name, value, kind, such_as):
@@ -165,6 +166,8 @@ def device(value):
             raise ValueError("it holds no numbers")
     except (RuntimeError, AssertionError, ValueError) as error:
         reason = str(error).splitlines()[0].split(". ")[0]
+        if reason.startswith("Expected one of"):  # and twenty that nobody here has
+            reason = "there is no such kind"
         raise ValueError(
             f"torch can't use device={str(value)!r} here: {reason}. Give one that it can, such as "
             f"{best!r}, or leave it out."
@@ -179,8 +182,8 @@ def grid(value, variables=("auroc",), attributes=(), name="grid"):
     lacking = [attribute for attribute in attributes if attribute not in value.attrs]
     if lacking:
         raise ValueError(
-            f"The {name} lacks the attribute {', '.join(lacking)}. Take it from probe_grid or "
-            "Run.grid as it is: arithmetic on a grid drops its attributes."
+            f"The {name} lacks {', '.join(lacking)} among its attributes. Take it from probe_grid "
+            "or Run.grid as it is: arithmetic on a grid drops its attributes."
         )
     return value
 
@@ -200,24 +203,25 @@ def variable(dataset, name, dims, called="grid"):
         is_over = ", ".join(map(str, array.dims))
         raise ValueError(f"{name!r} must be over ({', '.join(dims)}), it is over ({is_over}).")
     if array.size == 0:
-        raise ValueError(f"The {called} is empty: {name!r} has sizes {dict(array.sizes)}.")
+        none = [str(dim) for dim, size in array.sizes.items() if not size]
+        raise ValueError(f"The {called} is empty: it has no {' and no '.join(none)}.")
     if name not in ("id", "correct") and array.dtype.kind not in "fiub":
-        raise ValueError(f"{name!r} must hold numbers, it holds {array.dtype}.")
+        raise ValueError(f"{name!r} must hold numbers, it holds {held(array.dtype)}.")
     for dim in dims:
         if dim != "example" and (dim not in dataset.coords or not dataset.indexes[dim].is_unique):
             raise ValueError(
                 f"The {called} needs a coordinate {dim!r} with a different label a cell."
             )
     if "layer" in dims and dataset["layer"].dtype.kind not in "iu":
-        raise ValueError(f"Layers must be whole numbers, they are {dataset['layer'].dtype}.")
+        raise ValueError(f"Layers must be whole numbers, they are {held(dataset['layer'].dtype)}.")
     return array.transpose(*dims)
 
 
 def labels(kind, wanted, have, also=()):
     """Several tokens or layers of a grid; `also` are labels that are known but may be absent."""
     if isinstance(wanted, (str, dict)) or not isinstance(wanted, Iterable):
-        such_as = f" Use [{wanted!r}]." if isinstance(wanted, (str, int)) else ""
-        raise TypeError(f"{kind}s must be a sequence, got {shown(wanted)}.{such_as}")
+        example = wanted if isinstance(wanted, (str, int)) else next(iter(have))
+        raise TypeError(f"{kind}s must be a list such as [{shown(example)}], got {shown(wanted)}.")
     wanted, have = list(wanted), list(have)
     among = f"The grid has {', '.join(map(str, have))}."
     unknown = [label for label in wanted if label not in have and label not in also]
@@ -233,16 +237,35 @@ def labels(kind, wanted, have, also=()):
     return wanted
 
 
+def held(dtype):
+    """What an array holds, in words."""
+    return {
+        "b": "True and False",
+        "i": "whole numbers",
+        "u": "whole numbers",
+        "f": "numbers",
+        "c": "complex numbers",
+        "M": "dates",
+        "m": "spans of time",
+        "O": "objects of any kind",
+    }.get(dtype.kind, "text")
+
+
 def shown(value, longest=60):
     """A value as a message shows it: itself if that is short, else what it is."""
     if isinstance(value, str) and len(value) > longest:
         value = value[: longest - 3] + "..."
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    if isinstance(value, numbers.Integral) and abs(value) > 10**longest:
+        return f"a number of more than {longest} digits"
     try:
         written = repr(value.item() if isinstance(value, np.generic) else value)
     except Exception:  # a repr is anybody's code, and Python's own refuses 5,000 digits
         written = ""
     short = 0 < len(written) <= longest + 20 and "\n" not in written
-    return written if short else type(value).__name__
+    kind = type(value).__name__
+    return written if short else f"{'an' if kind[0] in 'AEIOUaeiou' else 'a'} {kind}"
 
 
 def _between(least, most):

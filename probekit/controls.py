@@ -205,14 +205,20 @@ def check_controls(controls, variables):
             f"{checks.shown(controls)}."
         )
     lacking = [name for name in variables if name not in controls]
-    if lacking or not controls.sizes["control"]:
-        raise ValueError(f"The controls lack {', '.join(lacking) or 'any row'}.")
+    how = "Make them with pk.controls(answers, grid), or take them from Run.controls."
+    if lacking:
+        raise ValueError(f"The controls lack {', '.join(lacking)}. {how}")
+    if not controls.sizes["control"]:
+        raise ValueError(f"The controls are empty. {how}")
 
 
 def _matched(answers, grid):
     """The grid's rows of the answers, in its order; refuses answers of another run."""
     if not isinstance(answers, pd.DataFrame):
-        raise TypeError(f"answers must be Run.answers(), got {type(answers).__name__}.")
+        raise TypeError(
+            "answers must be a DataFrame, such as Run.answers() gives; got "
+            f"{checks.shown(answers)}."
+        )
     checks.grid(grid, ("fold", "id", "correct"), _ATTRIBUTES)
     if "feature" not in grid.dims:
         raise ValueError(
@@ -222,7 +228,10 @@ def _matched(answers, grid):
     needed = ("id", "question", "correct", "n_tokens", "exact_answer")
     missing = [name for name in needed if name not in answers]
     if missing:
-        raise ValueError(f"The answers lack the columns {', '.join(missing)}.")
+        raise ValueError(
+            f"The answers lack {', '.join(missing)} among their columns. Take them from "
+            "Run.answers()."
+        )
     advice = "Are they of different runs? Take both from the same one: run.answers(), run.grid()."
     index = pd.Index(answers["id"].astype(str))
     if index.has_duplicates:

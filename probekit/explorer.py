@@ -63,7 +63,7 @@ def explore(run, *, split=None, measure="auroc"):
     if isinstance(run, Sequence) and not isinstance(run, str):
         runs = [_as_run(each) for each in run]
         if not runs:
-            raise ValueError("There is no run to explore: the sequence is empty.")
+            raise ValueError("There is no run to explore: the list is empty.")
     else:
         first = _as_run(run)
         beside = [path.parents[1] for path in first.path.parent.glob("*/manifests/probe.json")]

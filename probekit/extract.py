@@ -215,17 +215,23 @@ def _check_questions(questions):
     """Refuse what is not from `read_questions`."""
     checks.instance("questions", questions, pd.DataFrame, "from read_questions")
     how = "Read them with read_questions, which takes a DataFrame too."
-    kinds = {"id": str, "question": str, "answers": list, "candidates": (Candidates, type(None))}
+    kinds = {
+        "id": (str, "text"),
+        "question": (str, "text"),
+        "answers": (list, "lists of accepted answers"),
+        "candidates": (Candidates | None, "what read_questions made of them"),
+    }
     for name in kinds:
         if name not in questions:
             raise ValueError(f"The questions have no column {name!r}. {how}")
     if not len(questions):
         raise ValueError("There is no question: the table is empty.")
-    for name, kind in kinds.items():
+    for name, (kind, what) in kinds.items():
         for cell in questions[name]:
             if not isinstance(cell, kind):
                 raise ValueError(
-                    f"The questions' column {name!r} has {checks.shown(cell)} in it. {how}"
+                    f"The questions' column {name!r} must hold {what}, but {checks.shown(cell)} is "
+                    f"in it. {how}"
                 )
     if not questions["id"].is_unique:
         raise ValueError("The questions' ids are not unique. Give every question one of its own.")

@@ -1,5 +1,6 @@
 """Cross-validated probes in every cell of layers x tokens, with intervals and a null."""
 
+import numbers
 import os
 
 import numpy as np
@@ -160,7 +161,7 @@ def _processes(n_jobs, device):
     if n_jobs is None:
         return cores if device == "cpu" else 1
     # joblib's own way to ask for all.
-    if checks.whole("n_jobs", n_jobs, -1) == -1:
+    if isinstance(n_jobs, numbers.Integral) and n_jobs == -1:
         return cores
     return min(checks.whole("n_jobs", n_jobs, 1), cores)
 
@@ -186,10 +187,12 @@ def _usable(activations):
             "activations must be a Dataset with `activation(example, layer, token, feature)`, "
             f"such as Run.activations() gives; got {checks.shown(activations)}."
         )
-    missing = [d for d in DIMENSIONS if d not in activations.dims]
-    missing += [] if "correct" in activations.coords else ["correct"]
+    missing = [f"the dimension {d}" for d in DIMENSIONS if d not in activations.dims]
+    missing += [] if "correct" in activations.coords else ["the coordinate correct"]
     if missing:
-        raise ValueError(f"The activations lack {', '.join(missing)}.")
+        raise ValueError(
+            f"The activations lack {', '.join(missing)}. Take them from Run.activations()."
+        )
     empty = [str(dimension) for dimension, size in activations.sizes.items() if not size]
     if empty:
         raise ValueError(f"The activations are empty: they have no {', '.join(empty)}.")
@@ -201,11 +204,13 @@ def _usable(activations):
             )
     if activations["activation"].dtype.kind not in "fiu":
         raise ValueError(
-            f"The activations must be numbers, they are {activations['activation'].dtype}."
+            "The activations must be numbers, they are "
+            f"{checks.held(activations['activation'].dtype)}."
         )
     if activations["correct"].dtype != bool:
         raise ValueError(
-            f"`correct` must be boolean, got {activations['correct'].dtype}. Convert it: "
+            "`correct` must hold True and False, it holds "
+            f"{checks.held(activations['correct'].dtype)}. Convert it: "
             "activations.assign_coords(correct=activations.correct.astype(bool))."
         )
     kept = np.arange(activations.sizes["example"])

@@ -407,7 +407,9 @@ def _scored(score, correct):
             f"{score.shape} and {correct.shape}. Select one cell: grid.score.sel(layer=, token=)."
         )
     if correct.dtype != bool:
-        raise ValueError(f"correct must be boolean, got {correct.dtype}.")
+        raise ValueError(
+            f"correct must hold True and False, it holds {checks.held(correct.dtype)}."
+        )
     there = np.isfinite(score)
     score, wrong = score[there], ~correct[there]
     if not 0 < wrong.sum() < len(wrong):

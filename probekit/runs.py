@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import xarray as xr
 
@@ -206,7 +207,7 @@ class Run:
         Path
         """
         path = self._inside(name)
-        checks.text("text", text, empty=True)
+        checks.text(f"The content of {name}", text, empty=True)
         with replacing(path) as temporary:
             temporary.write_text(text, encoding="utf-8")
         return path
@@ -268,7 +269,8 @@ class Run:
             return checked(parse_json(path.read_text(encoding="utf-8")))
         except FileNotFoundError:
             raise FileNotFoundError(
-                f"{self.path} holds no finished {stage} stage. {_again(stage)}"
+                f"{self.path} holds no finished {stage} stage. Run the {stage} stage first: "
+                "probekit run, or its notebook."
             ) from None
         except (ValueError, OSError) as error:
             raise ValueError(f"{path} is damaged: {error}. {_again(stage)}") from error
@@ -333,7 +335,7 @@ class Run:
             if path.resolve() == self._manifest_path(stage):
                 return fingerprint(self.manifest(stage))
         if not os.path.isfile(path):
-            raise FileNotFoundError(f"No file {path}, of which the hash should be recorded.")
+            raise FileNotFoundError(f"There is no file {path}, and an input is a file.")
         return sha256(path)
 
     def outdated(self, stage, record, key, thorough=False):
@@ -417,9 +419,14 @@ class Stage:
         outputs = checks.paths("outputs", outputs)
         for output in outputs:
             if not output.is_relative_to(self.run.path):
-                raise ValueError(f"{output} is not in the run directory {self.run.path}.")
+                raise ValueError(
+                    f"The output {output} is not in the run directory {self.run.path}. Write it "
+                    f"there, and give its whole path, such as {self.run.path / 'grid.nc'}."
+                )
             if not os.path.exists(output):
-                raise FileNotFoundError(f"{output} is not there: the stage did not make it.")
+                raise FileNotFoundError(
+                    f"The output {output} is not there. Write it, then finish the stage."
+                )
         manifest = {
             "stage": self.name,
             "parameters": self.parameters,
@@ -455,9 +462,10 @@ def _check_json(name, values):
     """Refuse what a manifest can't hold."""
     checks.instance(name, values, dict, "such as {'seed': 0}")
     for key, value in values.items():
+        kind = f", a numpy {type(value).__name__}" if isinstance(value, np.generic) else ""
         expected = (
-            f"{name} must be text, finite numbers, True, False, None, or lists and dicts of them; "
-            f"{checks.shown(key)} is {checks.shown(value)}."
+            f"{name} must be what JSON can hold: text, finite numbers of Python, True, False, "
+            f"None, lists and dicts of them; {checks.shown(key)} is {checks.shown(value)}{kind}."
         )
         try:
             json.dumps({key: value}, allow_nan=False)

@@ -143,14 +143,15 @@ class SavedProbe(ClassifierMixin, BaseEstimator):
         ValueError
             If X is not of that shape, or holds values that are not finite.
         """
+        expected = "X must be numbers of shape (examples, features), got"
+        given = X
         try:
             X = np.asarray(X, dtype=float)
         except (TypeError, ValueError) as error:
-            raise ValueError(
-                f"X must be numbers of shape (examples, features), got {checks.shown(X)}."
-            ) from error
+            raise ValueError(f"{expected} {checks.shown(given)}.") from error
         if X.ndim != 2:
-            raise ValueError(f"X must have shape (examples, features), got {X.shape}.")
+            got = f"the shape {X.shape}" if X.ndim else checks.shown(given)
+            raise ValueError(f"{expected} {got}.")
         if X.shape[1] != self.n_features_in_:
             raise ValueError(
                 f"X has {X.shape[1]} features, but this probe of {self.source} takes "

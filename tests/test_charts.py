@@ -131,7 +131,7 @@ def test_bad_input(grid, tmp_path):
         ValueError, match=r"measure must be one of auroc, correlation; got 'accuracy'"
     ):
         heatmap(grid, measure="accuracy")
-    with pytest.raises(TypeError, match=r"xarray Dataset.*got DataFrame"):
+    with pytest.raises(TypeError, match=r"xarray Dataset.*got a DataFrame"):
         heatmap(grid.auroc.to_dataframe())
     with pytest.raises(ValueError, match=r"no variable 'auroc'; it has p_value"):
         heatmap(grid[["p_value"]])
@@ -143,7 +143,7 @@ def test_bad_input(grid, tmp_path):
         heatmap(grid.isel(layer=[]))
     with pytest.raises(ValueError, match=r"Unknown token 'last'.*The grid has last_q"):
         heatmap(grid, tokens=["last_q", "last"])
-    with pytest.raises(TypeError, match=r"tokens must be a sequence"):
+    with pytest.raises(TypeError, match=r"tokens must be a list"):
         heatmap(grid, tokens="last_q")
     with pytest.raises(ValueError, match=r"A token is given twice"):
         heatmap(grid, tokens=["-1", "-1"])
@@ -157,7 +157,7 @@ def test_bad_input(grid, tmp_path):
         heatmap(grid, mute=5)
     with pytest.raises(ValueError, match=r"mute needs p_corrected or p_value"):
         heatmap(grid.drop_vars("p_value"), mute=True)
-    with pytest.raises(TypeError, match=r"mapping of name to grid, .*; got list"):
+    with pytest.raises(TypeError, match=r"dict of name to grid, .*; got a list"):
         compare_splits([grid, grid])
     with pytest.raises(ValueError, match=r"no grid to draw"):
         small_multiples({})

@@ -258,7 +258,7 @@ def test_the_gain_of_nothing_holds_zero():
         (lambda a: a.assign(correct=~a["correct"]), "disagree about `correct` of 240 of 240"),
         (lambda a: a.assign(exact_answer="Oslo"), "disagree about `exact_answer` of 240 of 240"),
         (lambda a: pd.concat([a, a[:1]]), "have the id 'q0' more than once"),
-        (lambda a: a.drop(columns="n_tokens"), "lack the columns n_tokens"),
+        (lambda a: a.drop(columns="n_tokens"), "lack n_tokens among their columns"),
     ],
 )
 def test_answers_of_another_run_are_refused(answers, grids, change, message):
@@ -268,7 +268,9 @@ def test_answers_of_another_run_are_refused(answers, grids, change, message):
 
 
 def test_wrong_things_are_refused(answers, grids, measured):
-    with pytest.raises(TypeError, match=r"answers must be Run.answers\(\), got list"):
+    with pytest.raises(
+        TypeError, match=r"answers must be a DataFrame, such as Run.answers\(\) gives"
+    ):
         controls([], grids["random"])
     with pytest.raises(ValueError, match="The grid has no variable 'fold'"):
         controls(answers, grids["random"].drop_vars("fold"))

@@ -187,12 +187,6 @@ def test_a_place_that_cannot_be_written_to(here):
         pk.open_run("../data/runs/cities")
 
 
-@pytest.mark.parametrize("path", ["", 3])
-def test_no_path(path):
-    with pytest.raises(TypeError, match="given as a path"):
-        pk.open_run(path)
-
-
 def test_two_notebooks_that_open_it_at_once(here, capsys, monkeypatch):
     target = here / "notebooks/data/runs/example"
     copyfile = shutil.copyfile

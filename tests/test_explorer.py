@@ -289,7 +289,7 @@ def test_a_group_of_tokens_that_the_grid_lacks_is_told_of(tmp_path):
 
 
 def test_what_cannot_be_explored_is_refused(run, tmp_path):
-    with pytest.raises(TypeError, match="given as a path"):
+    with pytest.raises(TypeError, match="The run directory must be text or a Path"):
         pk.explore(3)
     with pytest.raises(FileNotFoundError, match="no finished probe stage"):
         pk.explore(tmp_path / "nothing")

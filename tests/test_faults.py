@@ -62,7 +62,7 @@ def test_a_second_writer_is_told_who_writes(holder, tmp_path):
     refused = rf"run is being written to by process {holder.pid} on \S+ since 20.*another run dir"
     for use in (
         lambda: run.begin("visualize", {}),
-        lambda: run_pipeline(run.path, stages=("probe",), progress=False),
+        lambda: run_pipeline(run.path, stages=("extract",), progress=False),
     ):
         with pytest.raises(ValueError, match=refused):
             use()
@@ -163,8 +163,8 @@ def test_where_nothing_may_be_written_is_explained(tmp_path, monkeypatch, number
         raise OSError(number, "no")
 
     monkeypatch.setattr("tempfile.mkstemp", refuse)
-    run = Run(tmp_path / "run")
-    for write in (lambda: run.write_text("a.txt", ""), lambda: run.save_grids({})):
+    run, grids = Run(tmp_path / "run"), {"random": xr.Dataset()}
+    for write in (lambda: run.write_text("a.txt", ""), lambda: run.save_grids(grids)):
         with pytest.raises(
             ValueError, match=r"run/(a\.txt|grid\.nc) cannot be written: .* you may"
         ):

@@ -462,7 +462,7 @@ def test_one_group_of_nearly_all_errors():
 def test_labels_that_are_not_boolean():
     activations = make_activations()
     numbers = activations["correct"].to_numpy().astype(float)
-    with pytest.raises(ValueError, match=r"`correct` must be boolean, got float64.*astype"):
+    with pytest.raises(ValueError, match=r"must hold True and False, it holds numbers.*astype"):
         probe_grid(activations.assign_coords(correct=("example", numbers)), **QUICK)
 
 
@@ -473,9 +473,9 @@ def test_things_that_are_no_activations():
             probe_grid(other, **QUICK)
     with pytest.raises(TypeError, match="activations must be a Dataset with `activation"):
         probe_grid(activations.rename(activation="values"), **QUICK)
-    with pytest.raises(ValueError, match=r"lack layer\."):
+    with pytest.raises(ValueError, match=r"lack the dimension layer\."):
         probe_grid(activations.isel(layer=0), **QUICK)
-    with pytest.raises(ValueError, match=r"lack correct\."):
+    with pytest.raises(ValueError, match=r"lack the coordinate correct\."):
         probe_grid(activations.drop_vars("correct"), **QUICK)
     with pytest.raises(ValueError, match="needs the coordinate exact_answer"):
         probe_grid(activations.drop_vars("exact_answer"), split="answer", **QUICK)

@@ -128,14 +128,14 @@ def test_bad_input(grid, answers):
         by_layer(grid, tokens=TOKENS[:8])
     with pytest.raises(ValueError, match=r"Unknown layer 99"):
         by_token(grid, layers=[99])
-    with pytest.raises(TypeError, match=r"layers must be a sequence, got 3"):
+    with pytest.raises(TypeError, match=r"layers must be a list such as .3., got 3"):
         by_token(grid, layers=3)
     with pytest.raises(ValueError, match=r"no variable 'auroc'"):
         by_layer(grid.drop_vars("auroc"))
     for chart in (roc, calibration, score_distribution):
         with pytest.raises(ValueError, match=r"one value an example, got shapes"):
             chart(score[:5], correct)
-        with pytest.raises(ValueError, match=r"correct must be boolean, got float64"):
+        with pytest.raises(ValueError, match=r"correct must hold True and False, it holds numbers"):
             chart(score, score)
         with pytest.raises(ValueError, match=r"Both correct and wrong answers are needed"):
             chart(score, np.ones(200, bool))

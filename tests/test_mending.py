@@ -95,7 +95,7 @@ def read_all(run):
 def test_only_what_is_damaged_is_made_again(lm, run, asked, capsys, name, again, spoil):
     whole = contents(run)
     spoil(run.path / name)
-    with pytest.raises((ValueError, FileNotFoundError), match="Run the extract stage again") as e:
+    with pytest.raises((ValueError, FileNotFoundError), match="Run the extract stage") as e:
         read_all(run)
     assert name in str(e.value) or "no finished extract stage" in str(e.value)
     extracted(lm, run.path)

@@ -108,7 +108,7 @@ def test_a_stage_that_cannot_say_what_it_made_is_not_finished(run):
     stage = run.begin("probe", {})
     with pytest.raises(FileNotFoundError):
         stage.finish([run.path / "never made"])
-    with pytest.raises(ValueError, match=r"finite numbers, .* 'auroc' is nan"):
+    with pytest.raises(ValueError, match=r"finite numbers .* 'auroc' is nan"):
         stage.finish([], auroc=float("nan"))
     with pytest.raises(FileNotFoundError, match="no finished probe stage"):
         run.manifest("probe")
@@ -321,7 +321,7 @@ def test_controls_lie_beside_the_grid(run):
     check_equal(run.grid(), make_grid())
 
 
-@pytest.mark.parametrize("split", ["question", "", "../random", "random/x"])
+@pytest.mark.parametrize("split", ["question", "../random", "random/x"])
 def test_an_unknown_split(run, split):
     save(run, {"random": make_grid(), "answer": make_grid(1)})
     with pytest.raises(ValueError, match=r"no split .* It has: random, answer\."):

@@ -137,7 +137,7 @@ def test_activations_that_do_not_fit_are_refused(run, cell):
     probe = load_probe(run, 7, "-1")
     with pytest.raises(ValueError, match="X has 11 features, but this probe of mlp_out"):
         probe.predict_proba(X[:, :11])
-    with pytest.raises(ValueError, match=r"shape \(examples, features\), got \(12,\)"):
+    with pytest.raises(ValueError, match=r"shape \(examples, features\), got the shape \(12,\)"):
         probe.predict(X[0])
     X[[4, 9]] = np.nan
     with pytest.raises(ValueError, match=r"2 of 80 examples .* first is example 4"):
