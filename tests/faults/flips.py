@@ -2,7 +2,6 @@
 
 import random
 import re
-import shutil
 import time
 from collections import Counter, defaultdict
 from functools import cache
@@ -140,11 +139,14 @@ def _again(here):
 def _claim(run):
     """What `extract` looks at of run.json, which it mends by the manifest."""
     manifest = run.path / "manifests/extract.json"
-    beside = shutil.move(manifest, run.path / "manifests/.extract.beside")
+    beside = manifest.with_name(".extract.beside")
+    if manifest.exists():
+        manifest.rename(beside)
     try:
         _claimed(run, run.path / "run.json")
     finally:
-        shutil.move(beside, manifest)
+        if beside.exists():
+            beside.rename(manifest)
 
 
 def _kind(name):
