@@ -16,7 +16,7 @@ RUN ?= data/runs/cities
 
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-input -c constraints.txt
 
-.PHONY: help env figure example test lint lab bench faults clean
+.PHONY: help env figure example test lint lab bench faults audit clean
 .DEFAULT_GOAL := help
 
 help:
@@ -26,6 +26,7 @@ help:
 	@echo "make lab      JupyterLab in this folder, on this machine only"
 	@echo "make bench    the benchmarks"
 	@echo "make faults   kill -9, flipped bytes and full disks, in every stage of a run (an hour)"
+	@echo "make audit    the pinned packages among the known vulnerabilities (asks PyPI)"
 	@echo "make example  data/example again, from data/runs/cities (make example RUN=DIR)"
 	@echo "make env      only install, into .venv (the others do it when needed)"
 	@echo "make clean    remove .venv and caches; data/runs stays"
@@ -88,6 +89,9 @@ bench: $(STAMP)
 
 faults: $(STAMP)
 	@$(BIN)/python tests/faults/campaign.py $(ARGS)
+
+audit: $(STAMP)
+	@$(BIN)/python tests/audit.py $(ARGS)
 
 clean:
 	rm -rf .venv .pytest_cache .ruff_cache .hypothesis dist tests/artefacts
