@@ -16,7 +16,7 @@ RUN ?= data/runs/cities
 
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-input -c constraints.txt
 
-.PHONY: help env figure example test lint lab bench faults audit clean
+.PHONY: help env figure example test lint lab bench faults fuzz audit clean
 .DEFAULT_GOAL := help
 
 help:
@@ -26,6 +26,7 @@ help:
 	@echo "make lab      JupyterLab in this folder, on this machine only"
 	@echo "make bench    the benchmarks"
 	@echo "make faults   kill -9, flipped bytes and full disks, in every stage of a run (an hour)"
+	@echo "make fuzz     inputs that a fuzzer makes up, for some minutes (Linux on x86-64)"
 	@echo "make audit    the pinned packages among the known vulnerabilities (asks PyPI)"
 	@echo "make example  data/example again, from data/runs/cities (make example RUN=DIR)"
 	@echo "make env      only install, into .venv (the others do it when needed)"
@@ -89,6 +90,11 @@ bench: $(STAMP)
 
 faults: $(STAMP)
 	@$(BIN)/python tests/faults/campaign.py $(ARGS)
+
+# The fuzzer has wheels for Linux on x86-64 only, so nothing but this needs it.
+fuzz: $(STAMP)
+	@$(PIP) $(PIP_ARGS) --only-binary :all: atheris
+	@$(BIN)/python tests/fuzz/fuzz.py $(ARGS)
 
 audit: $(STAMP)
 	@$(BIN)/python tests/audit.py $(ARGS)
