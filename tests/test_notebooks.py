@@ -15,6 +15,7 @@ from probekit.runs import STAGES
 
 pytestmark = pytest.mark.model
 
+RIGHT, WRONG = "city|located|is|the|The", "Atlantis"  # whatever the model says
 SMALL = ["-p", "limit", "80", "-p", "max_new_tokens", "32", "-p", "n_permutations", "3"]
 
 
@@ -88,29 +89,34 @@ def test_other_parameters_for_the_same_folder_are_refused(run, capsys):
     assert main(["run", "--run-dir", str(run.path), *SMALL]) == 0
 
 
-def test_too_few_answers_for_the_folds_are_refused(run, tmp_path, capsys):
-    # As many answers as there must be, but not as many of them right as wrong.
-    few = ["-p", "limit", "6", "-p", "folds", "3", "-p", "max_new_tokens", "24"]
-    assert main(["run", "--run-dir", str(tmp_path / "few"), *few]) == 1
+def test_too_few_answers_for_the_folds_are_refused(tmp_path, capsys):
+    # As many answers as there must be, but one of them right.
+    given = asked(tmp_path / "questions.csv", [RIGHT, WRONG, WRONG, WRONG])
+    assert main(["run", "--run-dir", str(tmp_path / "few"), *given]) == 1
     said = capsys.readouterr().err
     assert "02_probe.ipynb, cell" in said
     assert "folds need at least" in said
     assert not (tmp_path / "few" / "manifests" / "probe.json").exists()
 
 
-@pytest.mark.parametrize(("wrong", "verdict"), [(True, "wrong"), (False, "right")])
-def test_all_right_or_all_wrong_is_refused(wrong, verdict, tmp_path, capsys):
-    path = tmp_path / "questions.csv"
-    accepted = "Atlantis" if wrong else "city|located|is|the|The"
-    cities = ("Lyon", "Osaka", "Lima", "Turin")
-    rows = [f"In which country is the city of {city}?,{accepted}" for city in cities]
-    path.write_text("\n".join(["question,answers", *rows]))
-    given = ["-p", "questions", str(path), "-p", "max_new_tokens", "16", "-p", "folds", "2"]
+@pytest.mark.parametrize(("accepted", "verdict"), [(WRONG, "wrong"), (RIGHT, "right")])
+def test_all_right_or_all_wrong_is_refused(accepted, verdict, tmp_path, capsys):
+    given = asked(tmp_path / "questions.csv", 4 * [accepted])
     assert main(["run", "--run-dir", str(tmp_path / "run"), *given]) == 1
     said = capsys.readouterr().err
     assert f"All 4 answers are {verdict}" in said
     assert said.count("->") == 3
     assert not (tmp_path / "run" / "manifests" / "extract.json").exists()
+
+
+def asked(path, accepted):
+    """Parameters of a run that asks four questions, with these accepted answers."""
+    rows = [
+        f"In which country is the city of {city}?,{answers}"
+        for city, answers in zip(("Lyon", "Osaka", "Lima", "Turin"), accepted, strict=True)
+    ]
+    path.write_text("\n".join(["question,answers", *rows]))
+    return ["-p", "questions", str(path), "-p", "max_new_tokens", "16", "-p", "folds", "2"]
 
 
 def test_a_notebook_runs_alone_through_papermill_with_only_run_dir_given(run, tmp_path):
