@@ -186,7 +186,9 @@ class Candidates:
             table, key = self._key(phrase)
             name = table.get(key)
             if name is not None and not is_plain_word(phrase, text, match.start(), match.end()):
-                found.append(Mention(match.start(), match.end(), name))
+                # A hyphen at the edge of a name matches the space there too, which is no part.
+                start = match.end() - len(phrase.lstrip())
+                found.append(Mention(start, start + len(phrase.strip()), name))
         if self._numbers:
             patterns = [(NUMBER, number_value)]
             if loose:  # words count when the digits give no answer: "one of the" is no number

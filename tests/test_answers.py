@@ -270,6 +270,12 @@ def test_names_in_other_scripts():
     assert find_span("在中国的城市", "", own) == (1, 3)
     assert find_span("в египет", "", own) == (2, 8)
 
+    # A hyphen that begins or ends a name is part of it; the space beside it is not.
+    hyphens = Candidates("hyphens", [("-logy", [], []), ("tele-", [], []), ("Bissau-X", [], [])])
+    assert find_span("it is -logy.", "", hyphens) == (6, 11)
+    assert find_span("tele- is it", "", hyphens) == (0, 5)
+    assert find_span("in Bissau X", "", hyphens) == (3, 11)
+
 
 @pytest.mark.parametrize("name", LISTS)
 @given(text=st.text(), question=st.text(max_size=20))
