@@ -20,13 +20,14 @@ DASHES = [[1, 0], [6, 2], [2, 2], [8, 2, 2, 2], [4, 4], [10, 3], [1, 3]]
 SHAPES = ["circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right"]
 
 
-def finished(chart, title, description):
+def finished(chart, title, description, subtitle=None):
     """Give a chart the look that all share: title, text alternative, font and sizes.
 
     Sizes are for a figure of about 460 pixels printed 8 cm wide: 14 pixels become 7 points.
     """
-    if not isinstance(title, (str, alt.TitleParams)):
-        raise TypeError(f"title must be text, got {checks.shown(title)}.")
+    title = checks.text("title", title, empty=True)
+    if subtitle is not None:
+        title = alt.TitleParams(text=title, subtitle=subtitle)
     text = {"labelFontSize": 14, "titleFontSize": 15, "titleFontWeight": "normal"}
     colours = {"labelColor": INK, "titleColor": INK}
     return (

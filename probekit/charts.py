@@ -378,7 +378,7 @@ def _outlined(rows, outline):
     try:
         outline = [(layer, token) for layer, token in outline]
         wrong = [cell for cell in outline if cell not in cells]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, KeyError):  # altair's charts raise this where they are iterated
         raise TypeError(
             "outline must be a list of (layer, token) such as [(12, '-1')], got "
             f"{checks.shown(outline)}."

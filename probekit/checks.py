@@ -8,7 +8,7 @@ import difflib
 import math
 import numbers
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -71,8 +71,9 @@ def seed(value):
 
 def penalty(C):
     """One C or several, as an array of floats."""
-    values = C if isinstance(C, Iterable) and not isinstance(C, (str, dict)) else [C]
-    found = np.array([number("C", value, 1e-6, 1e6) for value in np.ravel(values).tolist()])
+    several = isinstance(C, Iterable) and not isinstance(C, (str, Mapping))
+    values = np.ravel(C).tolist() if several else [C]
+    found = np.array([number("C", value, 1e-6, 1e6) for value in values])
     if not found.size:
         raise ValueError("C must be a number or several, got none.")
     return found
@@ -92,6 +93,8 @@ def text(name, value, such_as=None, empty=False):
         raise TypeError(f"{name} must be text{example}, got {shown(value)}.")
     if not value.strip() and not empty:
         raise ValueError(f"{name} must be text{example}, got {shown(value)}.")
+    if any("\ud800" <= character <= "\udfff" for character in value):
+        raise ValueError(f"{name} holds half of a character, which is no text: {shown(value)}.")
     return str(value)
 
 
@@ -99,20 +102,37 @@ def path(name, value):
     """A path that is not empty."""
     if not isinstance(value, (str, os.PathLike)):
         raise TypeError(f"{name} must be text or a Path, got {shown(value)}.")
-    if not str(value).strip() or "\0" in str(value):
+    text = str(Path(value)) if str(value).strip() else ""
+    # What file systems can't hold: asking them raises more kinds of error than "not there".
+    longest = max((len(part.encode(errors="replace")) for part in text.split(os.sep)), default=0)
+    half = any("\ud800" <= character < "\udc80" for character in text)
+    if not text or "\0" in text or half or longest > 255 or len(text) > 4000:
         raise ValueError(f"{name} can't be {shown(str(value))}: no file or folder has that name.")
     return Path(value)
 
 
 def paths(name, values):
     """Several paths, as a list."""
-    if isinstance(values, (str, os.PathLike, dict)) or not isinstance(values, Iterable):
+    found = None if isinstance(values, os.PathLike) else items(values)
+    if found is None:
         raise TypeError(f"{name} must be a list of paths, got {shown(values)}.")
-    values = list(values)
-    for value in values:
+    for value in found:
         if not isinstance(value, (str, os.PathLike)):
             raise TypeError(f"{name} must be a list of paths, but {shown(value)} is in it.")
-    return [path(name, value) for value in values]
+    return [path(name, value) for value in found]
+
+
+def items(values):
+    """What is in a list or the like; None if it is none, as a text, a mapping and a number."""
+    if isinstance(values, (str, bytes, Mapping)):
+        return None
+    try:
+        return list(values)
+    except (
+        TypeError,
+        KeyError,
+    ):  # numpy has arrays of no dimension; altair's charts raise KeyError
+        return None
 
 
 def one_of(name, value, known):
@@ -142,14 +162,14 @@ def instance(name, value, kind, such_as):
 def texts(name, values):
     """Several texts, as a list."""
     expected = f"{name} must be a list of texts"
-    if isinstance(values, (str, dict)) or not isinstance(values, Iterable):
+    found = items(values)
+    if found is None:
         such_as = f" such as [{shown(values)}]" if isinstance(values, str) else ""
         raise TypeError(f"{expected}{such_as}, got {shown(values)}.")
-    values = list(values)
-    for value in values:
+    for value in found:
         if not isinstance(value, str):
             raise TypeError(f"{expected}, but {shown(value)} is in it.")
-    return values
+    return found
 
 
 def device(value):
@@ -169,8 +189,8 @@ def device(value):
         if reason.startswith("Expected one of"):  # and twenty that nobody here has
             reason = "there is no such kind"
         raise ValueError(
-            f"torch can't use device={str(value)!r} here: {reason}. Give one that it can, such as "
-            f"{best!r}, or leave it out."
+            f"torch can't use device={shown(str(value))} here: {reason}. Give one that it can, "
+            f"such as {best!r}, or leave it out."
         ) from error
     return value
 
@@ -219,12 +239,15 @@ def variable(dataset, name, dims, called="grid"):
 
 def labels(kind, wanted, have, also=()):
     """Several tokens or layers of a grid; `also` are labels that are known but may be absent."""
-    if isinstance(wanted, (str, dict)) or not isinstance(wanted, Iterable):
-        example = wanted if isinstance(wanted, (str, int)) else next(iter(have))
+    found, have = items(wanted), list(have)
+    if found is None:
+        example = wanted if isinstance(wanted, (str, int)) else have[0]
         raise TypeError(f"{kind}s must be a list such as [{shown(example)}], got {shown(wanted)}.")
-    wanted, have = list(wanted), list(have)
+    wanted = found
     among = f"The grid has {', '.join(map(str, have))}."
-    unknown = [label for label in wanted if label not in have and label not in also]
+    # An array in the list has no one truth value to compare it by.
+    known = {*have, *also}
+    unknown = [label for label in wanted if not _hashable(label) or label not in known]
     if unknown:
         raise ValueError(f"Unknown {kind} {', '.join(map(shown, unknown))}. {among}")
     if not set(wanted) & set(have):
@@ -235,6 +258,14 @@ def labels(kind, wanted, have, also=()):
     if len(set(wanted)) < len(wanted):
         raise ValueError(f"A {kind} is given twice: {', '.join(map(str, wanted))}.")
     return wanted
+
+
+def _hashable(value):
+    try:
+        hash(value)
+    except TypeError:
+        return False
+    return True
 
 
 def held(dtype):

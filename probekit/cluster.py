@@ -13,6 +13,7 @@ certificates: a ``tls://`` address and `distributed.Security`.
 
 import itertools
 import queue
+import re
 import shutil
 import uuid
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from contextlib import contextmanager
 import numpy as np
 from tqdm import tqdm
 
+from probekit import checks
 from probekit.cells import read_cell
 from probekit.models import LanguageModel
 from probekit.store import ActivationStore
@@ -71,14 +73,24 @@ def connected(scheduler):
     if not isinstance(scheduler, str):
         raise TypeError(
             "scheduler must be an address such as 'tcp://127.0.0.1:8786' or a distributed.Client, "
-            f"got {scheduler!r}."
+            f"got {checks.shown(scheduler)}."
+        )
+    start = (
+        "Start one with `dask scheduler`, which prints its address, and workers with `dask worker "
+        "ADDRESS`."
+    )
+    # Before Dask is asked: a client that failed leaves a thread behind, which the next trips over.
+    if not re.fullmatch(r"(\w+://)?[^\s/]+:\d{1,5}/?|inproc://\S+", scheduler):
+        raise ValueError(
+            f"No Dask scheduler answers at {checks.shown(scheduler)} (an address has a port, such "
+            f"as tcp://127.0.0.1:8786). {start}"
         )
     try:
         client = distributed.Client(scheduler, timeout=_CONNECTING, set_as_default=False)
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, OverflowError, AssertionError) as error:
+        reason = str(error)[:200]  # an address of any length is in it
         raise ValueError(
-            f"No Dask scheduler answers at {scheduler!r} ({error}). Start one with `dask "
-            "scheduler`, which prints its address, and workers with `dask worker ADDRESS`."
+            f"No Dask scheduler answers at {checks.shown(scheduler)} ({reason}). {start}"
         ) from error
     try:
         _await_worker(client)

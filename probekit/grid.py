@@ -253,7 +253,7 @@ def example_groups(examples, split):
         per_example = [n for n, c in examples.coords.items() if c.dims == ("example",)]
         raise ValueError(
             f'split must be "random", "answer" or a coordinate on example '
-            f"({', '.join(map(str, per_example))}); got {split!r}."
+            f"({', '.join(map(str, per_example))}); got {checks.shown(split)}."
         )
     groups = np.unique(values, return_inverse=True)[1]
     return _joined(groups, questions) if repeated else groups

@@ -197,11 +197,11 @@ def roc(score, correct, *, title: str = "ROC of error detection") -> alt.LayerCh
     )
     chart = alt.layer(_diagonal("flagged", "found"), curve).properties(width=HEIGHT, height=HEIGHT)
     counts = f"{int(wrong.sum())} wrong and {int((~wrong).sum())} correct answers"
-    subtitle = f"AUROC {area:.3f}; {counts}"
     return finished(
         chart,
-        alt.TitleParams(text=title, subtitle=subtitle),
+        title,
         f"ROC curve of error detection, AUROC {area:.3f}, over {counts}.",
+        subtitle=f"AUROC {area:.3f}; {counts}",
     )
 
 
@@ -270,9 +270,10 @@ def calibration(score, correct, *, bins: int = 10, title: str = "Calibration") -
     chart = alt.layer(_diagonal("predicted", "observed"), bars, points)
     return finished(
         chart.properties(width=HEIGHT, height=HEIGHT),
-        alt.TitleParams(text=title, subtitle=f"Brier score {brier:.3f}; n = {len(score)}"),
+        title,
         f"Calibration of P(error) in {bins} groups of {len(score)} answers: share of wrong answers "
         f"against the mean prediction, mean distance {error:.3f}, Brier score {brier:.3f}.",
+        subtitle=f"Brier score {brier:.3f}; n = {len(score)}",
     )
 
 
@@ -394,12 +395,17 @@ def _peak(rows, kind, label, along):
 
 def _scored(score, correct):
     """Return the scores that exist, and whether each answer is wrong."""
-    correct = np.asarray(correct)
     try:
         score = np.asarray(score, dtype=float)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise TypeError(
             f"score must be numbers, one an example; got {checks.shown(score)}."
+        ) from None
+    try:
+        correct = np.asarray(correct)
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"correct must be True or False, one an example; got {checks.shown(correct)}."
         ) from None
     if score.ndim != 1 or score.shape != correct.shape:
         raise ValueError(

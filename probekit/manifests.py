@@ -65,11 +65,11 @@ def _git_commit():
 
 def is_plain(name):
     """Whether a name leads to something inside a folder: relative, not empty, with no ``..``."""
-    if not isinstance(name, str) or "\0" in name:
+    if not isinstance(name, str) or any(c == "\0" or "\ud800" <= c <= "\udfff" for c in name):
         return False
     parts = Path(name).parts
     # No file system has longer names; asking for one is an error, not a file that is not there.
-    longest = max((len(part.encode(errors="replace")) for part in parts), default=0)
+    longest = max((len(part.encode()) for part in parts), default=0)
     return 0 < longest < 256 and not Path(name).is_absolute() and ".." not in parts
 
 

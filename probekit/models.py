@@ -208,9 +208,10 @@ def _found(device):
     best = "cuda" if torch.cuda.is_available() else "cpu"
     if best == "cpu" and torch.backends.mps.is_available():
         best = "mps"
-    if device is None or (device == "auto" and best == "cpu"):
+    automatic = isinstance(device, str) and device == "auto"
+    if device is None or (automatic and best == "cpu"):
         return best
-    return device if device == "auto" else checks.device(device)
+    return device if automatic else checks.device(device)
 
 
 def _precision(dtype):

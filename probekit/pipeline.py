@@ -112,8 +112,9 @@ def _check_extract(run, stages, parameters):
     n, folds = len(table) * parameters["n_samples"], parameters["folds"]
     if "probe" in stages and n < 2 * folds:
         fewer = f" or set folds={n // 2} or less" if n >= 4 else ""
+        shown = checks.shown(folds)
         raise ValueError(
-            f"folds={folds} needs at least {folds} right and {folds} wrong answers, but there will "
+            f"folds={shown} needs at least {shown} right and {shown} wrong answers, but there will "
             f"be {n} in all. Ask more questions{fewer}."
         )
 

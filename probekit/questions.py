@@ -237,14 +237,15 @@ def _require(columns, table, name):
     for parameter, column in columns.items():
         count = found.count(str(column))
         if count > 1:
-            raise ValueError(f"{name} has {count} columns called {column!r}")
+            raise ValueError(f"{name} has {count} columns called {checks.shown(column)}")
         if column not in table.columns:
             also = ""
             if parameter in ("question", "answers"):
                 also = f", or the notebook's parameter {parameter}_column"
             raise ValueError(
-                f"{name} has no column {column!r}. Columns found: {', '.join(found) or 'none'}. "
-                f"Say which of them holds the {parameter}: {parameter}= of read_questions{also}."
+                f"{name} has no column {checks.shown(column)}. Columns found: "
+                f"{', '.join(found) or 'none'}. Say which of them holds the {parameter}: "
+                f"{parameter}= of read_questions{also}."
             )
 
 

@@ -114,7 +114,9 @@ class Run:
             )
         site = site or sites[0]
         if site not in sites:
-            raise ValueError(f"{self.path} has no site {site!r}. It has: {', '.join(sites)}.")
+            raise ValueError(
+                f"{self.path} has no site {checks.shown(site)}. It has: {', '.join(sites)}."
+            )
         path = self._intact(store_name(site, sites), "extract")
         try:
             dataset = xr.open_zarr(path, chunks=None, consolidated=False)
@@ -160,7 +162,9 @@ class Run:
         path = self._intact(name, "probe")
         splits = self.manifest("probe")["results"].get("splits", [split])
         if split not in splits:
-            raise ValueError(f"{path} has no split {split!r}. It has: {', '.join(splits)}.")
+            raise ValueError(
+                f"{path} has no split {checks.shown(split)}. It has: {', '.join(splits)}."
+            )
         try:
             return read_grid(path, split)
         except (OSError, KeyError, ValueError) as error:
@@ -276,12 +280,13 @@ class Run:
             raise ValueError(f"{path} is damaged: {error}. {_again(stage)}") from error
 
     def _manifest_path(self, stage):
-        if stage != REPORT:
+        if not isinstance(stage, str) or stage != REPORT:
             checks.one_of("stage", stage, STAGES)
         return self.path / "manifests" / f"{stage}.json"
 
     def pipeline_record(self, stage):
         """Path of what the pipeline ran a stage with, so that it knows whether that has changed."""
+        checks.one_of("stage", stage, STAGES)
         return self.path / "manifests" / f".{stage}.pipeline.json"
 
     def executed_notebook(self, stage):
@@ -357,7 +362,8 @@ class Run:
         str or None
             None if it is finished as the pipeline recorded it, with its files as it left them.
         """
-        path = self._manifest_path(stage)
+        path, record = self._manifest_path(stage), checks.path("record", record)
+        _check_json("key", key)
         if not path.exists():
             return "not finished"
         try:

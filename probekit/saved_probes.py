@@ -58,9 +58,9 @@ def load_probe(run, layer, token, split="random"):
     layers = [int(value) for value in grid["layer"].to_numpy()]
     tokens = [str(value) for value in grid["token"].to_numpy()]
     if layer not in layers:
-        raise ValueError(f"The grid has no layer {layer!r}. It has: {_listed(layers)}.")
+        raise ValueError(f"The grid has no layer {checks.shown(layer)}. It has: {_listed(layers)}.")
     if token not in tokens:
-        raise ValueError(f"The grid has no token {token!r}. It has: {_listed(tokens)}.")
+        raise ValueError(f"The grid has no token {checks.shown(token)}. It has: {_listed(tokens)}.")
     cell = grid.isel(layer=layers.index(layer), token=tokens.index(token))
     coef, intercept = cell["coef"].to_numpy(), float(cell["intercept"])
     if np.isfinite(cell["auroc"]) and np.isnan(coef).all():
@@ -147,7 +147,7 @@ class SavedProbe(ClassifierMixin, BaseEstimator):
         given = X
         try:
             X = np.asarray(X, dtype=float)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise ValueError(f"{expected} {checks.shown(given)}.") from error
         if X.ndim != 2:
             got = f"the shape {X.shape}" if X.ndim else checks.shown(given)

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
+from probekit import checks
+
 #: Names of the sites, the published figure's choice first.
 SITES = ("mlp_out", "attn_out", "resid_post", "mlp_act")
 
@@ -86,7 +88,7 @@ def check_sites(model, sites):
     for site in sites:
         if site not in existing:
             raise ValueError(
-                f"{type(model).__name__} has no site {site!r} in every block. It has: "
+                f"{type(model).__name__} has no site {checks.shown(site)} in every block. It has: "
                 f"{', '.join(s for s in SITES if s in existing)}."
             )
 

@@ -45,11 +45,17 @@ def test_the_path_is_absolute(tmp_path, monkeypatch):
     assert Run("~/there").path == tmp_path / "there"
 
 
-@pytest.mark.parametrize("path", ["~nobody-of-this-name/run", "x" * 300, "loop/run"])
+@pytest.mark.parametrize("path", ["~nobody-of-this-name/run", "loop/run"])
 def test_a_path_that_leads_nowhere_is_not_yet_an_error(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "loop").symlink_to("loop")
     assert Run(path).path.name in (path, "run")
+
+
+@pytest.mark.parametrize("path", ["x" * 300, "a/" * 3000, "e\ud800", "\0", " "])
+def test_no_run_directory_has_a_name_that_no_folder_can_have(path):
+    with pytest.raises(ValueError, match="no file or folder has that name"):
+        Run(path)
 
 
 def test_a_file_is_no_run_directory(tmp_path):

@@ -6,8 +6,8 @@
 
 The fuzzer (atheris, which is libFuzzer) sees which branches of probekit an input takes and changes
 those that take new ones. What it has found so far lies in .hypothesis/fuzz and is where the next
-run begins; an input that fails is written there too. tests/test_properties.py states more of what
-must hold, and looks at fewer inputs.
+run begins; an input that fails is written there too. At the end tests/test_wrong_arguments.py looks
+at more of what may be given to the public functions than it does among the tests.
 """
 
 import json
@@ -253,6 +253,13 @@ def _fuzz_one(area, seconds):
     return False
 
 
+def more_arguments():
+    """Whether the public functions took or refused whatever hypothesis gave them."""
+    test = REPOSITORY / "tests" / "test_wrong_arguments.py"
+    command = [sys.executable, "-m", "pytest", "-q", "-n0", "--timeout=3600", str(test)]
+    return subprocess.run([*command, "--hypothesis-profile=long"], check=False).returncode == 0
+
+
 def main(*arguments):
     """Fuzz one area with libFuzzer's options or inputs, or each area for some seconds."""
     if arguments and arguments[0] in BEGIN:
@@ -261,7 +268,8 @@ def main(*arguments):
     unknown = set(names) - set(BEGIN)
     if unknown or not seconds.isdecimal():
         sys.exit(f"give seconds and areas out of {', '.join(BEGIN)}; got {' '.join(arguments)}")
-    sys.exit(not fuzz_each(int(seconds), names or BEGIN))
+    passed = fuzz_each(int(seconds), names or BEGIN)
+    sys.exit(not ((names or more_arguments()) and passed))
 
 
 if __name__ == "__main__":
