@@ -8,7 +8,7 @@ import difflib
 import math
 import numbers
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -71,8 +71,8 @@ def seed(value):
 
 def penalty(C):
     """One C or several, as an array of floats."""
-    several = isinstance(C, Iterable) and not isinstance(C, (str, Mapping))
-    values = np.ravel(C).tolist() if several else [C]
+    several = np.ravel(C).tolist() if isinstance(C, np.ndarray) else items(C)
+    values = [C] if several is None else several
     found = np.array([number("C", value, 1e-6, 1e6) for value in values])
     if not found.size:
         raise ValueError("C must be a number or several, got none.")

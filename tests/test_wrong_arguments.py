@@ -18,7 +18,7 @@ import time
 import traceback
 from decimal import Decimal
 from pathlib import Path
-from types import FunctionType, SimpleNamespace
+from types import FunctionType
 
 import numpy as np
 import pandas as pd
@@ -126,7 +126,7 @@ VALUES = [
     range(3), object(), Unprintable(), int, len, Path("nowhere"), Path("notes.txt"), Path("run"),
     np.float32(2), np.int64(3), np.bool_(True), np.array(0), np.zeros(0), np.zeros((2, 3)),
     np.array(["a"]), np.array([None, 1], object), np.array([1], "M8[s]"), np.zeros((1, 1, 1)),
-    pd.NA, pd.NaT, pd.DataFrame(), pd.DataFrame({"a": [1]}), pd.Series([1.0]),
+    (None, [None]), pd.NA, pd.NaT, pd.DataFrame(), pd.DataFrame({"a": [1]}), pd.Series([1.0]),
     xr.Dataset(), xr.Dataset({"auroc": 1.0}), xr.DataArray(0.0), xr.DataArray(np.zeros((2, 2))),
 ]  # fmt: skip
 #: Of these among the tests a part of the values, and all of them by `make fuzz`.
@@ -242,7 +242,10 @@ def own(good, extracted, tmp_path, monkeypatch):
     return Own(**{**vars(good), **runs, "folder": folder})
 
 
-class Own(SimpleNamespace):
+class Own:
+    def __init__(self, **things):
+        self.__dict__.update(things)
+
     def __repr__(self):
         return "own"  # not pages of it where hypothesis says what failed
 
