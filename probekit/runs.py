@@ -286,8 +286,7 @@ class Run:
 
     def pipeline_record(self, stage):
         """Path of what the pipeline ran a stage with, so that it knows whether that has changed."""
-        checks.one_of("stage", stage, STAGES)
-        return self.path / "manifests" / f".{stage}.pipeline.json"
+        return self._manifest_path(stage).with_name(f".{stage}.pipeline.json")
 
     def executed_notebook(self, stage):
         """Path of a stage's notebook as the pipeline executed it."""
