@@ -228,6 +228,20 @@ STAGE = "one of extract, probe, visualize, interpret;"
 PER_SPLIT = "a dict of a Dataset per split, such as {'random': grid};"
 DTYPE = "a floating-point dtype of torch such as torch.bfloat16"
 ONE_SITE = "one of mlp_out, attn_out, resid_post, mlp_act, or a list of several;"
+# What extraction and the parameter of its notebook refuse alike.
+SAMPLING = [
+    (
+        {"temperature": 1e-6},
+        ValueError,
+        "temperature must be 0 or from 0.01 to 100, got 1e-06.",
+    ),
+    (
+        {"n_samples": 3},
+        ValueError,
+        "n_samples=3 with temperature=0 gives the same answer 3 times. Set a temperature, such as "
+        "1.0.",
+    ),
+]
 MUST_BE = [
     ("read_questions", "limit", WHOLE.format(0), [1.0, "all", None, True], [-1]),
     *(
@@ -520,17 +534,7 @@ CASES = {
             "LlamaForCausalLM has no site 'mlp' in every block. It has: mlp_out, attn_out, "
             "resid_post, mlp_act.",
         ),
-        (
-            {"temperature": 1e-6},
-            ValueError,
-            "temperature must be 0 or from 0.01 to 100, got 1e-06.",
-        ),
-        (
-            {"n_samples": 3},
-            ValueError,
-            "n_samples=3 with temperature=0 gives the same answer 3 times. Set a temperature, such "
-            "as 1.0.",
-        ),
+        *SAMPLING,
         (
             {"max_new_tokens": 10**9},
             ValueError,
@@ -1171,17 +1175,7 @@ CASES = {
                 ("measure", MEASURE, "AUC", "auroc"),
             )
         ),
-        (
-            {"temperature": 1e-6},
-            ValueError,
-            "temperature must be 0 or from 0.01 to 100, got 1e-06.",
-        ),
-        (
-            {"n_samples": 3},
-            ValueError,
-            "n_samples=3 with temperature=0 gives the same answer 3 times. Set a temperature, such "
-            "as 1.0.",
-        ),
+        *SAMPLING,
         (
             {"scheduler": "8786"},
             ValueError,

@@ -6,6 +6,7 @@ import re
 import pytest
 import torch
 import yaml
+from tiny import tiny_sizes
 
 from probekit import Run, load_model
 from probekit.__main__ import main
@@ -19,20 +20,7 @@ def tiny_mistral(tiny_model_dir, tmp_path_factory):
     from transformers import AutoTokenizer, MistralConfig, MistralForCausalLM
 
     tokenizer = AutoTokenizer.from_pretrained(tiny_model_dir)
-    config = MistralConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=512,
-        sliding_window=None,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        initializer_range=0.2,
-    )
+    config = MistralConfig(num_hidden_layers=4, sliding_window=None, **tiny_sizes(tokenizer))
     with torch.random.fork_rng():
         torch.manual_seed(2)
         model = MistralForCausalLM(config)

@@ -41,6 +41,24 @@ def tiny_tokenizer():
     )
 
 
+def tiny_sizes(tokenizer):
+    """What the configurations of tiny Llamas and their like have in common."""
+    return {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 512,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+        # Ten times the default: logits far enough apart that batches of different sizes pick the
+        # same tokens, and responses that are not one token over and over.
+        "initializer_range": 0.2,
+    }
+
+
 def save_tiny_model(folder, stops=None):
     """Save a random-weight Llama and its tokenizer, in the format of the hub.
 
@@ -57,21 +75,7 @@ def save_tiny_model(folder, stops=None):
     from transformers import LlamaConfig, LlamaForCausalLM
 
     tokenizer = tiny_tokenizer()
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=512,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        # Ten times the default: logits far enough apart that batches of different sizes pick the
-        # same tokens, and responses that are not one token over and over.
-        initializer_range=0.2,
-    )
+    config = LlamaConfig(num_hidden_layers=3, **tiny_sizes(tokenizer))
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = LlamaForCausalLM(config)
