@@ -12,6 +12,7 @@ together, so no prompt is ever padded.
 
 import functools
 import inspect
+import math
 import weakref
 from dataclasses import dataclass, field
 
@@ -192,12 +193,6 @@ class _AlignedLayer(DynamicLayer):
         self.rows = weakref.proxy(rows)
         self.is_initialized = True
 
-    def allocate(self, keys, values):
-        shape = (self.rows.capacity, keys.shape[1], self.rows.room)
-        # Memory that is never written to is never taken.
-        self.keys = keys.new_empty(*shape, keys.shape[3])
-        self.values = values.new_empty(*shape, values.shape[3])
-
     def update(self, key_states, value_states, *args, **kwargs):
         rows, end = self.rows, self.rows.end
         self.keys[: len(rows), :, end] = key_states[:, :, 0]
@@ -250,8 +245,7 @@ class _Rows:
         start, stop = len(self), len(self) + len(group)
         if self.cache is None:
             self.cache = Cache(layers=[_AlignedLayer(self) for _ in cache.layers])
-            for ours, theirs in zip(self.cache.layers, cache.layers, strict=True):
-                ours.allocate(theirs.keys, theirs.values)
+            self._allocate(cache)
         new = slice(start, stop)
         for ours, theirs in zip(self.cache.layers, cache.layers, strict=True):
             for kept, read in ((ours.keys, theirs.keys), (ours.values, theirs.values)):
@@ -260,6 +254,21 @@ class _Rows:
                 kept[new, :, : self.end - length] = 0
         self.responses += [_Row(index, length, self.free_slots.pop()) for index in group]
         self.record(recorder, first=start)
+
+    def _allocate(self, cache):
+        """Room for the keys and values of all layers, like those in `cache`.
+
+        One piece of memory, which goes back to the system as a whole: pieces by layer are small
+        enough for the heap to keep, and what is left of them between other things adds up. What is
+        never written to is never taken.
+        """
+        like = [(layer.keys, layer.values) for layer in cache.layers]
+        shapes = [(self.capacity, t.shape[1], self.room, t.shape[3]) for two in like for t in two]
+        room = like[0][0].new_empty(sum(map(math.prod, shapes)))
+        pieces = iter(room.split([math.prod(shape) for shape in shapes]))
+        views = (piece.view(shape) for piece, shape in zip(pieces, shapes, strict=True))
+        for layer in self.cache.layers:
+            layer.keys, layer.values = next(views), next(views)
 
     def record(self, recorder, first=0):
         """Keep what the latest pass showed of the rows from `first` on."""
