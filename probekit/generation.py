@@ -258,17 +258,20 @@ class _Rows:
     def _allocate(self, cache):
         """Room for the keys and values of all layers, like those in `cache`.
 
-        One piece of memory, which goes back to the system as a whole: pieces by layer are small
-        enough for the heap to keep, and what is left of them between other things adds up. What is
-        never written to is never taken.
+        One piece of memory a device, which goes back to the system as a whole: pieces by layer are
+        small enough for the heap to keep, and what is left of them between other things adds up.
+        What is never written to is never taken.
         """
-        like = [(layer.keys, layer.values) for layer in cache.layers]
-        shapes = [(self.capacity, t.shape[1], self.room, t.shape[3]) for two in like for t in two]
-        room = like[0][0].new_empty(sum(map(math.prod, shapes)))
-        pieces = iter(room.split([math.prod(shape) for shape in shapes]))
-        views = (piece.view(shape) for piece, shape in zip(pieces, shapes, strict=True))
-        for layer in self.cache.layers:
-            layer.keys, layer.values = next(views), next(views)
+        like = [tensor for layer in cache.layers for tensor in (layer.keys, layer.values)]
+        shapes = [(self.capacity, t.shape[1], self.room, t.shape[3]) for t in like]
+        views = {}
+        for device in {tensor.device for tensor in like}:
+            here = [i for i, tensor in enumerate(like) if tensor.device == device]
+            sizes = [math.prod(shapes[i]) for i in here]
+            pieces = like[here[0]].new_empty(sum(sizes)).split(sizes)
+            views |= {i: piece.view(shapes[i]) for i, piece in zip(here, pieces, strict=True)}
+        for i, layer in enumerate(self.cache.layers):
+            layer.keys, layer.values = views[2 * i], views[2 * i + 1]
 
     def record(self, recorder, first=0):
         """Keep what the latest pass showed of the rows from `first` on."""

@@ -14,6 +14,8 @@ from architectures import (
     plain_response,
     relative_error,
 )
+from transformers import DynamicCache
+from transformers.cache_utils import Cache
 
 from probekit import generation
 from probekit.generation import CachedPrefix, common_prefix, generate
@@ -239,6 +241,28 @@ def test_keys_and_values_are_free_when_the_last_response_is_there(monkeypatch):
         assert rows() is None
     finally:
         gc.enable()
+
+
+def test_room_for_keys_and_values_is_one_piece_on_each_layers_device():
+    # "meta" stands for another device: a model may be spread over several.
+    read = DynamicCache()
+    for i, device in enumerate(["cpu", "meta", "cpu", "meta"]):
+        keys, values = (torch.zeros(2, 3, 4, size, device=device) for size in (5 + i, 6))
+        read.update(keys, values, i)
+    rows = generation._Rows(capacity=7, longest_prompt=4, max_new_tokens=8, total=7)
+    rows.cache = Cache(layers=[generation._AlignedLayer(rows) for _ in read.layers])
+    rows._allocate(read)
+    pieces = {}
+    for ours, theirs in zip(rows.cache.layers, read.layers, strict=True):
+        for kept, like in ((ours.keys, theirs.keys), (ours.values, theirs.values)):
+            assert kept.device == like.device
+            assert kept.shape == (7, 3, 12, like.shape[3])
+            pieces.setdefault(kept.device.type, []).append(kept)
+    used = [kept.untyped_storage().data_ptr() for kept in pieces["cpu"]]
+    assert len(set(used)) == 1
+    for i, kept in enumerate(pieces["cpu"]):
+        kept.fill_(i)  # None lies over another.
+    assert [kept.unique().tolist() for kept in pieces["cpu"]] == [[0], [1], [2], [3]]
 
 
 def test_no_hook_is_left_on_the_model_even_when_the_caller_stops_early():
