@@ -113,3 +113,9 @@ def tooltips(row):
         for name, (title, form) in TOOLTIPS.items()
         if name in row
     ]
+
+
+def categories(channel, field, domain, values, legend, title=None):
+    """An encoding that gives each category in `domain` its own of `values`, such as `COLOURS`."""
+    scale = alt.Scale(domain=domain, range=values[: len(domain)])
+    return channel(field, title=title, scale=scale, legend=legend)

@@ -2,8 +2,8 @@
 
 Every chart is usable on its own, carries a text alternative in its ``description``, and reads its
 cells by name (layer, token) from an xarray Dataset. What is missing is hatched, never drawn as a
-value. Charts of lines and of single cells are in ``line_charts``, files in ``chart_files``; their
-names are offered here too.
+value. Lines are in ``line_charts``, single cells in ``score_charts``, files in ``chart_files``;
+their names are offered here too.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,8 @@ from probekit import checks
 from probekit.chart_files import save_chart, static
 from probekit.chart_parts import cell_rows, finished, tooltips
 from probekit.checks import variable
-from probekit.line_charts import by_layer, by_token, calibration, roc, score_distribution
+from probekit.line_charts import by_layer, by_token
+from probekit.score_charts import calibration, roc, score_distribution
 from probekit.tokens import FIGURE_TOKENS
 
 __all__ = [

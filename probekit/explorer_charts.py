@@ -4,7 +4,7 @@ import altair as alt
 
 from probekit.chart_parts import finished
 from probekit.charts import heatmap
-from probekit.line_charts import roc, score_distribution
+from probekit.score_charts import roc, score_distribution
 
 #: Names of the heatmap's parameters: what was clicked, and the cell that is framed.
 CLICKED, CHOSEN = "clicked", "chosen"

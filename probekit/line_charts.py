@@ -1,12 +1,10 @@
-"""Altair charts of lines: AUROC along layers and tokens, and the behaviour of one cell's score."""
+"""Altair charts of lines: AUROC along layers and along tokens."""
 
 from collections.abc import Sequence
 
 import altair as alt
 import numpy as np
 import xarray as xr
-from scipy.stats import beta
-from sklearn.metrics import roc_auc_score, roc_curve
 
 from probekit import checks
 from probekit.chart_parts import (
@@ -14,9 +12,9 @@ from probekit.chart_parts import (
     DASHES,
     FAINT,
     SHAPES,
+    categories,
     cell_rows,
     finished,
-    number,
     tooltips,
 )
 from probekit.checks import variable
@@ -68,11 +66,11 @@ def by_layer(
             scale=alt.Scale(nice=False, zero=False),
             axis=alt.Axis(tickMinStep=1, format="d"),
         ),
-        color=_categories("token:N", domain, COLOURS, legend),
+        color=categories(alt.Color, "token:N", domain, COLOURS, legend),
     )
     lines = base.mark_line(strokeWidth=2.2).encode(
         y=_auroc_axis(rows, "auroc"),
-        strokeDash=_categories("token:N", domain, DASHES, legend),
+        strokeDash=categories(alt.StrokeDash, "token:N", domain, DASHES, legend),
         tooltip=tooltips(rows[0]),
     )
     # With edges: where several bands lie over each other, their colours alone make a grey.
@@ -135,12 +133,12 @@ def by_token(
             axis=alt.Axis(labelAngle=-45, labelOverlap=False, labelLimit=0, grid=True),
         ),
         xOffset=offset,
-        color=_categories("layer:O", domain, COLOURS, legend, title="Layer"),
+        color=categories(alt.Color, "layer:O", domain, COLOURS, legend, title="Layer"),
         tooltip=tooltips(rows[0]),
     )
     points = base.mark_point(filled=True, size=45, opacity=1).encode(
         y=_auroc_axis(rows, "auroc"),
-        shape=_categories("layer:O", domain, SHAPES, legend, title="Layer"),
+        shape=categories(alt.Shape, "layer:O", domain, SHAPES, legend, title="Layer"),
     )
     bars = base.mark_rule(strokeWidth=1.4).encode(
         y=_auroc_axis(rows, "auroc_low"), y2="auroc_high:Q"
@@ -153,199 +151,6 @@ def by_token(
     return finished(chart, title, "AUROC of error detection by token. " + " ".join(peaks))
 
 
-def roc(score, correct, *, title: str = "ROC of error detection") -> alt.LayerChart:
-    """Draw the ROC curve of one cell: errors found against correct answers flagged.
-
-    Parameters
-    ----------
-    score : array of float, shape (n_examples,)
-        P(error), out of fold; examples with NaN are left out.
-    correct : array of bool, shape (n_examples,)
-        Whether the answer is right. Wrong answers are the positives.
-    title : str
-
-    Returns
-    -------
-    LayerChart
-
-    Raises
-    ------
-    ValueError
-        If the shapes differ, ``correct`` is not boolean, or there are not both right and wrong
-        answers among the scored.
-    """
-    score, wrong = _scored(score, correct)
-    flagged, found, threshold = roc_curve(wrong, score)
-    area = roc_auc_score(wrong, score)
-    rows = [
-        {"flagged": float(x), "found": float(y), "threshold": number(t)}
-        for x, y, t in zip(flagged, found, threshold, strict=True)
-    ]
-    curve = (
-        alt.Chart(alt.Data(values=rows))
-        .mark_line(strokeWidth=2.2, color=COLOURS[0])
-        .encode(
-            x=_share(alt.X, "flagged", "Correct answers flagged"),
-            y=_share(alt.Y, "found", "Errors found"),
-            order=alt.Order("found:Q"),
-            tooltip=[
-                alt.Tooltip("flagged:Q", title="Correct answers flagged", format=".3f"),
-                alt.Tooltip("found:Q", title="Errors found", format=".3f"),
-                alt.Tooltip("threshold:Q", title="Threshold on P(error)", format=".3f"),
-            ],
-        )
-    )
-    chart = alt.layer(_diagonal("flagged", "found"), curve).properties(width=HEIGHT, height=HEIGHT)
-    counts = f"{int(wrong.sum())} wrong and {int((~wrong).sum())} correct answers"
-    return finished(
-        chart,
-        title,
-        f"ROC curve of error detection, AUROC {area:.3f}, over {counts}.",
-        subtitle=f"AUROC {area:.3f}; {counts}",
-    )
-
-
-def calibration(score, correct, *, bins: int = 10, title: str = "Calibration") -> alt.LayerChart:
-    """Draw the share of wrong answers against the P(error) that the probe gave them.
-
-    Parameters
-    ----------
-    score : array of float, shape (n_examples,)
-        P(error) in [0, 1], out of fold; examples with NaN are left out.
-    correct : array of bool, shape (n_examples,)
-    bins : int
-        Groups of about equally many examples, in the order of their score.
-    title : str
-
-    Returns
-    -------
-    LayerChart
-        Points with exact (Clopper-Pearson) 95 % intervals.
-
-    Raises
-    ------
-    ValueError
-        As for `roc`; or if a score is outside [0, 1], or there are fewer examples than bins.
-    """
-    bins = checks.whole("bins", bins, 1)
-    score, wrong = _scored(score, correct)
-    if score.min() < 0 or score.max() > 1:
-        raise ValueError(
-            f"calibration needs probabilities, got scores from {score.min():.3g} to "
-            f"{score.max():.3g}. Give P(error), not the decision function."
-        )
-    if bins > len(score):
-        raise ValueError(f"bins={bins} must be between 1 and the {len(score)} scored examples.")
-    rows = []
-    for group in np.array_split(np.argsort(score, kind="stable"), bins):
-        n, k = len(group), int(wrong[group].sum())
-        rows.append(
-            {
-                "predicted": float(score[group].mean()),
-                "observed": k / n,
-                "low": float(beta.ppf(0.025, k, n - k + 1)) if k else 0.0,
-                "high": float(beta.ppf(0.975, k + 1, n - k)) if k < n else 1.0,
-                "n": n,
-            }
-        )
-    base = alt.Chart(alt.Data(values=rows)).encode(
-        x=_share(alt.X, "predicted", "Mean P(error) of the probe"),
-        tooltip=[
-            alt.Tooltip("predicted:Q", title="Mean P(error)", format=".3f"),
-            alt.Tooltip("observed:Q", title="Wrong", format=".3f"),
-            alt.Tooltip("low:Q", title="Wrong, lower bound", format=".3f"),
-            alt.Tooltip("high:Q", title="Wrong, upper bound", format=".3f"),
-            alt.Tooltip("n:Q", title="Examples", format="d"),
-        ],
-    )
-    axis = _share(alt.Y, "observed", "Share of wrong answers")
-    points = base.mark_line(
-        strokeWidth=1.6, color=COLOURS[0], point=alt.OverlayMarkDef(size=70, color=COLOURS[0])
-    ).encode(y=axis)
-    bars = base.mark_rule(strokeWidth=1.6, color=COLOURS[0]).encode(
-        y=_share(alt.Y, "low", "Share of wrong answers"), y2="high:Q"
-    )
-    brier = float(np.mean((score - wrong) ** 2))
-    error = sum(row["n"] * abs(row["predicted"] - row["observed"]) for row in rows) / len(score)
-    chart = alt.layer(_diagonal("predicted", "observed"), bars, points)
-    return finished(
-        chart.properties(width=HEIGHT, height=HEIGHT),
-        title,
-        f"Calibration of P(error) in {bins} groups of {len(score)} answers: share of wrong answers "
-        f"against the mean prediction, mean distance {error:.3f}, Brier score {brier:.3f}.",
-        subtitle=f"Brier score {brier:.3f}; n = {len(score)}",
-    )
-
-
-def score_distribution(
-    score, correct, *, bins: int = 20, title: str = "Scores of correct and wrong answers"
-) -> alt.Chart:
-    """Draw how P(error) is distributed over the correct and over the wrong answers.
-
-    Parameters
-    ----------
-    score : array of float, shape (n_examples,)
-        P(error), out of fold; examples with NaN are left out.
-    correct : array of bool, shape (n_examples,)
-    bins : int
-        Of equal width, over [0, 1], or over the range of the scores if it is wider.
-    title : str
-
-    Returns
-    -------
-    Chart
-        Each class is a share of its own total, so that unequal classes can be compared.
-
-    Raises
-    ------
-    ValueError
-        As for `roc`; or if there is not at least one bin.
-    """
-    bins = checks.whole("bins", bins, 1, 10_000)
-    score, wrong = _scored(score, correct)
-    edges = np.linspace(min(0.0, score.min()), max(1.0, score.max()), bins + 1)
-    names = {False: f"correct (n = {(~wrong).sum()})", True: f"wrong (n = {wrong.sum()})"}
-    rows = []
-    for side, name in names.items():
-        counts = np.histogram(score[wrong == side], edges)[0]
-        # A record at both edges of each bin, and the base line at either end: an outlined step.
-        outline = [
-            (edges[0], 0),
-            *zip(np.repeat(edges, 2)[1:-1], np.repeat(counts, 2), strict=True),
-        ]
-        outline.append((edges[-1], 0))
-        rows += [
-            {"score": float(x), "share": float(count / counts.sum()), "answers": name, "order": i}
-            for i, (x, count) in enumerate(outline)
-        ]
-    domain = list(names.values())
-    legend = alt.Legend(orient="top", symbolType="stroke", symbolStrokeWidth=2.5, symbolSize=500)
-    chart = (
-        alt.Chart(alt.Data(values=rows))
-        .mark_line(strokeWidth=2.2)
-        .encode(
-            x=alt.X(
-                "score:Q",
-                title="P(error) of the probe",
-                scale=alt.Scale(domain=[float(edges[0]), float(edges[-1])], nice=False),
-            ),
-            y=alt.Y(
-                "share:Q", title="Share of the answers", stack=None, axis=alt.Axis(format=".0%")
-            ),
-            order="order:Q",
-            color=_categories("answers:N", domain, COLOURS, legend),
-            strokeDash=_categories("answers:N", domain, DASHES, legend),
-        )
-    )
-    medians = {name: float(np.median(score[wrong == side])) for side, name in names.items()}
-    return finished(
-        chart.properties(width=WIDTH, height=220),
-        title,
-        "Distribution of P(error). "
-        + " ".join(f"Median of {name}: {median:.2f}." for name, median in medians.items()),
-    )
-
-
 def _few(kind, labels):
     labels = list(labels)
     if len(labels) > len(COLOURS):
@@ -356,12 +161,6 @@ def _few(kind, labels):
     return labels
 
 
-def _categories(field, domain, values, legend, title=None):
-    channel = {id(COLOURS): alt.Color, id(DASHES): alt.StrokeDash, id(SHAPES): alt.Shape}
-    scale = alt.Scale(domain=domain, range=values[: len(domain)])
-    return channel[id(values)](field, title=title, scale=scale, legend=legend)
-
-
 def _auroc_axis(rows, field):
     """Return a y axis that reaches down to 0.4, or as far as the values do, and up to 1."""
     drawn = [row[name] for row in rows for name in ("auroc", "auroc_low") if name in row]
@@ -370,19 +169,9 @@ def _auroc_axis(rows, field):
     return alt.Y(f"{field}:Q", title="AUROC of error detection", scale=scale)
 
 
-def _share(channel, field, title):
-    return channel(f"{field}:Q", title=title, scale=alt.Scale(domain=[0, 1]))
-
-
 def _chance(rows):
     rule = alt.Chart(alt.Data(values=[{"chance": 0.5}])).mark_rule(color=FAINT, strokeDash=[2, 2])
     return rule.encode(y=_auroc_axis(rows, "chance"))
-
-
-def _diagonal(x, y):
-    data = alt.Data(values=[{x: 0, y: 0}, {x: 1, y: 1}])
-    line = alt.Chart(data).mark_line(color=FAINT, strokeDash=[2, 2], strokeWidth=1.2)
-    return line.encode(x=f"{x}:Q", y=f"{y}:Q")
 
 
 def _peak(rows, kind, label, along):
@@ -391,36 +180,3 @@ def _peak(rows, kind, label, along):
         return f"{kind.capitalize()} {label}: not measured."
     best = max(series, key=lambda row: row["auroc"])
     return f"{kind.capitalize()} {label}: highest {best['auroc']:.2f} at {along} {best[along]}."
-
-
-def _scored(score, correct):
-    """Return the scores that exist, and whether each answer is wrong."""
-    try:
-        score = np.asarray(score, dtype=float)
-    except (TypeError, ValueError, OverflowError):
-        raise TypeError(
-            f"score must be numbers, one an example; got {checks.shown(score)}."
-        ) from None
-    try:
-        correct = np.asarray(correct)
-    except (TypeError, ValueError):
-        raise TypeError(
-            f"correct must be True or False, one an example; got {checks.shown(correct)}."
-        ) from None
-    if score.ndim != 1 or score.shape != correct.shape:
-        raise ValueError(
-            "score and correct must have one value an example, got shapes "
-            f"{score.shape} and {correct.shape}. Select one cell: grid.score.sel(layer=, token=)."
-        )
-    if correct.dtype != bool:
-        raise ValueError(
-            f"correct must hold True and False, it holds {checks.held(correct.dtype)}."
-        )
-    there = np.isfinite(score)
-    score, wrong = score[there], ~correct[there]
-    if not 0 < wrong.sum() < len(wrong):
-        raise ValueError(
-            f"Both correct and wrong answers are needed, got {int(wrong.sum())} wrong among "
-            f"{len(wrong)} scored examples."
-        )
-    return score, wrong

@@ -3,7 +3,8 @@ import pytest
 import xarray as xr
 from sklearn.metrics import roc_auc_score
 
-from probekit.line_charts import by_layer, by_token, calibration, roc, score_distribution
+from probekit.line_charts import by_layer, by_token
+from probekit.score_charts import calibration, roc, score_distribution
 from probekit.tokens import FIGURE_TOKENS, TOKENS
 
 
