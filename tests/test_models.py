@@ -8,7 +8,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from probekit import load_model
-from probekit.models import SHORT_NAMES, LanguageModel, locate_model
+from probekit.model_files import SHORT_NAMES, locate_model
+from probekit.models import LanguageModel
 
 
 @pytest.fixture(scope="module")
