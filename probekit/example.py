@@ -135,7 +135,7 @@ def make_example(run, folder):
         (example.path / name).parent.mkdir(exist_ok=True)
         shutil.copyfile(run.path / name, example.path / name)
     for stage, manifest in manifests.items():
-        write_json(example._manifest_path(stage), sealed(_of_example(manifest, example.path)))
+        write_json(example.manifest_path(stage), sealed(_of_example(manifest, example.path)))
     return example
 
 

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from probekit.manifests import replacing, sealed, unsealed, write_json
 from probekit.resources import parse_json
-from probekit.runs import same_file
+from probekit.stages import same_file
 
 # Nothing else is taken away, whatever a manifest lists: a run may come from somebody else, with
 # links in it that lead out of it.

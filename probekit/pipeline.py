@@ -12,7 +12,7 @@ from tqdm import tqdm
 from probekit import checks
 from probekit.lock import directing
 from probekit.manifests import explained, write_json
-from probekit.models import locate_model
+from probekit.model_files import locate_model
 from probekit.parameters import (
     PLACES,
     check_parameters,
@@ -69,7 +69,7 @@ def run_pipeline(run_dir=None, *, stages=STAGES, progress=True, **parameters):
             if reason is None:
                 tqdm.write(f"{stage}: nothing has changed, not run again")
             else:
-                if run._manifest_path(stage).exists():
+                if run.manifest_path(stage).exists():
                     tqdm.write(f"{stage}: {reason}, run again")
                 _run_stage(run, stage, parameters, progress)
             bar.update()
@@ -106,7 +106,7 @@ def _check_extract(run, stages, parameters):
         if name:
             locate_model(name)
     # A run that was begun elsewhere may be finished where its device is not.
-    elsewhere = parameters["scheduler"] or run._manifest_path("extract").exists()
+    elsewhere = parameters["scheduler"] or run.manifest_path("extract").exists()
     if parameters["device"] not in ("", "auto") and not elsewhere:
         checks.device(parameters["device"])
     n, folds = len(table) * parameters["n_samples"], parameters["folds"]
@@ -163,7 +163,7 @@ def _run_stage(run, stage, given, progress):
     unfinished = output.with_suffix(".unfinished.ipynb")
     _execute(notebook_path(stage), unfinished, parameters, progress)
     run.manifest(stage)
-    key |= {"executed notebook": sha256(unfinished), "manifest": sha256(run._manifest_path(stage))}
+    key |= {"executed notebook": sha256(unfinished), "manifest": sha256(run.manifest_path(stage))}
     with explained(output):
         unfinished.replace(output)
     write_json(run.pipeline_record(stage), key)
@@ -175,7 +175,7 @@ def _update_report(run):
     record = run.pipeline_record(REPORT)
     if run.outdated(REPORT, record, key):
         write_report(run)
-        write_json(record, key | {"manifest": sha256(run._manifest_path(REPORT))})
+        write_json(record, key | {"manifest": sha256(run.manifest_path(REPORT))})
 
 
 def _execute(notebook, output, parameters, progress):

@@ -75,7 +75,7 @@ def write_report(run):
 def _executed(run, stage):
     """Paths of a stage's executed notebook and of the manifest that it wrote."""
     run.manifest(stage)
-    notebook, manifest = run.executed_notebook(stage), run._manifest_path(stage)
+    notebook, manifest = run.executed_notebook(stage), run.manifest_path(stage)
     record = run.pipeline_record(stage)
     again = "Execute it again: probekit run with the same parameters."
     if not (notebook.exists() and record.exists()):

@@ -1,19 +1,12 @@
-"""A run directory: where its files are, what is finished, and what made it.
+"""A run directory: where its files are, what is finished, and whether that is still so.
 
-Every stage ends by writing its manifest, and begins by taking the old one away, so a stage that
-died looks unfinished. Files are written beside their place and moved into it, so none is ever
-half there. The manifest has the hash of each, and one of itself, and no file is read that is not as
-its stage left it.
+No file is read that is not as its stage left it.
 """
 
 import json
 import os
-import time
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import xarray as xr
 
@@ -21,22 +14,18 @@ from probekit import checks, lock
 from probekit.grid_files import netcdf, read_grid
 from probekit.manifests import (
     checked,
-    environment,
     explained,
     fingerprint,
     is_plain,
     replacing,
-    sealed,
-    write_json,
 )
 from probekit.resources import parse_json, sha256
+from probekit.stages import Stage, check_json, same_file
 
 #: The four stages, in order; each is a notebook.
 STAGES = ("extract", "probe", "visualize", "interpret")
 #: What a whole run ends with; it has a manifest too.
 REPORT = "report"
-#: Shards of more bytes are not read in full only to see whether they are as they were.
-LARGE = 1 << 20
 
 
 class Run:
@@ -109,8 +98,7 @@ class Run:
         sites = self.manifest("extract")["results"].get("sites")
         if not sites:
             raise ValueError(
-                f"{self._manifest_path('extract')} is damaged: it names no site. "
-                f"{_again('extract')}"
+                f"{self.manifest_path('extract')} is damaged: it names no site. {_again('extract')}"
             )
         site = site or sites[0]
         if site not in sites:
@@ -268,7 +256,7 @@ class Run:
         FileNotFoundError
             If the stage is not finished.
         """
-        path = self._manifest_path(stage)
+        path = self.manifest_path(stage)
         try:
             return checked(parse_json(path.read_text(encoding="utf-8")))
         except FileNotFoundError:
@@ -279,14 +267,15 @@ class Run:
         except (ValueError, OSError) as error:
             raise ValueError(f"{path} is damaged: {error}. {_again(stage)}") from error
 
-    def _manifest_path(self, stage):
+    def manifest_path(self, stage):
+        """Path of a stage's manifest, or the report's: it is there once the stage is finished."""
         if not isinstance(stage, str) or stage != REPORT:
             checks.one_of("stage", stage, STAGES)
         return self.path / "manifests" / f"{stage}.json"
 
     def pipeline_record(self, stage):
         """Path of what the pipeline ran a stage with, so that it knows whether that has changed."""
-        return self._manifest_path(stage).with_name(f".{stage}.pipeline.json")
+        return self.manifest_path(stage).with_name(f".{stage}.pipeline.json")
 
     def executed_notebook(self, stage):
         """Path of a stage's notebook as the pipeline executed it."""
@@ -316,8 +305,8 @@ class Run:
             can be written there, an input is not there or a damaged manifest, or JSON can't hold a
             parameter.
         """
-        manifest = self._manifest_path(stage)
-        _check_json("parameters", parameters)
+        manifest = self.manifest_path(stage)
+        check_json("parameters", parameters)
         hashes = {self._label(p): self._digest(p) for p in checks.paths("inputs", inputs)}
         lock.hold(self.path)
         # What a killed process had begun to write; nobody else is writing now.
@@ -336,7 +325,7 @@ class Run:
         """SHA-256 of a file; of a manifest, that of what it says but for times and versions."""
         path = Path(path)
         for stage in (*STAGES, REPORT):
-            if path.resolve() == self._manifest_path(stage):
+            if path.resolve() == self.manifest_path(stage):
                 return fingerprint(self.manifest(stage))
         if not os.path.isfile(path):
             raise FileNotFoundError(f"There is no file {path}, and an input is a file.")
@@ -361,8 +350,8 @@ class Run:
         str or None
             None if it is finished as the pipeline recorded it, with its files as it left them.
         """
-        path, record = self._manifest_path(stage), checks.path("record", record)
-        _check_json("key", key)
+        path, record = self.manifest_path(stage), checks.path("record", record)
+        check_json("key", key)
         if not path.exists():
             return "not finished"
         try:
@@ -390,68 +379,6 @@ class Run:
         return None
 
 
-@dataclass
-class Stage:
-    """A stage that is being run."""
-
-    run: Run
-    name: str
-    parameters: dict
-    inputs: dict
-    started: float = field(default_factory=time.time)
-
-    def finish(self, outputs, **results):
-        """Write the manifest: the stage is finished.
-
-        Parameters
-        ----------
-        outputs : sequence of Path
-            Files and folders in the run directory that the stage made.
-        **results
-            Whatever else should be on record, as JSON can hold it.
-
-        Returns
-        -------
-        dict
-            The manifest.
-
-        Raises
-        ------
-        ValueError, TypeError, FileNotFoundError
-            If an output is not there or not in the run directory, or JSON can't hold a result.
-        """
-        _check_json("results", results)
-        outputs = checks.paths("outputs", outputs)
-        for output in outputs:
-            if not output.is_relative_to(self.run.path):
-                raise ValueError(
-                    f"The output {output} is not in the run directory {self.run.path}. Write it "
-                    f"there, and give its whole path, such as {self.run.path / 'grid.nc'}."
-                )
-            if not os.path.exists(output):
-                raise FileNotFoundError(
-                    f"The output {output} is not there. Write it, then finish the stage."
-                )
-        manifest = {
-            "stage": self.name,
-            "parameters": self.parameters,
-            "inputs": self.inputs,
-            "outputs": {
-                str(file.relative_to(self.run.path)): _record(file)
-                for output in outputs
-                for file in _files(output)
-            },
-            "results": results,
-            "environment": environment(),
-            "started": datetime.fromtimestamp(self.started, UTC).isoformat(timespec="seconds"),
-            "seconds": round(time.time() - self.started, 2),
-        }
-        path = self.run._manifest_path(self.name)
-        write_json(path, sealed(manifest))
-        lock.release(self.run.path)
-        return manifest
-
-
 def notebook_name(stage):
     """File name of a stage's notebook, such as ``02_probe.ipynb``."""
     checks.one_of("stage", stage, STAGES)
@@ -463,56 +390,5 @@ def store_name(site, sites):
     return "activations.zarr" if site == sites[0] else f"activations_{site}.zarr"
 
 
-def _check_json(name, values):
-    """Refuse what a manifest can't hold."""
-    checks.instance(name, values, dict, "such as {'seed': 0}")
-    for key, value in values.items():
-        kind = f", a numpy {type(value).__name__}" if isinstance(value, np.generic) else ""
-        expected = (
-            f"{name} must be what JSON can hold: text, finite numbers of Python, True, False, "
-            f"None, lists and dicts of them; {checks.shown(key)} is {checks.shown(value)}{kind}."
-        )
-        try:
-            json.dumps({key: value}, allow_nan=False)
-        except TypeError as error:
-            raise TypeError(expected) from error
-        except (ValueError, RecursionError) as error:
-            raise ValueError(expected) from error
-
-
 def _again(stage):
     return f"Run the {stage} stage again: probekit run, or its notebook."
-
-
-def _files(path):
-    return sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-
-
-def _record(file):
-    """What a manifest says of a file."""
-    record = {"bytes": file.stat().st_size, "sha256": sha256(file)}
-    if file.name == "zarr.json":
-        # A few hundred bytes without which gigabytes can't be read: they are kept here too.
-        record["text"] = file.read_bytes().decode()
-    return record
-
-
-def same_file(path, record, thorough=True):
-    """Whether a file is as a manifest records it.
-
-    Parameters
-    ----------
-    path : Path
-    record : dict
-        Its `bytes` and `sha256`.
-    thorough : bool
-        If not, of large shards of activations the sizes are compared only.
-
-    Returns
-    -------
-    bool
-    """
-    if not path.is_file() or path.stat().st_size != record["bytes"]:
-        return False
-    large = "/activation/c/" in path.as_posix() and record["bytes"] > LARGE
-    return (large and not thorough) or sha256(path) == record["sha256"]

@@ -15,7 +15,7 @@ from made_run import made_run
 import probekit as pk
 from probekit.__main__ import main
 from probekit.parameters import defaults
-from probekit.runs import Stage
+from probekit.stages import Stage
 
 NAN, INF = float("nan"), float("inf")
 HUGE, DIGITS = 10**400, "a number of more than 60 digits."

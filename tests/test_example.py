@@ -285,6 +285,6 @@ def test_an_unfinished_or_damaged_run_makes_no_example(made, tmp_path):
 def test_an_example_is_made_anew_over_an_old_one(made, tmp_path):
     run, small = made
     again = Run(shutil.copytree(small.path, tmp_path / "example"))
-    write_json(again._manifest_path("extract"), {"old": True})
+    write_json(again.manifest_path("extract"), {"old": True})
     example.make_example(run, again.path)
     assert again.manifest("extract") == small.manifest("extract")

@@ -166,7 +166,7 @@ def test_whose_run_it_is_is_known_from_the_manifest_too(lm, run, asked, spoil):
 
 
 def test_a_large_shard_is_compared_in_full_where_probes_are_to_be_fitted(run, monkeypatch):
-    monkeypatch.setattr("probekit.runs.LARGE", 100)
+    monkeypatch.setattr("probekit.stages.LARGE", 100)
     record, manifest = run.path / "record.json", run.path / "manifests/extract.json"
     record.write_text(json.dumps({"manifest": sha256(manifest)}))
     flip(run.path / ACTIVATIONS / "c/1/0/0/0", 200)

@@ -79,12 +79,12 @@ def test_running_again_runs_nothing_again(run, capsys):
 
 def test_other_parameters_for_the_same_folder_are_refused(run, capsys):
     other = ["run", "--run-dir", str(run.path), *SMALL[3:], "-p", "limit", "70"]
-    before = {s: run._manifest_path(s).read_text() for s in STAGES[1:]}
+    before = {s: run.manifest_path(s).read_text() for s in STAGES[1:]}
     assert main(other) == 1
     said = capsys.readouterr().err
     assert "01_extract.ipynb, cell" in said
     assert "n_questions was 80, now 70" in said
-    assert before == {s: run._manifest_path(s).read_text() for s in STAGES[1:]}
+    assert before == {s: run.manifest_path(s).read_text() for s in STAGES[1:]}
     # What was there is still good.
     assert main(["run", "--run-dir", str(run.path), *SMALL]) == 0
 

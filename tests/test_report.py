@@ -55,7 +55,7 @@ def finished_run(path):
         nbformat.write(executed(stage), run.executed_notebook(stage))
         made = {
             "executed notebook": sha256(run.executed_notebook(stage)),
-            "manifest": sha256(run._manifest_path(stage)),
+            "manifest": sha256(run.manifest_path(stage)),
         }
         write_json(run.pipeline_record(stage), made)
     return run
@@ -127,7 +127,7 @@ def test_the_report_is_a_product_of_the_run_with_a_manifest(tmp_path):
 
 def test_an_unfinished_stage_is_named(tmp_path):
     run = finished_run(tmp_path / "run")
-    run._manifest_path("probe").unlink()
+    run.manifest_path("probe").unlink()
     with pytest.raises(FileNotFoundError, match="no finished probe stage"):
         pk.write_report(run)
     assert not (run.path / "report.html").exists()

@@ -70,6 +70,10 @@ CALLS = BAD_INPUT_CALLS | {
     "Run": (pk.Run, {"path": lambda good: good.folder / "run"}),
     "Run.answers": (method("answers"), {"self": lambda good: good.made}),
     "Run.activations": (method("activations"), {"self": lambda good: good.extracted}),
+    "Run.manifest_path": (
+        method("manifest_path"),
+        {"self": lambda good: good.run, "stage": "probe"},
+    ),
     "Run.pipeline_record": (
         method("pipeline_record"),
         {"self": lambda good: good.run, "stage": "probe"},
@@ -102,7 +106,7 @@ OTHERS = {"check_parameters": list(defaults()), "run_pipeline": list(defaults())
 def parameters(name):
     """The names of what a function takes."""
     kind, _, attribute = name.partition(".")
-    owner = {"SavedProbe": pk.saved_probes.SavedProbe, "Stage": pk.runs.Stage}
+    owner = {"SavedProbe": pk.saved_probes.SavedProbe, "Stage": pk.stages.Stage}
     function = CALLS[name][0]
     if attribute:
         function = getattr(owner.get(kind, pk.Run), attribute)

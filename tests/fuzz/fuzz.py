@@ -184,7 +184,7 @@ def areas():
         stage = "probe" if content[:1] == b"\1" else "extract"
         content = content[1:]
         (run.path / "manifests").mkdir(parents=True, exist_ok=True)
-        manifest, record = run._manifest_path(stage), run.pipeline_record(stage)
+        manifest, record = run.manifest_path(stage), run.pipeline_record(stage)
         record.write_bytes(content)
         with suppress(*MISTAKES, AttributeError, RecursionError):
             # As if it had been written so, or its seal would keep all but one out.
