@@ -24,6 +24,14 @@ with stoppable("Go on from there."):
 """
 
 
+@pytest.fixture(autouse=True)
+def ctrl_c_is_heard():
+    """A shell's background job ignores it, and so would all that the tests start from there."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_script_ends_with_a_sentence_and_without_a_traceback(number):
     process = subprocess.Popen(
