@@ -44,11 +44,26 @@ def _models(wanted):
 @contextmanager
 def _alone():
     """One at a time in this process, with all of its threads and no more."""
-    with _one_at_a_time:
+    with _one_at_a_time, _unwatched():
         threads = _worker().state.nthreads
         torch.set_num_threads(threads)
         with threadpool_limits(threads):
             yield
+
+
+@contextmanager
+def _unwatched():
+    """Without Dask's profiler, which looks into each thread every 10 ms: a sixth of the time."""
+    worker = _worker()
+    profiler = worker.periodic_callbacks.get("profile")
+    if profiler is None or not profiler.is_running():  # switched off, or another thread did this
+        yield
+        return
+    worker.loop.add_callback(profiler.stop)
+    try:
+        yield
+    finally:
+        worker.loop.add_callback(lambda: profiler.is_running() or profiler.start())
 
 
 def describe_model(models):
@@ -130,7 +145,7 @@ def fit(cells, block, plan, fitter):
     if stored:
         cells.check()
     results = []
-    with threadpool_limits(1):
+    with threadpool_limits(1), _unwatched():
         for cell in block if stored else cells:
             stop.check()
             X = cells.read(*cell) if stored else cell

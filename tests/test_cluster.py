@@ -126,6 +126,26 @@ def test_the_bar_counts_to_the_end(client, lm, questions, tmp_path, capsys):
     assert "% correct" in last
 
 
+def test_dasks_profiler_rests_while_a_worker_works_and_goes_on_after(client):
+    def look():
+        import time
+
+        from distributed import get_worker
+
+        from probekit.worker import _unwatched
+
+        profiler, seen = get_worker().periodic_callbacks["profile"], []
+        for _ in range(2):
+            seen.append(profiler.is_running())
+            with _unwatched():
+                time.sleep(0.5)  # its loop is another thread's
+                seen.append(profiler.is_running())
+            time.sleep(0.5)
+        return [*seen, profiler.is_running()]
+
+    assert client.submit(look, pure=False).result(timeout=60) == [True, False, True, False, True]
+
+
 def test_activations_in_memory_are_sent(client):
     activations = make_activations()
     expected = probe_grid(activations, **QUICK)
