@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from scipy.special import expit, logit
 
-from probekit.manifests import sealed, write_json
+from probekit.manifests import no_links, replacing, sealed, write_json
 from probekit.parameters import notebook_parameters
 from probekit.resources import resource, sha256
 from probekit.runs import STAGES, Run
@@ -47,7 +47,7 @@ def open_run(path=None):
         "without a path."
     )
     if run.path.exists():
-        if not any((run.path / "manifests").glob("*.json")):
+        if not any(no_links(run.manifest_path(stage), run.path) for stage in STAGES):
             raise FileNotFoundError(f"The folder {run.path} has no finished stage of a run. {how}")
         return run
     if str(path) != default:
@@ -130,12 +130,13 @@ def make_example(run, folder):
     controls = [split for split in splits if split != "published"]
     example.save_grids({split: run.controls(split) for split in controls}, "controls.nc")
     copied = ["answers.parquet", "description.md", "claims.csv"]
-    copied += [f"figures/{file.name}" for file in run.figures.glob("*.png")]
+    copied += [name for name in manifests["visualize"]["outputs"] if name.endswith(".png")]
     for name in copied:
-        (example.path / name).parent.mkdir(exist_ok=True)
-        shutil.copyfile(run.path / name, example.path / name)
+        with replacing(example._inside(name)) as temporary:
+            shutil.copyfile(run._inside(name), temporary)
     for stage, manifest in manifests.items():
         write_json(example.manifest_path(stage), sealed(_of_example(manifest, example.path)))
+    shutil.rmtree(example.path / ".lock")  # its manifests tell now that it is a run
     return example
 
 

@@ -6,17 +6,28 @@ writes a stage's files holds the second. For a notebook in JupyterLab that is on
 command holds the first. A kernel that outlives its command still holds the second.
 """
 
+import errno
 import json
 import os
 import platform
+import re
+import secrets
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from probekit.manifests import explained
+from probekit.manifests import (
+    REPORT,
+    STAGES,
+    TEMPORARY,
+    explained,
+    no_links,
+    unsealed,
+    write_json,
+)
 from probekit.resources import parse_json
 
 _DIRECTOR = "PROBEKIT_DIRECTOR"  # the environment variable by which a kernel knows its command
@@ -24,6 +35,82 @@ _PATIENCE = 10  # seconds; the kernel of a killed command ends within two
 
 _held = {}  # run directory -> its locks, in this process
 _depth = {}  # run directory -> blocks of `writing` that this process is in
+
+# A forked child has its parent's variables, not its locks. (filelock closes its files.)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=lambda: (_held.clear(), _depth.clear()))
+
+# What systems leave in any folder.
+_LITTER = {".DS_Store", ".directory", ".ipynb_checkpoints", "desktop.ini", "Thumbs.db"}
+_PART = re.compile(r"\d{5}-[0-9a-f]{64}\.parquet")
+# No locks on this file system, most often one of a network.
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP}
+
+
+def occupy(path):
+    """Make a folder a run directory, if it is there and empty, or not there.
+
+    `.lock/stage` tells from then on that it is one.
+
+    Parameters
+    ----------
+    path : Path
+
+    Raises
+    ------
+    ValueError
+        If it holds other things and no run, or can't be written to.
+    """
+    check_place(path)
+    mark = _lock_file(path, "stage")
+    with explained(path):
+        if no_links(mark, path):
+            return
+        others = [] if _holds_run(path) else sorted(_others(path))
+        if others:
+            more = f" and {len(others) - 3:,} more" if len(others) > 3 else ""
+            raise ValueError(
+                f"The folder {path} holds no run, but {', '.join(map(repr, others[:3]))}{more}. A "
+                "run is not written among other files: give a new or an empty folder."
+            )
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        mark.touch()
+
+
+def _holds_run(path):
+    """Whether there is what only a run of ours has."""
+    known = [_lock_file(path, "run")]
+    known += [path / "manifests" / f"{stage}.json" for stage in (*STAGES, REPORT)]
+    if any(no_links(file, path) for file in known):
+        return True
+    no_links(path / "shards", path)
+    if any(_PART.fullmatch(part.name) for part in (path / "shards").glob("*")):
+        return True
+    try:
+        return bool(no_links(path / "run.json", path)) and bool(
+            unsealed(parse_json((path / "run.json").read_text(encoding="utf-8")))
+        )
+    except ValueError:
+        return False
+
+
+def _others(path):
+    """Names of what is in a folder, but for what is nobody's and folders of nothing else."""
+    for entry in os.scandir(path) if os.path.isdir(path) else ():
+        ours = entry.name in _LITTER or TEMPORARY.fullmatch(entry.name)
+        if not ours and not (entry.is_dir(follow_symlinks=False) and not any(_others(entry.path))):
+            yield entry.name
+
+
+def check_place(path):
+    """Refuse to go on if the run directory that this process holds is no longer at its path."""
+    for lock, place in _held.get(path, ()):
+        found = no_links(Path(lock.lock_file), path)
+        if not found or (found.st_dev, found.st_ino) != place:
+            raise ValueError(
+                f"{path} was renamed or deleted while it was written into, so nothing more is "
+                "written. Put it back there, or leave it, then run the same again from its start."
+            )
 
 
 @contextmanager
@@ -43,7 +130,8 @@ def directing(path):
     if mine:
         _held[path] = [_acquire(path, "run", 0)]
     before = os.environ.get(_DIRECTOR)
-    os.environ[_DIRECTOR] = json.dumps([os.getpid(), str(path)])
+    token = _holder(_lock_file(path, "run")).get("token")
+    os.environ[_DIRECTOR] = json.dumps([token, str(path)])
     try:
         yield
     finally:
@@ -75,7 +163,14 @@ def hold(path):
     Parameters and errors as of `directing`.
     """
     if path in _held:
-        return
+        try:
+            check_place(path)
+        except ValueError:
+            if _depth.get(path):
+                raise
+            release(path)  # the user took it away, and begins anew
+        else:
+            return
     if _is_directed(path):
         _held[path] = [_acquire(path, "stage", _PATIENCE)]
         return
@@ -101,7 +196,9 @@ def _is_directed(path):
         director, directed = parse_json(os.environ[_DIRECTOR])
     except (KeyError, ValueError):
         return False
-    return directed == str(path) and _holder(_lock_file(path, "run")).get("pid") == director
+    # A token, not its process's number, which another process may have by now.
+    holder = _holder(_lock_file(path, "run"))
+    return directed == str(path) and director is not None and holder.get("token") == director
 
 
 def _lock_file(path, name):
@@ -115,6 +212,7 @@ def _note(file):
 
 def _holder(file):
     try:
+        no_links(_note(file), file.parents[1])
         holder = parse_json(_note(file).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
@@ -122,29 +220,45 @@ def _holder(file):
 
 
 def _acquire(path, name, patience):
+    """A lock, and what tells its file from any that comes to be in its place."""
+    occupy(path)
     file = _lock_file(path, name)
-    lock = FileLock(file, thread_local=False)
+    # Where there are no locks, filelock's makeshift outlives its holder.
+    lock = FileLock(file, thread_local=False, fallback_to_soft=False)
     holder = {
         "pid": os.getpid(),
         "host": platform.node(),
         "since": datetime.now(UTC).isoformat(" ", "seconds"),
         "command": " ".join(sys.argv)[:200],
+        "token": secrets.token_hex(8),
     }
     try:
         with explained(path):
-            file.parent.mkdir(parents=True, exist_ok=True)
+            found = no_links(file, path)
+            no_links(_note(file), path)
+            if found and found.st_size:
+                raise ValueError(f"{file} is no lock: it holds something. Delete it.")
             lock.acquire(timeout=patience)
-            _note(file).write_text(json.dumps(holder), encoding="utf-8")
+            write_json(_note(file), holder)
+            found = os.lstat(file)
     except Timeout:
         raise ValueError(_in_use(path, _holder(file))) from None
-    except (ValueError, OSError):
+    except (ValueError, OSError) as error:
         lock.release()
-        raise
-    return lock
+        if getattr(error, "errno", None) not in _NO_LOCKS:
+            raise
+        raise ValueError(
+            f"{path} is on a file system that keeps no locks ({os.strerror(error.errno)}), so two "
+            "processes could write into it at once. Give a run directory on a local disk, and "
+            "move it when it is finished."
+        ) from error
+    return lock, (found.st_dev, found.st_ino)
 
 
-def _let_go(lock):
-    _note(Path(lock.lock_file)).unlink(missing_ok=True)
+def _let_go(held):
+    lock, _ = held
+    with suppress(OSError):  # a note is for people; without its lock it says nothing
+        _note(Path(lock.lock_file)).unlink(missing_ok=True)
     lock.release()
 
 

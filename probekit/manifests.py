@@ -1,16 +1,25 @@
-"""The form of a manifest and its seal, what it says of the machine; writing whole files."""
+"""The form of a manifest and its seal, what it says of the machine; which files are a run's own."""
 
 import errno
 import hashlib
 import json
 import os
 import platform
+import re
 import shutil
+import stat
 import subprocess
 import tempfile
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
+
+from probekit.resources import reading
+
+#: The four stages, in order; each is a notebook.
+STAGES = ("extract", "probe", "visualize", "interpret")
+#: What a whole run ends with; it has a manifest too.
+REPORT = "report"
 
 _PACKAGES = [
     "probekit-notebooks",
@@ -63,6 +72,74 @@ def _git_commit():
     return done.stdout.strip() or None
 
 
+class DamagedError(ValueError):
+    """A file is not as it was written: nothing is lost by making it again."""
+
+
+def no_links(path, root):
+    """Refuse a path that leads through a link, or to what is neither a file nor a folder.
+
+    A run directory may come from somebody else. What a link in it leads to is not theirs to have
+    read, written or deleted, and a pipe in a file's place would be waited for without end.
+
+    Parameters
+    ----------
+    path : Path
+        Below `root`.
+    root : Path
+        The run directory. It and its parents may be links.
+
+    Returns
+    -------
+    os.stat_result or None
+        Of the path; None if it is not there.
+
+    Raises
+    ------
+    ValueError
+    OSError
+        If that could not be seen, as of `reading`.
+    """
+    here, found = Path(root), None
+    parts = Path(path).relative_to(root).parts
+    if ".." in parts:
+        raise ValueError(f"{path} leads out of {root}.")
+    for part in parts:
+        here /= part
+        try:
+            with reading(here):
+                found = os.lstat(here)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        if stat.S_ISLNK(found.st_mode):
+            raise ValueError(
+                f"{here} is a symbolic link, and none is followed inside {root}, since what it "
+                "leads to may be somebody else's. Put the file or folder itself there. To keep a "
+                "run elsewhere, make the whole run directory a link."
+            )
+        if not stat.S_ISREG(found.st_mode) and not stat.S_ISDIR(found.st_mode):
+            raise ValueError(
+                f"{here} is neither a file nor a folder, but a pipe, a socket or a device, so it "
+                "is not used. Delete it."
+            )
+    return found
+
+
+def files_below(folder):
+    """All files below a folder, sorted; refuses what `no_links` refuses."""
+    found = []
+    with reading(folder):
+        for place, folders, files in os.walk(folder, onerror=_raise):
+            for name in (*folders, *files):
+                no_links(Path(place, name), place)
+            found += [Path(place, name) for name in files]
+    return sorted(found)
+
+
+def _raise(error):
+    raise error
+
+
 def is_plain(name):
     """Whether a name leads to something inside a folder: relative, not empty, with no ``..``."""
     if not isinstance(name, str) or any(c == "\0" or "\ud800" <= c <= "\udfff" for c in name):
@@ -71,6 +148,11 @@ def is_plain(name):
     # No file system has longer names; asking for one is an error, not a file that is not there.
     longest = max((len(part.encode()) for part in parts), default=0)
     return 0 < longest < 256 and not Path(name).is_absolute() and ".." not in parts
+
+
+def is_word(name):
+    """Whether a name is plain and of one part."""
+    return is_plain(name) and len(Path(name).parts) == 1 and not {"/", "\\"} & {*name}
 
 
 def checked(manifest):
@@ -84,6 +166,9 @@ def checked(manifest):
     for name in ("parameters", "inputs", "outputs", "results"):
         if not isinstance(manifest.get(name), dict):
             raise ValueError(f"it has no {name}")
+    for name, digest in manifest["inputs"].items():
+        if not (is_plain(name) or Path(name).is_absolute()) or not isinstance(digest, str):
+            raise ValueError(f"it lists {name!r} as an input, which is no file with a hash")
     for name, record in manifest["outputs"].items():
         if not is_plain(name):
             raise ValueError(f"it lists {name!r}, which is no file of the run")
@@ -94,7 +179,9 @@ def checked(manifest):
             raise ValueError(f"it lists {name!r} without its size and hash")
     lists = {name: manifest["results"].get(name, []) for name in ("sites", "splits")}
     for name, names in (lists | {"left_out": manifest.get("left_out", [])}).items():
-        if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
+        # Sites and splits become names of folders and of groups in a file.
+        plain = is_plain if name == "left_out" else is_word
+        if not isinstance(names, list) or not all(map(plain, names)):
             raise ValueError(f"its {name} are no list of names")
     return unsealed(manifest)
 
@@ -134,7 +221,9 @@ def _hash(content):
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST}
-_FORBIDDEN |= {errno.ENAMETOOLONG}
+_FORBIDDEN |= {errno.ENAMETOOLONG, errno.ELOOP}
+# Of the disk, its server or this process's open files; the same may succeed the next time.
+_FAILED = {errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EBUSY}
 
 
 @contextmanager
@@ -149,26 +238,45 @@ def explained(path):
     Raises
     ------
     ValueError
-        Instead of an OSError that tells that the disk is full or that nothing may be written there.
+        Instead of an OSError that tells that the disk is full or failed, that nothing may be
+        written there, or that the folder is gone.
     """
     try:
         yield
     except OSError as error:
-        if error.errno not in _FULL | _FORBIDDEN:
+        if error.errno not in _FULL | _FORBIDDEN | _FAILED | {errno.ENOENT}:
             raise
         reason = f"{path} cannot be written: {os.strerror(error.errno)}"
         if error.errno in _FULL:
             places = (Path(path).absolute(), *Path(path).absolute().parents)
             free = shutil.disk_usage(next(p for p in places if p.exists())).free / 1e6
             reason += f", {free:,.1f} MB are free. Make room there"
+        elif error.errno in _FAILED:
+            reason += ". See to it that the disk and its server are well"
+        elif error.errno == errno.ENOENT:
+            reason += ". Its folder was renamed or deleted meanwhile: put it back"
         else:
             reason += ". See to it that you may write there, or choose another folder"
         raise ValueError(f"{reason}, then run the same again: what is finished is kept.") from error
 
 
+#: What `replacing` leaves where it is killed, as a path in the run directory.
+TEMPORARY = re.compile(
+    r"(.+/)?\.[^/]+\.probekit-\w{8}\.part"
+    # Earlier versions named them less plainly, so only of files that are a run's.
+    r"|((manifests|shards|figures)/)?\.("
+    r"(answers|\d{5}-[0-9a-f]{64})\.parquet|(grid|controls)\.nc|description\.md|claims\.csv"
+    r"|report\.html|(run|\.?(extract|probe|visualize|interpret|report)(\.pipeline)?)\.json"
+    r"|(heatmap|splits|gain|layers)\.(json|svg|png|pdf|html)"
+    r")\.[a-z0-9_]{8}\.part"
+)
+
+
 @contextmanager
 def replacing(path):
     """Write a file beside its place, and move it there when it is complete.
+
+    A link in its place is replaced, not followed, and so is a file that has other names too.
 
     Parameters
     ----------
@@ -192,14 +300,16 @@ def replacing(path):
 @contextmanager
 def _beside(path):
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    handle, temporary = tempfile.mkstemp(
+        dir=path.parent, prefix=f".{path.name}.probekit-", suffix=".part"
+    )
     os.close(handle)
     temporary = Path(temporary)
     try:
         yield temporary
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
-        temporary.chmod(0o644)
+            os.fchmod(file.fileno(), 0o644)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from probekit import checks
 from probekit.lock import directing
-from probekit.manifests import explained, write_json
+from probekit.manifests import explained, no_links, write_json
 from probekit.model_files import locate_model
 from probekit.parameters import (
     PLACES,
@@ -57,19 +57,20 @@ def run_pipeline(run_dir=None, *, stages=STAGES, progress=True, **parameters):
     # What is wrong is known at once, not when a kernel has started or the next stage begins.
     for needed in {_NEEDS[stage] for stage in stages if stage in _NEEDS}.difference(stages):
         run.manifest(needed)
+    files = ()
     if "extract" in stages:
-        _check_extract(run, stages, defaults() | parameters)
+        files = _check_extract(run, stages, defaults() | parameters)
     with (
         directing(run.path),
         tqdm(total=len(stages), desc="probekit", unit="stage", disable=not progress) as bar,
     ):
         for stage in stages:
             bar.set_description(stage)
-            reason = _outdated(run, stage, parameters)
+            reason = _outdated(run, stage, parameters, files)
             if reason is None:
                 tqdm.write(f"{stage}: nothing has changed, not run again")
             else:
-                if run.manifest_path(stage).exists():
+                if reason != "not finished":
                     tqdm.write(f"{stage}: {reason}, run again")
                 _run_stage(run, stage, parameters, progress)
             bar.update()
@@ -95,7 +96,7 @@ def _in_order(stages):
 
 
 def _check_extract(run, stages, parameters):
-    """Refuse questions, models and a device that can't be used."""
+    """Refuse questions, models and a device that can't be used; the questions' files."""
     table = read_questions(
         parameters["questions"],
         question=parameters["question_column"],
@@ -117,6 +118,7 @@ def _check_extract(run, stages, parameters):
             f"folds={shown} needs at least {shown} right and {shown} wrong answers, but there will "
             f"be {n} in all. Ask more questions{fewer}."
         )
+    return table.attrs["files"]
 
 
 def default_run_dir(questions):
@@ -136,14 +138,15 @@ def default_run_dir(questions):
     return Path("data", "runs", name.lstrip(".") or "questions")
 
 
-def _outdated(run, stage, given):
+def _outdated(run, stage, given, files=()):
     """Why a stage's notebook has to be executed, or None."""
     _, key = _to_execute(run, stage, given)
     output = run.executed_notebook(stage)
-    key["executed notebook"] = sha256(output) if output.exists() else None
+    key["executed notebook"] = sha256(output) if no_links(output, run.path) else None
     # Large activations are gone through only where the probe stage is about to read them.
     thorough = stage == "extract" and _outdated(run, "probe", given) is not None
-    return run.outdated(stage, run.pipeline_record(stage), key, thorough)
+    read = files if stage == "extract" else ()
+    return run.outdated(stage, run.pipeline_record(stage), key, thorough, read)
 
 
 def _to_execute(run, stage, given):
@@ -151,7 +154,8 @@ def _to_execute(run, stage, given):
     declared = notebook_parameters(stage)
     parameters = {name: given.get(name, default) for name, (default, _) in declared.items()}
     parameters["run_dir"] = str(run.path)
-    decisive = {name: value for name, value in parameters.items() if name not in PLACES}
+    incidental = (*PLACES, "run_dir")
+    decisive = {name: value for name, value in parameters.items() if name not in incidental}
     return parameters, {"parameters": decisive, "notebook": sha256(notebook_path(stage))}
 
 
@@ -161,6 +165,9 @@ def _run_stage(run, stage, given, progress):
     output = run.executed_notebook(stage)
     # A stage that is refused leaves the notebook of the last one that finished as it is.
     unfinished = output.with_suffix(".unfinished.ipynb")
+    if no_links(unfinished, run.path):
+        # papermill writes into what is there, and that may have other names elsewhere.
+        unfinished.unlink()
     _execute(notebook_path(stage), unfinished, parameters, progress)
     run.manifest(stage)
     key |= {"executed notebook": sha256(unfinished), "manifest": sha256(run.manifest_path(stage))}

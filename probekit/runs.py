@@ -3,8 +3,10 @@
 No file is read that is not as its stage left it.
 """
 
+import io
 import json
 import os
+import stat
 from pathlib import Path
 
 import pandas as pd
@@ -13,19 +15,21 @@ import xarray as xr
 from probekit import checks, lock
 from probekit.grid_files import netcdf, read_grid
 from probekit.manifests import (
+    REPORT,
+    STAGES,
+    TEMPORARY,
+    DamagedError,
     checked,
     explained,
+    files_below,
     fingerprint,
     is_plain,
+    is_word,
+    no_links,
     replacing,
 )
-from probekit.resources import parse_json, sha256
+from probekit.resources import parse_json, reading, sha256
 from probekit.stages import Stage, check_json, same_file
-
-#: The four stages, in order; each is a notebook.
-STAGES = ("extract", "probe", "visualize", "interpret")
-#: What a whole run ends with; it has a manifest too.
-REPORT = "report"
 
 
 class Run:
@@ -63,7 +67,9 @@ class Run:
         return self._folder("notebooks")
 
     def _folder(self, name):
-        folder = self.path / name
+        folder = self._inside(name)
+        if not no_links(folder, self.path):
+            lock.occupy(self.path)
         with explained(folder):
             folder.mkdir(parents=True, exist_ok=True)
         return folder
@@ -78,7 +84,11 @@ class Run:
         DataFrame
             One row an example, in the order of the question file.
         """
-        return pd.read_parquet(self._intact("answers.parquet", "extract"))
+        path, content = self._content("answers.parquet", "extract")
+        try:
+            return pd.read_parquet(io.BytesIO(content))
+        except (ValueError, OSError) as error:
+            raise DamagedError(f"{path} is damaged: {error}. {_again('extract')}") from error
 
     def activations(self, site=None):
         """Activations of the named tokens, read from disk only where they are used.
@@ -107,9 +117,10 @@ class Run:
             )
         path = self._intact(store_name(site, sites), "extract")
         try:
-            dataset = xr.open_zarr(path, chunks=None, consolidated=False)
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{path} is damaged: {error}. {_again('extract')}") from error
+            with reading(path):
+                dataset = xr.open_zarr(path, chunks=None, consolidated=False)
+        except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
+            raise DamagedError(f"{path} is damaged: {error}. {_again('extract')}") from error
         # numpy's variable-length strings can't be turned into its fixed ones, Python's can. In the
         # order of their names, as the file system's own differs from folder to folder.
         labels = {
@@ -147,16 +158,16 @@ class Run:
 
     def _load(self, name, split):
         checks.text("split", split, such_as="random")
-        path = self._intact(name, "probe")
+        path, content = self._content(name, "probe")
         splits = self.manifest("probe")["results"].get("splits", [split])
         if split not in splits:
             raise ValueError(
                 f"{path} has no split {checks.shown(split)}. It has: {', '.join(splits)}."
             )
         try:
-            return read_grid(path, split)
-        except (OSError, KeyError, ValueError) as error:
-            raise ValueError(f"{path} is damaged: {error}. {_again('probe')}") from error
+            return read_grid(content, split)
+        except ValueError as error:
+            raise DamagedError(f"{path} is damaged: {error} {_again('probe')}") from error
 
     def save_grids(self, grids, name="grid.nc", **storage):
         """Save datasets of the probe stage into one file.
@@ -182,6 +193,12 @@ class Run:
             )
         for split in grids:
             checks.text("The name of a split", split, such_as="random")
+            if not is_word(split):
+                raise ValueError(
+                    f"{checks.shown(split)} can't be the name of a split. Give a word such as "
+                    "'random'."
+                )
+        lock.occupy(self.path)
         with replacing(path) as temporary:
             temporary.write_bytes(netcdf(grids, **storage))
         return path
@@ -200,18 +217,26 @@ class Run:
         """
         path = self._inside(name)
         checks.text(f"The content of {name}", text, empty=True)
+        lock.occupy(self.path)
         with replacing(path) as temporary:
             temporary.write_text(text, encoding="utf-8")
         return path
 
     def _inside(self, name):
-        """Path of a file of the run; refuses a name that leads out of its directory."""
+        """Path of a file of the run; refuses a name or a link that leads out of its directory."""
         if not is_plain(name):
             raise ValueError(
                 f"{checks.shown(name)} is not the name of a file in the run directory {self.path}. "
                 "Give one such as 'description.md'."
             )
+        no_links(self.path / name, self.path)
         return self.path / name
+
+    def _content(self, name, stage):
+        """Path and bytes of a file that a stage made: so no parser opens a file by itself."""
+        path = self._intact(name, stage)
+        with reading(path):
+            return path, path.read_bytes()
 
     def _intact(self, name, stage):
         """Path of what a stage made, if it is as the stage left it.
@@ -220,23 +245,31 @@ class Run:
         labels' types and shapes; so files are compared with the manifest before they are read.
         """
         manifest = self.manifest(stage)
-        path = self.path / name
-        if not path.exists() and name in manifest.get("left_out", ()):
+        path = self._inside(name)
+        found = no_links(path, self.path)
+        if not found and name in manifest.get("left_out", ()):
             raise FileNotFoundError(
                 f"{path} was left out of this run, an example, to keep it small. Make a run of "
                 "your own: probekit run, or the notebooks 01 and 02."
             )
-        if not path.exists():
+        if not found:
             raise FileNotFoundError(f"{path} is not there. {_again(stage)}")
-        for output, record in manifest["outputs"].items():
-            if Path(output).parts[0] == name and not same_file(
-                self.path / output, record, thorough=False
-            ):
-                raise ValueError(
+        if stat.S_ISDIR(found.st_mode):
+            files_below(path)
+        records = {n: r for n, r in manifest["outputs"].items() if Path(n).parts[0] == name}
+        for output, record in records.items():
+            if not self._is_same(output, record):
+                raise DamagedError(
                     f"{path} is damaged: {self.path / output} is not as the {stage} stage left "
                     f"it. {_again(stage)}"
                 )
+        if not records:
+            raise ValueError(f"{path} is not what the {stage} stage made. {_again(stage)}")
         return path
+
+    def _is_same(self, output, record, thorough=False):
+        """Whether what a stage made is there as the stage left it."""
+        return same_file(self._inside(output), record, thorough)
 
     # Stages
 
@@ -258,28 +291,29 @@ class Run:
         """
         path = self.manifest_path(stage)
         try:
-            return checked(parse_json(path.read_text(encoding="utf-8")))
-        except FileNotFoundError:
+            with reading(path):
+                return checked(parse_json(path.read_text(encoding="utf-8")))
+        except (FileNotFoundError, NotADirectoryError):
             raise FileNotFoundError(
                 f"{self.path} holds no finished {stage} stage. Run the {stage} stage first: "
                 "probekit run, or its notebook."
             ) from None
-        except (ValueError, OSError) as error:
-            raise ValueError(f"{path} is damaged: {error}. {_again(stage)}") from error
+        except (ValueError, IsADirectoryError) as error:
+            raise DamagedError(f"{path} is damaged: {error}. {_again(stage)}") from error
 
     def manifest_path(self, stage):
         """Path of a stage's manifest, or the report's: it is there once the stage is finished."""
         if not isinstance(stage, str) or stage != REPORT:
             checks.one_of("stage", stage, STAGES)
-        return self.path / "manifests" / f"{stage}.json"
+        return self._inside(f"manifests/{stage}.json")
 
     def pipeline_record(self, stage):
         """Path of what the pipeline ran a stage with, so that it knows whether that has changed."""
-        return self.manifest_path(stage).with_name(f".{stage}.pipeline.json")
+        return self._inside(f"manifests/.{self.manifest_path(stage).stem}.pipeline.json")
 
     def executed_notebook(self, stage):
         """Path of a stage's notebook as the pipeline executed it."""
-        return self.notebooks / notebook_name(stage)
+        return self._inside(f"{self.notebooks.name}/{notebook_name(stage)}")
 
     def begin(self, stage, parameters, inputs=()):
         """Start a stage: from here on it is unfinished until `Stage.finish`.
@@ -311,8 +345,10 @@ class Run:
         lock.hold(self.path)
         # What a killed process had begun to write; nobody else is writing now.
         with explained(self.path):
-            for stray in self.path.rglob(".*.part"):
-                stray.unlink()
+            for folder, _, files in os.walk(self.path):
+                for stray in (Path(folder, file) for file in files):
+                    if TEMPORARY.fullmatch(stray.relative_to(self.path).as_posix()):
+                        stray.unlink()
             manifest.unlink(missing_ok=True)
         return Stage(self, stage, parameters, hashes)
 
@@ -323,15 +359,23 @@ class Run:
 
     def _digest(self, path):
         """SHA-256 of a file; of a manifest, that of what it says but for times and versions."""
-        path = Path(path)
+        here = Path(os.path.abspath(path))
+        if here.is_relative_to(self.path):
+            no_links(here, self.path)
+        path = here.resolve()
         for stage in (*STAGES, REPORT):
-            if path.resolve() == self.manifest_path(stage):
+            if path == self.path / "manifests" / f"{stage}.json":
                 return fingerprint(self.manifest(stage))
-        if not os.path.isfile(path):
+        try:
+            with reading(path):
+                is_file = stat.S_ISREG(path.stat().st_mode)
+        except (FileNotFoundError, NotADirectoryError):
+            is_file = False
+        if not is_file:
             raise FileNotFoundError(f"There is no file {path}, and an input is a file.")
         return sha256(path)
 
-    def outdated(self, stage, record, key, thorough=False):
+    def outdated(self, stage, record, key, thorough=False, files=()):
         """Why a stage has to be run again, if it has to.
 
         Parameters
@@ -344,39 +388,62 @@ class Run:
         thorough : bool
             Read large shards of activations too. They carry their own checksums, so it is enough
             to compare their sizes where nothing is going to be made of them.
+        files : sequence of Path
+            The questions' files, if the stage reads them: what is in them decides, not where they
+            are.
 
         Returns
         -------
         str or None
             None if it is finished as the pipeline recorded it, with its files as it left them.
+
+        Raises
+        ------
+        OSError
+            If that can't be told because a file can't be read.
         """
         path, record = self.manifest_path(stage), checks.path("record", record)
         check_json("key", key)
-        if not path.exists():
-            return "not finished"
         try:
             manifest = self.manifest(stage)
-        except ValueError:
+        except FileNotFoundError:
+            return "not finished"
+        except DamagedError:
             return f"{self._label(path)} is damaged"
         try:
-            recorded = dict(parse_json(record.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError):
+            with reading(record):
+                recorded = dict(parse_json(record.read_text(encoding="utf-8")))
+            recorded["parameters"] = dict(recorded.get("parameters", {}))
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError, TypeError):
             return f"{self._label(record)} is missing or damaged"
         # As JSON gives it back: no tuples.
-        key = json.loads(json.dumps(key)) | {"manifest": sha256(path)}
+        key = json.loads(json.dumps({"parameters": {}} | key)) | {"manifest": sha256(path)}
+        outside = {n: d for n, d in manifest["inputs"].items() if Path(n).is_absolute()}
+        moved = files and _by_content(outside) == _by_content({f: sha256(f) for f in files})
+        # Earlier versions recorded where the run was. Nothing is made anew for having been moved.
+        for name in ("run_dir", *(["questions"] if moved else [])):
+            key["parameters"].pop(name, None)
+            recorded["parameters"].pop(name, None)
         differing = [name for name in {**key, **recorded} if key.get(name) != recorded.get(name)]
         if differing:
             return f"{' and '.join(differing)} changed"
         for name, digest in manifest["inputs"].items():
+            if moved and name in outside:
+                continue
             try:
                 if self._digest(self.path / name) != digest:
                     return f"{name} has changed"
-            except (OSError, ValueError):
+            except (FileNotFoundError, DamagedError):
                 return f"{name} is missing or damaged"
         for name, output in manifest["outputs"].items():
-            if not same_file(self.path / name, output, thorough):
+            if not self._is_same(name, output, thorough):
                 return f"{name} is missing or damaged"
         return None
+
+
+def _by_content(files):
+    """What decides in files outside the run: their formats and hashes, not where they are."""
+    return sorted((Path(name).suffix, digest) for name, digest in files.items())
 
 
 def notebook_name(stage):

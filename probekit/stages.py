@@ -6,7 +6,7 @@ half there. The manifest has the hash of each, and one of itself.
 """
 
 import json
-import os
+import stat
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -14,8 +14,8 @@ from datetime import UTC, datetime
 import numpy as np
 
 from probekit import checks, lock
-from probekit.manifests import environment, sealed, write_json
-from probekit.resources import sha256
+from probekit.manifests import environment, files_below, no_links, sealed, write_json
+from probekit.resources import reading, sha256
 
 #: Shards of more bytes are not read in full only to see whether they are as they were.
 LARGE = 1 << 20
@@ -50,9 +50,11 @@ class Stage:
         Raises
         ------
         ValueError, TypeError, FileNotFoundError
-            If an output is not there or not in the run directory, or JSON can't hold a result.
+            If an output is not there or not in the run directory, or JSON can't hold a result. If
+            the run directory was renamed or deleted since the stage began.
         """
         check_json("results", results)
+        lock.check_place(self.run.path)
         outputs = checks.paths("outputs", outputs)
         for output in outputs:
             if not output.is_relative_to(self.run.path):
@@ -60,7 +62,7 @@ class Stage:
                     f"The output {output} is not in the run directory {self.run.path}. Write it "
                     f"there, and give its whole path, such as {self.run.path / 'grid.nc'}."
                 )
-            if not os.path.exists(output):
+            if not no_links(output, self.run.path):
                 raise FileNotFoundError(
                     f"The output {output} is not there. Write it, then finish the stage."
                 )
@@ -102,7 +104,7 @@ def check_json(name, values):
 
 
 def _files(path):
-    return sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    return files_below(path) if path.is_dir() else [path]
 
 
 def _record(file):
@@ -115,7 +117,7 @@ def _record(file):
 
 
 def same_file(path, record, thorough=True):
-    """Whether a file is as a manifest records it.
+    """Whether a file is as a manifest records it; an OSError where that can't be read.
 
     Parameters
     ----------
@@ -129,7 +131,12 @@ def same_file(path, record, thorough=True):
     -------
     bool
     """
-    if not path.is_file() or path.stat().st_size != record["bytes"]:
+    try:
+        with reading(path):
+            found = path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    if not stat.S_ISREG(found.st_mode) or found.st_size != record["bytes"]:
         return False
     large = "/activation/c/" in path.as_posix() and record["bytes"] > LARGE
     return (large and not thorough) or sha256(path) == record["sha256"]

@@ -216,10 +216,11 @@ def test_an_extraction_goes_on_when_there_is_room(disk, stopping_model_dir, tmp_
 
 def test_grids_on_a_full_disk_leave_the_process_alive(disk):
     run, noise = Run(disk.path / "run"), np.random.default_rng(0).normal(size=(200, 200))
-    grids = {"random": xr.Dataset({"auroc": (("layer", "token"), noise)})}
+    labels = {"layer": range(200), "token": [str(i) for i in range(200)]}
+    grids = {"random": xr.Dataset({"auroc": (("layer", "token"), noise)}, labels)}
     with pytest.raises(ValueError, match=r"grid\.nc cannot be written: No space left"):
         run.save_grids(grids)
-    assert os.listdir(run.path) == []
+    assert os.listdir(run.path) == [".lock"]
     disk.grow(2000)
     path = run.save_grids(grids)
     run.begin("probe", {}).finish([path], splits=["random"])

@@ -135,7 +135,7 @@ def test_shards_of_an_interrupted_run_are_checked_before_they_are_built_upon(lm,
     flip(run.path / ACTIVATIONS / "c/2/0/0/0", -300)
     truncate(run.path / ACTIVATIONS / "c/3/0/0/0")
     (run.path / "shards/by-workers-0").mkdir()
-    (run.path / "shards/.00003.x.part").touch()
+    (run.path / "shards/.00003.probekit-k3_x9abc.part").touch()
     extracted(lm, run.path)
     assert asked == [4, 4, 2]
     assert contents(run) == whole

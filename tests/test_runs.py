@@ -364,9 +364,9 @@ def test_what_is_not_finished_cannot_be_read(run):
 
 def test_answers_come_back_as_they_were_saved(run):
     answers = pd.DataFrame({"id": ["b", "a"], "correct": [True, False], "tokens": [[1, 2], []]})
-    run.path.mkdir()
+    stage = run.begin("extract", {})
     answers.to_parquet(run.path / "answers.parquet")
-    run.begin("extract", {}).finish([run.path / "answers.parquet"], sites=["mlp_out"])
+    stage.finish([run.path / "answers.parquet"], sites=["mlp_out"])
     found = run.answers()
     assert found["id"].tolist() == ["b", "a"]
     assert [list(t) for t in found["tokens"]] == [[1, 2], []]
