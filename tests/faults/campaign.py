@@ -1,8 +1,10 @@
-"""Campaigns of faults against `probekit run`: kills, flipped bytes, full disks.
+"""Campaigns of faults against `probekit run`: kills, flipped bytes, full disks, failing calls.
 
-    make faults                                                  # all three, with a tiny model
+    make faults                                                  # all four, with a tiny model
     make faults ARGS="kills --model real --kills 14 --seed 1"
     make faults ARGS="flips --model real --folder /tmp/faults"   # what is there is used again
+
+    make faults ARGS="calls --part 1/2 --log calls.jsonl"        # one of two processes
 
 Each begins with an undisturbed run and keeps what is there when each of its stages is finished.
 Every fault is then tried on a copy, at the same path, the same command is run again, and each
@@ -59,11 +61,11 @@ class Campaign:
         self._undisturbed()
         self.expected = contents(self.after(REPORT))
 
-    def _tiny(self):
+    def _tiny(self, n=600):  # three shards
         model, questions = self.folder / "model", self.folder / "questions"
         if not questions.exists():
             save_tiny_model(model, STOPS)
-            write_questions(questions, 600)  # three shards
+            write_questions(questions, n)
         return {"model": str(model), "questions": str(questions / "questions.csv")}
 
     def _undisturbed(self):
@@ -246,24 +248,36 @@ def main():
     """Run a campaign, or all."""
     import flips
     import full
+    import inject
     import kills
 
     campaigns = {"kills": kills.campaign, "flips": flips.campaign, "full": full.campaign}
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("campaign", nargs="?", choices=[*campaigns, "all"], default="all")
+    names = [*campaigns, "calls"]
+    parser.add_argument("campaign", nargs="?", choices=[*names, "all"], default="all")
     parser.add_argument("--model", choices=WITH, default="tiny")
     parser.add_argument("--kills", type=int, default=12)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, help="where runs lie (default: a temporary one)")
+    group = parser.add_argument_group("calls that fail")
+    group.add_argument("--calls", type=int, default=400, help="reads, and writes; 0: all")
+    group.add_argument("--looks", type=int, help="stat and the like (default: none); 0: all")
+    group.add_argument("--errors", choices=["all", "rotate"], default="rotate")
+    group.add_argument("--part", default="1/1", help="1/2 and 2/2 share the work")
+    group.add_argument("--log", type=Path, help="add each fault to this file, a JSON line each")
     options = parser.parse_args()
-    names = list(campaigns) if options.campaign == "all" else [options.campaign]
+    names = names if options.campaign == "all" else [options.campaign]
     with tempfile.TemporaryDirectory(prefix="probekit-faults-") as temporary:
-        here = Campaign(options.folder or Path(temporary), options.model)
-        # A list: after a campaign that failed the others are run too.
-        failures = [campaigns[name](here, options) for name in names]
-    return int(any(failures))
+        folder, failures = options.folder or Path(temporary), 0
+        # After a campaign that failed the others are run too.
+        if set(names) - {"calls"}:
+            here = Campaign(folder, options.model)
+            failures += sum(campaigns[name](here, options) for name in names if name in campaigns)
+        if "calls" in names:
+            failures += inject.campaign(Path(temporary), options)
+    return int(failures > 0)
 
 
 if __name__ == "__main__":
