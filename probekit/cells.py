@@ -2,15 +2,20 @@
 
 Within a cell everything is one more fit over the same activations: the folds, the folds of the
 permuted labels, the pairs of folds from which the best cell is chosen without looking at the data
-it is then measured on. The solver advances them together.
+it is then measured on. The solver advances them in two companies, those of the real labels apart,
+so that these come out the same to the last bit whatever the null is.
 """
 
+import threading
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from scipy.special import expit, logit
 from sklearn.base import clone
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, train_test_split
+from threadpoolctl import ThreadpoolController
 
 from probekit.mending import explained_damage
 from probekit.roc import auroc, training_variance
@@ -82,7 +87,10 @@ class Plan:
         return cls(np.array(labellings), np.array(fold), n_folds, C, groups, choose=n_folds > 2)
 
     def fits(self):
-        """Per fit: labelling, folds left out (one, or two to choose by), and number of C."""
+        """Per fit: labelling, folds left out (one, or two to choose by), and number of C.
+
+        Those of the real labels come first, and are the same whatever the others are.
+        """
         listed = []
         for labelling in range(len(self.wrong)):
             left_out = [(k, k) for k in range(self.n_folds)]
@@ -189,6 +197,37 @@ def read_cell(activations, layer, token, kept):
     return X
 
 
+_lock, _computing = threading.Lock(), []
+
+
+@contextmanager
+def one_thread():
+    """BLAS, OpenMP and torch with one thread each; as before once nobody is inside any more.
+
+    Cells are shared out over the cores, where more threads would wait for each other. And sums are
+    the same to the last bit on a machine of any number of cores.
+    """
+    import torch
+
+    with _lock:
+        # Each thread of a process has its own number, so each that comes in sets it.
+        _computing.append((torch.get_num_threads(), _pools().limit(limits=1)))
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        with _lock:
+            threads, limits = _computing.pop()
+            if not _computing:  # those found by the first that came in
+                limits.restore_original_limits()
+                torch.set_num_threads(threads)
+
+
+@cache
+def _pools():
+    return ThreadpoolController()
+
+
 @dataclass(frozen=True)
 class Fitter:
     """How probes are fitted: many at once by the solver, or one by one by scikit-learn."""
@@ -197,32 +236,47 @@ class Fitter:
     standardize: bool
     device: str
 
-    def __call__(self, X, labels, weight, C):
-        """Fit to each row of labels and weights.
+    def __call__(self, X, companies):
+        """Fit companies of probes, each without regard to those that come after it.
 
-        Returns
-        -------
+        Probes of one company depend on each other, within the solver's tolerance: they advance
+        together, and are rows of the same products.
+
+        Parameters
+        ----------
+        X : array of float32, (example, feature)
+        companies : list of (labels, weight, C)
+            Each with a row for every fit; labels and weights are over the examples.
+
+        Yields
+        ------
         margin : array, (fit, example)
         coef : array, (feature,), and intercept: float
-            Of the last fit; NaN if it is not linear.
+            Of the company's last fit; NaN if it is not linear.
         converged : bool
         """
         if not isinstance(self.method, str):
-            return self._one_by_one(X, labels, weight)
+            for labels, weight, _ in companies:
+                yield self._one_by_one(X, labels, weight)
+            return
         import torch
 
         from probekit import probes as solver
 
-        torch.set_num_threads(1)
+        # A copy in torch's own memory, as sums may depend on where their terms lie in it.
+        X = torch.tensor(X, device=self.device)
         options = {"device": self.device}
-        if self.method == "logistic":
-            options |= {"C": C, "standardize": self.standardize}
-        elif self.method == "ridge":
-            options["alpha"] = 1 / float(C[0])
-        fitted = getattr(solver, f"fit_{self.method}")(X, labels, weight, **options)
-        margin = fitted.decision_function(X).cpu().numpy()
-        coef, intercept = fitted.coef[-1].cpu().numpy(), float(fitted.intercept[-1])
-        return margin, coef, intercept, bool(fitted.converged.all())
+        for labels, weight, C in companies:
+            if self.method == "logistic":
+                options |= {"C": C, "standardize": self.standardize}
+            elif self.method == "ridge":
+                options["alpha"] = 1 / float(C[0])
+            fitted = getattr(solver, f"fit_{self.method}")(X, labels, weight, **options)
+            if self.method == "logistic":
+                options["begin"] = fitted
+            margin = fitted.decision_function(X).cpu().numpy()
+            coef, intercept = fitted.coef[-1].cpu().numpy(), float(fitted.intercept[-1])
+            yield margin, coef, intercept, bool(fitted.converged.all())
 
     def _one_by_one(self, X, labels, weight):
         margin = np.empty(labels.shape)
@@ -238,6 +292,7 @@ class Fitter:
         return margin, coef, float(np.ravel(classifier.intercept_)[0]), True
 
 
+@one_thread()
 def fit_cell(X, plan, fitter):
     """All fits of one cell.
 
@@ -245,7 +300,8 @@ def fit_cell(X, plan, fitter):
     -------
     dict
         `score` (example,), `auroc` (labelling,), `choosing` (fold,): the area without a fold's
-        data, `training_variance`, `coef`, `intercept`, `converged`.
+        data, `training_variance`, `coef`, `intercept`, `converged`. Only further elements of
+        `auroc` depend on the permutations.
     """
     present = ~np.isnan(X[:, 0])
     n, features = len(X), X.shape[1]
@@ -263,12 +319,29 @@ def fit_cell(X, plan, fitter):
     labels = wrong[fits[:, 0]]
     test = fold[fits[:, 0]]
     train = (test != fits[:, 1, None]) & (test != fits[:, 2, None])
-    if not _both_classes(labels, train).all():
+    possible = _both_classes(labels, train)
+    real = fits[:, 0] == 0
+    if not possible[real].all():
         return cell
-    all_labels = np.vstack([labels, wrong[:1]])
-    weight = np.vstack([train, np.ones((1, len(X)), bool)]).astype(np.float32)
-    C = np.append(plan.C[fits[:, 3]], plan.C[0])
-    margin, coef, intercept, cell["converged"] = fitter(X, all_labels, weight, C)
+    # A permutation that leaves a fold of this cell one class only has no area here.
+    null = ~real & ~np.isin(fits[:, 0], fits[~possible, 0])
+    weight, C = train.astype(np.float32), plan.C[fits[:, 3]]
+    everything = np.ones((1, len(X)), np.float32)
+    companies = [
+        (
+            np.vstack([labels[real], wrong[:1]]),
+            np.vstack([weight[real], everything]),
+            np.append(C[real], plan.C[0]),
+        )
+    ]
+    if null.any():
+        companies.append((labels[null], weight[null], C[null]))
+    fitted = fitter(X, companies)
+    found, coef, intercept, cell["converged"] = next(fitted)
+    margin = np.full(labels.shape, np.nan, found.dtype)
+    margin[real] = found[:-1]
+    for found, *_ in fitted:
+        margin[null] = found
     rows = plan.rows()
 
     def scores(rows):
@@ -289,8 +362,7 @@ def fit_cell(X, plan, fitter):
         cell["training_variance"] = training_variance(without, wrong[0], groups)
     if len(plan.C) > 1:
         C = plan.C[np.bincount(chosen_C[0]).argmax()]
-        everything = np.ones((1, len(X)), np.float32)
-        _, coef, intercept, _ = fitter(X, wrong[:1], everything, np.array([C]))
+        _, coef, intercept, _ = next(fitter(X, [(wrong[:1], everything, np.array([C]))]))
     cell["coef"], cell["intercept"] = coef.astype(np.float32), np.float32(intercept)
     return cell
 

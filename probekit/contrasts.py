@@ -14,7 +14,7 @@ from scipy.stats import norm, t
 
 from probekit import checks
 from probekit.grid import example_groups
-from probekit.roc import auroc_influence, interval
+from probekit.roc import auroc_influence, cluster_sums, interval
 from probekit.tokens import FIGURE_TOKENS
 
 #: With fewer wrong or right answers, an area's error can't be estimated from them.
@@ -222,9 +222,7 @@ def areas(grid, tokens=FIGURE_TOKENS, groups=None):
 
 
 def _sum_groups(influence, groups):
-    members = np.zeros((len(groups), groups.max() + 1))
-    members[np.arange(len(groups)), groups] = 1
-    sums = influence @ members
+    sums = cluster_sums(influence, groups)
     n = (sums != 0).sum(-1)
     return sums * np.sqrt(n / np.maximum(n - 1, 1))[..., None], n
 
@@ -238,7 +236,7 @@ def _widening(grid, enough, error, single):
     if "null_auroc" not in grid or not enough.any():
         return 1.0
     null = grid["null_auroc"].transpose("layer", "token", "permutation").to_numpy()[enough]
-    if null.shape[-1] < _MIN_PERMUTATIONS:
+    if null.shape[-1] < _MIN_PERMUTATIONS or np.isnan(null).all():
         return 1.0
     score = grid["score"].transpose("layer", "token", "example").to_numpy()[enough]
     scored, wrong = ~np.isnan(score), ~grid["correct"].to_numpy().astype(bool)

@@ -15,6 +15,7 @@ from sklearn.pipeline import make_pipeline
 
 from probekit import checks
 from probekit.answers import normalize
+from probekit.cells import one_thread
 from probekit.grid import example_groups
 from probekit.roc import auroc, auroc_influence, interval, standard_error, training_variance
 
@@ -44,6 +45,7 @@ _ATTRIBUTES = ("split", "protocol", "folds", "seed", "C")
 _SMOOTHING = 2
 
 
+@one_thread()
 def controls(answers, grid):
     """Detect wrong answers without looking at activations, on a grid's examples and folds.
 
@@ -388,8 +390,9 @@ def _shuffled(grid):
     null = grid["null_auroc"].transpose("permutation", "layer", "token").to_numpy()
     if np.isnan(null).all():
         return None
-    null = null[:, ~np.isnan(null).any(0)]  # (permutation, cell); a cell has all or none
-    areas = [null.ravel(), null.max(1)]
+    found = ~np.isnan(null)  # (permutation, layer, token)
+    best = np.where(found, null, -np.inf).max((1, 2))
+    areas = [null[found], best[found.any((1, 2))]]
     low, high = np.array([np.quantile(area, (0.025, 0.975)) for area in areas]).T
     n = int((grid["fold"] >= 0).sum())
     names = ["shuffled_labels", "shuffled_best"]

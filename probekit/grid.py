@@ -1,13 +1,14 @@
 """Cross-validated probes in every cell of layers x tokens, with intervals and a null."""
 
 import numbers
-import os
+from concurrent.futures.process import BrokenProcessPool
 
 import numpy as np
 import xarray as xr
-from joblib import Parallel, delayed
+from joblib import Parallel, cpu_count, delayed
 from scipy.sparse import block_array, coo_array
 from scipy.sparse.csgraph import connected_components
+from sklearn.base import clone
 from tqdm import tqdm
 
 from probekit import checks
@@ -60,7 +61,7 @@ def probe_grid(
         Inverse strength of the L2 penalty, from 1e-6 to 1e6. Of several, the best is chosen inside
         the training folds.
     seed : int
-        Of the folds and the permutations.
+        Of the folds, the permutations, and a classifier that has no `random_state`.
     method : str or scikit-learn classifier
         ``"logistic"``, ``"ridge"``, ``"discriminant"`` (linear, shrunk covariance) or
         ``"mean_difference"``; or any classifier, which is cloned and fitted for each fit: mind that
@@ -71,10 +72,11 @@ def probe_grid(
         folds.
     n_permutations : int
         Times that the labels are permuted and everything is fitted again, for the null. A p-value
-        can't be below 1 / (1 + n_permutations) after correction. At most 10,000.
+        can't be below 1 / (1 + n_permutations) after correction. At most 10,000. Nothing else
+        depends on it: on one machine all else is the same to the last bit.
     n_jobs : int, optional
         Processes, no more than there are cores; by default, or for -1, one a core, and one on a
-        device other than the CPU.
+        device other than the CPU. The result does not depend on it.
     device : str
         Where the fits are computed, as torch names it.
     scheduler : str or distributed.Client, optional
@@ -103,7 +105,7 @@ def probe_grid(
         If an argument is of the wrong kind.
     ValueError
         If there are too few examples of a class, or too few groups, for the folds, or a value
-        cannot be used.
+        cannot be used; or if a process that fits cells was killed.
     """
     checks.text("split", split, such_as="random")
     checks.one_of("protocol", protocol, PROTOCOLS)
@@ -122,7 +124,7 @@ def probe_grid(
     plan = Plan.make(wrong, groups, protocol, folds, C, seed, n_permutations)
     layers, tokens = activations.sizes["layer"], activations.sizes["token"]
     cells = [(layer, token) for layer in range(layers) for token in range(tokens)]
-    fitter = Fitter(method, standardize, device)
+    fitter = Fitter(_seeded(method, seed), standardize, device)
     if here:
         results = _fit_here(activations, cells, kept, plan, fitter, n_jobs, progress)
     else:
@@ -150,20 +152,42 @@ def _fit_here(activations, cells, kept, plan, fitter, n_jobs, progress):
         for layer, token in cells
     )
     parallel = Parallel(n_jobs, return_as="generator", pre_dispatch="2*n_jobs", max_nbytes=None)
-    return list(
-        tqdm(parallel(jobs), total=len(cells), desc="Probing", unit="cell", disable=not progress)
-    )
+    with tqdm(total=len(cells), desc="Probing", unit="cell", disable=not progress) as bar:
+        results = []
+        try:
+            for result in parallel(jobs):
+                results.append(result)
+                bar.update()
+        except BrokenProcessPool as error:
+            raise ValueError(
+                f"One of {n_jobs} processes that fit probes was killed, with {len(results)} of "
+                f"{len(cells)} cells finished: most often memory runs out. Give fewer processes "
+                f"(n_jobs={max(1, n_jobs // 2)}), or fewer permutations."
+            ) from error
+    return results
 
 
 def _processes(n_jobs, device):
     """How many processes to fit in."""
-    cores = os.cpu_count()
+    cores = cpu_count()  # those that this process may use
     if n_jobs is None:
         return cores if device == "cpu" else 1
     # joblib's own way to ask for all.
     if isinstance(n_jobs, numbers.Integral) and n_jobs == -1:
         return cores
     return min(checks.whole("n_jobs", n_jobs, 1), cores)
+
+
+def _seeded(method, seed):
+    """A classifier whose randomness is the seed's alone, not numpy's global generator's."""
+    if isinstance(method, str):
+        return method
+    free = {
+        name: seed
+        for name, value in method.get_params().items()
+        if name.rpartition("__")[2] == "random_state" and value is None
+    }
+    return clone(method).set_params(**free)
 
 
 def _check_method(method):
@@ -334,6 +358,10 @@ def _p_values(area, scored, labellings):
     z, null = z[..., 0], z[..., 1:]
     empty = np.isnan(z)
     if not null.shape[-1] or empty.all():
+        return np.full(z.shape, np.nan), np.full(z.shape, np.nan)
+    # A permutation may leave a cell, or all of few cells, without both classes in every fold.
+    null = null[..., ~np.isnan(null).all((0, 1))]
+    if not null.shape[-1]:
         return np.full(z.shape, np.nan), np.full(z.shape, np.nan)
     largest = np.nanmax(null, axis=(0, 1))
     pool = np.sort(null[~np.isnan(null)])

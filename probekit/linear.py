@@ -4,7 +4,7 @@ Each function fits many probes over the same examples at once: labels and sample
 row for every fit. `probekit.probes.fit_logistic` is the one that has to iterate.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -22,12 +22,15 @@ class LinearProbes:
         Whether the fit met the tolerance asked for.
     n_iter : int
         Iterations until the last fit stopped; 0 for a closed form.
+    begun : object
+        What `probekit.probes.fit_logistic` may use again for more fits over the same X.
     """
 
     coef: torch.Tensor
     intercept: torch.Tensor
     converged: torch.Tensor
     n_iter: int
+    begun: object = field(default=None, repr=False, compare=False)
 
     def decision_function(self, X):
         """Margin of every example under every probe, shape (fits, examples)."""

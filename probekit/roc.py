@@ -98,12 +98,16 @@ def standard_error(influence, cluster=None):
     """
     if cluster is None:
         return np.sqrt((influence**2).sum(-1))
-    codes = np.unique(cluster, return_inverse=True)[1]
-    members = np.zeros((len(codes), codes.max() + 1))
-    members[np.arange(len(codes)), codes] = 1
-    sums = influence @ members
+    sums = cluster_sums(influence, cluster)
     n = (sums != 0).sum(-1)
     return np.sqrt((sums**2).sum(-1) * n / np.maximum(n - 1, 1))
+
+
+def cluster_sums(values, cluster):
+    """Sums over the examples of each cluster: (..., example) to (..., cluster)."""
+    order = np.argsort(cluster, kind="stable")
+    firsts = np.unique(cluster[order], return_index=True)[1]
+    return np.add.reduceat(values[..., order], firsts, axis=-1)
 
 
 def training_variance(scores, positive, cluster=None):

@@ -45,10 +45,13 @@ def _models(wanted):
 def _alone():
     """One at a time in this process, with all of its threads and no more."""
     with _one_at_a_time, _unwatched():
-        threads = _worker().state.nthreads
+        threads, before = _worker().state.nthreads, torch.get_num_threads()
         torch.set_num_threads(threads)
-        with threadpool_limits(threads):
-            yield
+        try:
+            with threadpool_limits(threads):
+                yield
+        finally:
+            torch.set_num_threads(before)  # a worker may be a thread of somebody's session
 
 
 @contextmanager
@@ -145,7 +148,7 @@ def fit(cells, block, plan, fitter):
     if stored:
         cells.check()
     results = []
-    with threadpool_limits(1), _unwatched():
+    with _unwatched():
         for cell in block if stored else cells:
             stop.check()
             X = cells.read(*cell) if stored else cell

@@ -149,6 +149,18 @@ def test_shuffled_labels_are_the_grids_own_null(measured, grids):
     assert area(found, "shuffled_best") == pytest.approx(float(largest))
 
 
+@pytest.mark.parametrize("n_permutations", [0, 8])
+def test_the_other_controls_are_the_same_whatever_the_null(answers, measured, n_permutations):
+    activations = make_activations(answers)
+    for split in ("random", "answer"):
+        options = OPTIONS | {"n_permutations": n_permutations, "split": split}
+        found = controls(answers, probe_grid(activations, **options))
+        known = [n for n in found["control"].to_numpy() if not n.startswith("shuffled")]
+        xr.testing.assert_identical(
+            found.sel(control=known), measured[split].sel(control=known)
+        )
+
+
 def test_the_direction_of_length_is_the_better_one(answers, grids):
     wrong = ~answers["correct"].to_numpy()
     short = answers.assign(n_tokens=np.where(wrong, 5, 9))

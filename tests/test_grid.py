@@ -1,8 +1,13 @@
+import os
+import signal
+from functools import cache
+
 import numpy as np
 import pytest
+import torch
 import xarray as xr
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
-from sklearn.linear_model import LogisticRegression, RidgeClassifier
+from sklearn.linear_model import LogisticRegression, RidgeClassifier, SGDClassifier
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import train_test_split
 from sklearn.pipeline import make_pipeline
@@ -10,6 +15,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.tree import DecisionTreeClassifier
 
 from probekit import probe_grid
+from probekit.grid import _processes
 from probekit.roc import auroc_influence, interval, standard_error
 
 TOKENS = ["last_q", "-2", "-1"]
@@ -188,6 +194,131 @@ def test_half_precision_gives_the_same():
     np.testing.assert_allclose(
         probe_grid(half, **QUICK)["auroc"], probe_grid(activations, **QUICK)["auroc"], atol=0.01
     )
+
+
+# The same to the last bit, whatever is fitted beside it, and where
+
+NULL = ["p_value", "p_corrected", "null_auroc"]
+
+
+@cache
+def correlated(n=150, features=40):
+    """Features whose sizes span four orders of magnitude, as activations' do: slow to converge."""
+    activations = make_activations(n=n, features=features, strength=0.5)
+    random = np.random.default_rng(3)
+    mixing = random.normal(size=(features, features)) * np.logspace(1, -3, features)
+    X = activations["activation"].to_numpy() @ mixing.astype(np.float32)
+    return activations.assign(activation=(activations["activation"].dims, X))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"split": "answer", "folds": 3},
+        {"C": [1e-3, 1.0, 100.0], "folds": 3},
+        {"standardize": True},
+        {"protocol": "published"},
+        {"method": "ridge"},
+        {"method": "discriminant"},
+        {"method": "mean_difference"},
+        {"method": SGDClassifier(loss="log_loss", max_iter=3, tol=None)},
+        {"n": 30, "features": 80, "folds": 2},  # fitted in the span of the examples
+    ],
+    ids=str,
+)
+def test_the_real_labels_are_fitted_as_if_there_were_no_others(options):
+    sizes = {name: options[name] for name in ("n", "features") if name in options}
+    options = {name: value for name, value in options.items() if name not in sizes}
+    activations = correlated(**sizes)
+    alone = probe_grid(activations, **QUICK | options)
+    assert not np.isnan(alone["auroc"]).any()
+    for n_permutations in (1, 9):
+        grid = probe_grid(activations, **QUICK | options | {"n_permutations": n_permutations})
+        ignored = {"n_permutations": n_permutations}
+        expected = alone.drop_vars(NULL).assign_attrs(ignored)
+        xr.testing.assert_identical(grid.drop_vars(NULL), expected)
+        assert grid.sizes["permutation"] == n_permutations
+
+
+def test_a_permutation_that_a_rare_token_cannot_do_takes_no_area_away():
+    """Of ten answers that have a token, permuted labels may leave a fold's others of one class."""
+    activations = make_activations(n=60)
+    wrong, fold = ~activations["correct"].to_numpy(), probe_grid(activations, **QUICK)["fold"]
+    have = [np.flatnonzero((fold == k) & (wrong == w))[0] for k in range(5) for w in (0, 1)]
+    activations["activation"][np.setdiff1d(range(60), have), :, 0] = np.nan
+    alone = probe_grid(activations, **QUICK)
+    grid = probe_grid(activations, **QUICK | {"n_permutations": 40})
+    assert np.isnan(grid["null_auroc"][0, 0]).any(), "else nothing is tested"
+    assert not np.isnan(alone["auroc"]).any()
+    np.testing.assert_array_equal(grid["auroc"], alone["auroc"])
+    assert (grid["p_corrected"] <= 1).all()
+    one = probe_grid(activations.isel(token=[0]), **QUICK | {"n_permutations": 40})
+    assert np.isfinite(one["p_corrected"]).all()
+
+
+def test_a_cell_is_the_same_in_any_company_and_process():
+    activations, options = correlated(), QUICK | {"n_permutations": 3}
+    grid = probe_grid(activations, **options)
+    other = activations.isel(layer=[1, 0], token=[2, 0])
+    expected = grid.isel(layer=[1, 0], token=[2, 0])
+    for n_jobs in (1, 2):
+        some = probe_grid(other, **options | {"n_jobs": n_jobs})
+        for name in ("auroc", "auroc_low", "training_error", "score", "coef", "null_auroc"):
+            xr.testing.assert_identical(some[name].drop_attrs(), expected[name].drop_attrs())
+
+
+@pytest.mark.parametrize("method", ["logistic", SGDClassifier(max_iter=20, tol=None)], ids=str)
+def test_threads_and_the_global_generator_make_no_difference(method):
+    """Nor does a grid change them, even when it fails."""
+    activations, grids, before = correlated(400, 200), [], torch.get_num_threads()
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            np.random.seed(threads)  # noqa: NPY002
+            state = np.random.get_state()[1].copy()  # noqa: NPY002
+            grids.append(probe_grid(activations, **QUICK, method=method))
+            damaged = activations.copy(deep=True)
+            damaged["activation"][0, 1, 2, 0] = np.inf
+            with pytest.raises(ValueError, match="infinite"):
+                probe_grid(damaged, **QUICK, method=method)
+            assert torch.get_num_threads() == threads
+            np.testing.assert_array_equal(np.random.get_state()[1], state)  # noqa: NPY002
+    finally:
+        torch.set_num_threads(before)
+    xr.testing.assert_identical(*grids)
+
+
+# Processes that are killed
+
+
+class Killed(LogisticRegression):
+    """Its process is killed while it is fitted, as for want of memory."""
+
+    def fit(self, X, y):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_process_that_is_killed_is_told_in_a_sentence_and_the_next_grid_goes_on():
+    with pytest.raises(ValueError, match=r"processes .* killed, with 0 of 6 cells.*memory.*n_jobs"):
+        probe_grid(make_activations(), **QUICK | {"n_jobs": 2}, method=Killed())
+    assert probe_grid(make_activations(), **QUICK | {"n_jobs": 2}).sizes["layer"] == 2
+
+
+def test_processes_that_are_killed_while_they_wait_are_replaced():
+    from joblib.externals.loky import get_reusable_executor
+
+    activations = make_activations()
+    first = probe_grid(activations, **QUICK | {"n_jobs": 2})
+    for process in list(get_reusable_executor(reuse=True)._processes.values()):
+        process.kill()
+        process.join()
+    xr.testing.assert_identical(probe_grid(activations, **QUICK | {"n_jobs": 2}), first)
+
+
+def test_processes_are_as_many_as_cores_that_may_be_used(monkeypatch):
+    monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "1")
+    assert _processes(None, "cpu") == _processes(-1, "cpu") == _processes(64, "cpu") == 1
 
 
 # What it is made of
