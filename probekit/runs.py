@@ -80,6 +80,7 @@ class Run:
         """
         return pd.read_parquet(self._intact("answers.parquet", "extract"))
 
+    @checks.plainly()
     def activations(self, site=None):
         """Activations of the named tokens, read from disk only where they are used.
 
@@ -103,7 +104,7 @@ class Run:
         site = site or sites[0]
         if site not in sites:
             raise ValueError(
-                f"{self.path} has no site {checks.shown(site)}. It has: {', '.join(sites)}."
+                f"{self.path} has no site {checks.shown(site)}. It has: {checks.listed(sites)}."
             )
         path = self._intact(store_name(site, sites), "extract")
         try:
@@ -145,13 +146,14 @@ class Run:
         """
         return self._load("controls.nc", split)
 
+    @checks.plainly()
     def _load(self, name, split):
         checks.text("split", split, such_as="random")
         path = self._intact(name, "probe")
         splits = self.manifest("probe")["results"].get("splits", [split])
         if split not in splits:
             raise ValueError(
-                f"{path} has no split {checks.shown(split)}. It has: {', '.join(splits)}."
+                f"{path} has no split {checks.shown(split)}. It has: {checks.listed(splits)}."
             )
         try:
             return read_grid(path, split)
@@ -213,6 +215,7 @@ class Run:
             )
         return self.path / name
 
+    @checks.plainly()
     def _intact(self, name, stage):
         """Path of what a stage made, if it is as the stage left it.
 
@@ -240,6 +243,7 @@ class Run:
 
     # Stages
 
+    @checks.plainly()
     def manifest(self, stage):
         """What a finished stage recorded of itself.
 
@@ -281,6 +285,7 @@ class Run:
         """Path of a stage's notebook as the pipeline executed it."""
         return self.notebooks / notebook_name(stage)
 
+    @checks.plainly()
     def begin(self, stage, parameters, inputs=()):
         """Start a stage: from here on it is unfinished until `Stage.finish`.
 
