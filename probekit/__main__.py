@@ -2,7 +2,9 @@
 
 import argparse
 import sys
+import traceback
 
+from probekit.checks import say, visible
 from probekit.parameters import describe_parameters, read_parameters
 from probekit.pipeline import run_pipeline
 from probekit.stopping import Stopped, stoppable
@@ -29,15 +31,28 @@ def main(arguments=None):
                 parameters["run_dir"] = options.run_dir
             run_pipeline(**parameters)
     except (ValueError, TypeError, OSError) as error:
-        print(f"probekit: {error}", file=sys.stderr)
+        say(f"probekit: {error}", sys.stderr)
         return 1
     except Stopped as stopped:
         return stopped.code
+    except Exception:
+        # Nobody foresaw it, so where it was raised is what helps. Not Python's own traceback, as
+        # names and texts of others' files may be in it.
+        found = traceback.format_exc()
+        say(f"probekit: an unforeseen error, please report it.\n{found}", sys.stderr, 20_000)
+        return 1
     return 0
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser that may be given the names of others' files, as by ``*``."""
+
+    def error(self, message):
+        super().error(visible(message))
+
+
 def _parser():
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="probekit",
         description="Where inside a language model it shows that an answer is wrong.",
     )

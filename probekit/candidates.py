@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
+from probekit import checks
 from probekit.decoys import EXACT_CASE, SLOT, Contexts, cased, is_plain_word, spaced
 from probekit.resources import resource
 from probekit.text import (
@@ -236,6 +237,7 @@ def _any_of(patterns):
     return re.compile(f"{WORD_START}(?:{'|'.join(patterns)}){WORD_END}" if patterns else r"(?!)")
 
 
+@checks.plainly()
 def read_candidates(name, folder=None):
     """Read a list of candidates: a CSV file with columns name, aliases, decoys.
 
@@ -286,7 +288,7 @@ def _read_rows(path):
     if "name" not in columns:
         raise ValueError(
             f"{path}: expected a column 'name' (and, if needed, 'aliases' and 'decoys'), found "
-            f"{', '.join(columns) or 'nothing'}"
+            f"{checks.listed(columns) or 'nothing'}"
         )
     return [
         (row["name"].strip(), _cell(row.get("aliases")), _cell(row.get("decoys")))

@@ -8,14 +8,24 @@ import difflib
 import math
 import numbers
 import os
+import re
 from collections.abc import Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import xarray as xr
+from tqdm import tqdm
 
 #: The most that numpy's and scikit-learn's generators take for a seed.
 LARGEST_SEED = 2**32 - 1
+
+# What moves a terminal's cursor, colours its text or turns its direction, ends a line unseen, or
+# can't be encoded: all controls but the tab and the line's end, bidirectional marks, surrogates.
+_HIDDEN = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff"
+    "\ud800-\udfff]"
+)
 
 _CELL = ("layer", "token")
 # Over what the variables of a grid are, where that is not (layer, token).
@@ -202,7 +212,7 @@ def grid(value, variables=("auroc",), attributes=(), name="grid"):
     lacking = [attribute for attribute in attributes if attribute not in value.attrs]
     if lacking:
         raise ValueError(
-            f"The {name} lacks {', '.join(lacking)} among its attributes. Take it from probe_grid "
+            f"The {name} lacks {listed(lacking)} among its attributes. Take it from probe_grid "
             "or Run.grid as it is: arithmetic on a grid drops its attributes."
         )
     return value
@@ -216,11 +226,11 @@ def variable(dataset, name, dims, called="grid"):
             f"{shown(dataset)}."
         )
     if name not in dataset.variables:
-        have = ", ".join(map(str, dataset.data_vars)) or "nothing"
+        have = listed(dataset.data_vars) or "nothing"
         raise ValueError(f"The {called} has no variable {name!r}; it has {have}.")
     array = dataset[name]
     if set(array.dims) != set(dims):
-        is_over = ", ".join(map(str, array.dims))
+        is_over = listed(array.dims)
         raise ValueError(f"{name!r} must be over ({', '.join(dims)}), it is over ({is_over}).")
     if array.size == 0:
         none = [str(dim) for dim, size in array.sizes.items() if not size]
@@ -244,19 +254,19 @@ def labels(kind, wanted, have, also=()):
         example = wanted if isinstance(wanted, (str, int)) else have[0]
         raise TypeError(f"{kind}s must be a list such as [{shown(example)}], got {shown(wanted)}.")
     wanted = found
-    among = f"The grid has {', '.join(map(str, have))}."
+    among = f"The grid has {listed(have, 20)}."
     # An array in the list has no one truth value to compare it by.
     known = {*have, *also}
     unknown = [label for label in wanted if not _hashable(label) or label not in known]
     if unknown:
-        raise ValueError(f"Unknown {kind} {', '.join(map(shown, unknown))}. {among}")
+        raise ValueError(f"Unknown {kind} {listed(map(shown, unknown))}. {among}")
     if not set(wanted) & set(have):
-        what = f"none of the {kind}s asked for ({', '.join(map(str, wanted))})"
+        what = f"none of the {kind}s asked for ({listed(wanted)})"
         raise ValueError(
             f"The grid has {what}. {among}" if wanted else f"There is no {kind} to look at. {among}"
         )
     if len(set(wanted)) < len(wanted):
-        raise ValueError(f"A {kind} is given twice: {', '.join(map(str, wanted))}.")
+        raise ValueError(f"A {kind} is given twice: {listed(wanted)}.")
     return wanted
 
 
@@ -282,6 +292,42 @@ def held(dtype):
     }.get(dtype.kind, "text")
 
 
+def visible(text, longest=2000):
+    r"""A text from elsewhere as it may be printed: ``\x1b`` for an escape, its middle left out."""
+    text = _HIDDEN.sub(lambda found: found[0].encode("unicode_escape").decode(), str(text))
+    if len(text) <= longest:
+        return text
+    half = longest // 2
+    left_out = f"{len(text) - 2 * half:,} characters left out"
+    return f"{text[:half]} [... {left_out} ...] {text[-half:]}"
+
+
+def listed(names, most=10):
+    """Names from elsewhere in a message: ``a, b and 99,990 more``."""
+    names = list(names)
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(visible(name, 100) for name in names[:most]) + more
+
+
+def say(text, file=None, longest=2000):
+    """Print a text, beside any progress bar; nothing is printed by other means."""
+    tqdm.write(visible(text, longest), file=file)  # noqa: TID251
+
+
+@contextmanager
+def plainly():
+    """Pass errors on with a message that may be printed; a decorator of what reads others' files.
+
+    For whoever sees the message in a notebook: the command makes all that it prints visible.
+    """
+    try:
+        yield
+    except (ValueError, TypeError, OSError) as error:
+        if len(error.args) == 1:
+            error.args = (visible(error),)
+        raise
+
+
 def shown(value, longest=60):
     """A value as a message shows it: itself if that is short, else what it is."""
     if isinstance(value, str) and len(value) > longest:
@@ -294,6 +340,7 @@ def shown(value, longest=60):
         written = repr(value.item() if isinstance(value, np.generic) else value)
     except Exception:  # a repr is anybody's code, and Python's own refuses 5,000 digits
         written = ""
+    written = visible(written)
     short = 0 < len(written) <= longest + 20 and "\n" not in written
     kind = type(value).__name__
     return written if short else f"{'an' if kind[0] in 'AEIOUaeiou' else 'a'} {kind}"

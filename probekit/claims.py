@@ -62,6 +62,7 @@ class _NotMeasuredError(Exception):
     """The grid has not what a rule needs; the message says what."""
 
 
+@checks.plainly()
 def read_claims(path=None):
     """Read and check a file of claims.
 

@@ -306,7 +306,7 @@ def _arrival(client, arrived):
             return arrived.get(timeout=2)
         except queue.Empty:
             if client.status == "running" and not warned and not client.nthreads():
-                tqdm.write("No worker is left. Waiting for another; Ctrl-C stops.")
+                checks.say("No worker is left. Waiting for another; Ctrl-C stops.")
                 warned = True
 
 

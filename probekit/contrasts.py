@@ -190,7 +190,9 @@ def areas(grid, tokens=FIGURE_TOKENS, groups=None):
     there = [str(token) for token in grid["token"].to_numpy()]
     drawn = tuple(token for token in tokens if token in there)
     if not drawn:
-        raise ValueError(f"The grid has none of the tokens asked for; it has {', '.join(there)}.")
+        raise ValueError(
+            f"The grid has none of the tokens asked for; it has {checks.listed(there)}."
+        )
     grid = grid.isel(token=[there.index(token) for token in drawn]).sortby("layer")
     score = grid["score"].transpose("layer", "token", "example").to_numpy()
     wrong = ~grid["correct"].to_numpy().astype(bool)

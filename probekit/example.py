@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from scipy.special import expit, logit
 
+from probekit import checks
 from probekit.manifests import no_links, replacing, sealed, write_json
 from probekit.parameters import notebook_parameters
 from probekit.resources import resource, sha256
@@ -52,7 +53,7 @@ def open_run(path=None):
         return run
     if str(path) != default:
         raise FileNotFoundError(f"There is no run directory {run.path}. {how}")
-    print(f"There is no run of your own in {path} yet: notebooks 01 and 02 make one.")
+    checks.say(f"There is no run of your own in {path} yet: notebooks 01 and 02 make one.")
     return _copied(Path(path).with_name("example"))
 
 
@@ -68,7 +69,7 @@ def _copied(path):
         ) from error
     made_of = run.manifest("extract")["parameters"]
     state = "copied to" if fresh else "as it is in"
-    print(
+    checks.say(
         f"This is the example run, {state} {path}: answers of {made_of['model']} to "
         f"{made_of['n_questions']:,} questions, without activations."
     )

@@ -143,7 +143,7 @@ class Explorer:
             If the grid has none of them.
         """
         if not set(tokens) & set(self.grid["token"].to_numpy().tolist()):
-            raise ValueError(f"The grid has none of the tokens {', '.join(tokens)}.")
+            raise ValueError(f"The grid has none of the tokens {checks.listed(tokens)}.")
         self.tokens = tokens
         if self.token not in self.shown_tokens:
             self.layer, self.token = self._best()
@@ -233,7 +233,7 @@ class Explorer:
     def _ipython_display_(self):
         shell = get_ipython()
         if getattr(shell, "kernel", None) is None:
-            print(repr(self))
+            checks.say(repr(self))
         elif shell.get_parent().get("content", {}).get("allow_stdin"):
             display(self.widget)
         else:
@@ -245,5 +245,5 @@ class Explorer:
         try:
             display(static(self.curves()))
         except ValueError as error:
-            print(error)
+            checks.say(error)
         display(HTML(self.examples()[0]))

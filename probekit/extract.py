@@ -37,6 +37,7 @@ _GO_ON = "Whole shards of answers are kept: the same call goes on from there."
 SHARD = 256
 
 
+@checks.plainly()
 def extract(
     lm,
     questions,
@@ -202,7 +203,8 @@ def check_two_classes(answers):
         return
     verdict = "right" if answers["correct"].iloc[0] else "wrong"
     examples = "\n".join(
-        f"  {row.question}  ->  {row.response.strip()!r}  (graded {verdict})"
+        f"  {checks.visible(row.question, 200)}  ->  "
+        f"{checks.visible(repr(row.response.strip()), 300)}  (graded {verdict})"
         for row in answers.head(3).itertuples()
     )
     raise ValueError(

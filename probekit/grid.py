@@ -224,7 +224,7 @@ def _usable(activations):
         if set(activations[name].dims) != set(dims):
             raise ValueError(
                 f"`{name}` must be over ({', '.join(dims)}), it is over "
-                f"({', '.join(map(str, activations[name].dims))})."
+                f"({checks.listed(activations[name].dims)})."
             )
     if activations["activation"].dtype.kind not in "fiu":
         raise ValueError(
@@ -277,7 +277,7 @@ def example_groups(examples, split):
         per_example = [n for n, c in examples.coords.items() if c.dims == ("example",)]
         raise ValueError(
             f'split must be "random", "answer" or a coordinate on example '
-            f"({', '.join(map(str, per_example))}); got {checks.shown(split)}."
+            f"({checks.listed(per_example)}); got {checks.shown(split)}."
         )
     groups = np.unique(values, return_inverse=True)[1]
     return _joined(groups, questions) if repeated else groups

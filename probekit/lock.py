@@ -19,6 +19,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from probekit import checks
 from probekit.manifests import (
     REPORT,
     STAGES,
@@ -264,9 +265,11 @@ def _let_go(held):
 
 def _in_use(path, holder):
     if holder:
-        who = "process {pid} on {host} since {since} ({command})".format_map(
-            {"pid": "?", "host": "?", "since": "?", "command": "?"} | holder
+        pid, host, since, command = (
+            checks.visible(holder.get(name, "?"), 200)
+            for name in ("pid", "host", "since", "command")
         )
+        who = f"process {pid} on {host} since {since} ({command})"
     else:
         who = "another process"
     return (

@@ -7,8 +7,7 @@ damaged, so that to run it again makes that and nothing else.
 import re
 from contextlib import contextmanager
 
-from tqdm import tqdm
-
+from probekit import checks
 from probekit.manifests import replacing, sealed, unsealed, write_json
 from probekit.resources import parse_json
 from probekit.stages import same_file
@@ -43,7 +42,10 @@ def claim(run, parameters, batch_size):
     theirs, batch_size = claimed or (parameters, batch_size)
     differing = [name for name in parameters if parameters[name] != theirs.get(name)]
     if differing:
-        changes = "; ".join(f"{n} was {theirs.get(n)!r}, now {parameters[n]!r}" for n in differing)
+        changes = "; ".join(
+            f"{n} was {checks.shown(theirs.get(n))}, now {checks.shown(parameters[n])}"
+            for n in differing
+        )
         raise ValueError(
             f"{run.path} holds a run with other parameters: {changes}. Give another run "
             "directory, or delete this one."
@@ -94,7 +96,7 @@ def mend(run):
     damaged = [name for name, record in outputs.items() if not same_file(run.path / name, record)]
     for name in filter(_MENDED.fullmatch, damaged):
         path = run.path / name
-        tqdm.write(f"{path} is missing or damaged: it is made again.")
+        checks.say(f"{path} is missing or damaged: it is made again.")
         if path.name == "zarr.json" and "text" in outputs[name]:
             with replacing(path) as temporary:
                 temporary.write_bytes(outputs[name]["text"].encode())

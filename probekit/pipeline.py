@@ -47,7 +47,8 @@ def run_pipeline(run_dir=None, *, stages=STAGES, progress=True, **parameters):
     ------
     ValueError, TypeError
         If a parameter is wrong, or a notebook fails: the message names the notebook, the cell and
-        the error. ValueError too if another process is writing into the run directory.
+        the error. ValueError too if another process is writing into the run directory, or the run
+        is finished but its report can't be made.
     """
     parameters = check_parameters(**parameters)
     stages = _in_order(stages)
@@ -68,10 +69,10 @@ def run_pipeline(run_dir=None, *, stages=STAGES, progress=True, **parameters):
             bar.set_description(stage)
             reason = _outdated(run, stage, parameters, files)
             if reason is None:
-                tqdm.write(f"{stage}: nothing has changed, not run again")
+                checks.say(f"{stage}: nothing has changed, not run again")
             else:
                 if reason != "not finished":
-                    tqdm.write(f"{stage}: {reason}, run again")
+                    checks.say(f"{stage}: {reason}, run again")
                 _run_stage(run, stage, parameters, progress)
             bar.update()
         if set(stages) == set(STAGES):
@@ -81,6 +82,9 @@ def run_pipeline(run_dir=None, *, stages=STAGES, progress=True, **parameters):
     return run
 
 
+# Seconds that a kernel may take to answer for the first time: Jupyter's 60 are too few for a busy
+# machine or a file system on a network.
+_KERNEL_START = 300
 # The stage that makes what another reads.
 _NEEDS = {"probe": "extract", "visualize": "probe", "interpret": "probe"}
 
@@ -181,7 +185,12 @@ def _update_report(run):
     key = {"template": sha256(TEMPLATE)}
     record = run.pipeline_record(REPORT)
     if run.outdated(REPORT, record, key):
-        write_report(run)
+        try:
+            write_report(run)
+        except (ValueError, OSError) as error:
+            raise ValueError(
+                f"The run is finished and kept, but no report can be made of it: {error}"
+            ) from error
         write_json(record, key | {"manifest": sha256(run.manifest_path(REPORT))})
 
 
@@ -190,8 +199,9 @@ def _execute(notebook, output, parameters, progress):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         import papermill
+        from jupyter_client.kernelspec import NoSuchKernel
         from nbclient.exceptions import DeadKernelError
-        from papermill.exceptions import PapermillExecutionError
+        from papermill.exceptions import PapermillException, PapermillExecutionError
 
     with _inner_bar(progress) as shown, explained(output):
         try:
@@ -201,6 +211,7 @@ def _execute(notebook, output, parameters, progress):
                 str(output).replace("{", "{{").replace("}", "}}"),
                 parameters=parameters,
                 kernel_name="python3",
+                start_timeout=_KERNEL_START,
                 # What it makes is on disk by then; after Ctrl-C it would go on for seconds.
                 shutdown_kernel="immediate",
                 progress_bar=False,
@@ -212,14 +223,27 @@ def _execute(notebook, output, parameters, progress):
                 extra_arguments=["--IPKernelApp.log_level=50"],
             )
         except PapermillExecutionError as error:
+            # An error message may quote what a model wrote, at any length.
+            reason = checks.visible(f"{error.ename}: {error.evalue}", 1500)
             raise ValueError(
-                f"{notebook.name}, cell {error.cell_index + 1}: {error.ename}: {error.evalue}\n"
+                f"{notebook.name}, cell {error.cell_index + 1}: {reason}\n"
                 f"The notebook as far as it got: {output}"
             ) from error
         except DeadKernelError as error:
             raise ValueError(
                 f"{notebook.name}: its kernel died, most often because memory ran out. Free some, "
                 "then run the same again: what is finished is kept."
+            ) from error
+        except NoSuchKernel as error:
+            raise ValueError(
+                f"{notebook.name} needs the Jupyter kernel python3, and there is none. Install it "
+                f"where probekit is: {sys.executable} -m pip install ipykernel"
+            ) from error
+        except (RuntimeError, PapermillException) as error:
+            # What jupyter_client raises if a kernel does not answer, or dies before it does.
+            raise ValueError(
+                f"{notebook.name}: its kernel did not start: {error}. Perhaps the machine is busy "
+                "or short of memory. Run the same again: what is finished is kept."
             ) from error
 
 
@@ -239,7 +263,8 @@ class _Repeater:
     def write(self, text):
         states = [part for part in text.replace("\n", "\r").split("\r") if "%|" in part]
         if states:
-            self.bar.set_description_str(states[-1])
+            # It may hold what a model wrote.
+            self.bar.set_description_str(checks.visible(states[-1], 300))
 
     def writelines(self, lines):
         for line in lines:
@@ -252,10 +277,10 @@ class _Repeater:
 def _print_summary(run):
     figure = run.path / "figures" / "heatmap.png"
     if (run.path / "report.html").exists():
-        print(f"Report:    {_short(run.path / 'report.html')}")
-    print(f"Figure:    {_short(figure)}")
-    print(f"Notebooks: {_short(run.path / 'notebooks')}")
-    print(run.manifest("interpret")["results"]["summary"], file=sys.stdout)
+        checks.say(f"Report:    {_short(run.path / 'report.html')}")
+    checks.say(f"Figure:    {_short(figure)}")
+    checks.say(f"Notebooks: {_short(run.path / 'notebooks')}")
+    checks.say(run.manifest("interpret")["results"].get("summary", ""))
 
 
 def _short(path):

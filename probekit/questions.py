@@ -19,6 +19,7 @@ _HUB = "hub:"
 _ANSWER_FIELDS = ("value", "aliases", "text")
 
 
+@checks.plainly()
 def read_questions(
     source, *, question="question", answers="answers", id="id", candidates="candidates", limit=0
 ):
@@ -81,7 +82,8 @@ def read_questions(
     for number in range(len(table)):
         row = {parameter: values[number] for parameter, values in cells.items()}
         identity = _text(row["id"]) if "id" in row else f"q{number + 1:0{width}d}"
-        where = f"{name}, row {number + 1}" + (f" (id {identity!r})" if "id" in row else "")
+        where = f"{name}, row {number + 1}"
+        where += f" (id {checks.shown(identity)})" if "id" in row else ""
         if not identity:
             raise ValueError(
                 f"{where}: the id is empty. Give every row one, or leave out the column"
@@ -244,7 +246,7 @@ def _require(columns, table, name):
                 also = f", or the notebook's parameter {parameter}_column"
             raise ValueError(
                 f"{name} has no column {checks.shown(column)}. Columns found: "
-                f"{', '.join(found) or 'none'}. Say which of them holds the {parameter}: "
+                f"{checks.listed(found) or 'none'}. Say which of them holds the {parameter}: "
                 f"{parameter}= of read_questions{also}."
             )
 
@@ -252,9 +254,8 @@ def _require(columns, table, name):
 def _require_unique(ids, name):
     repeated = [identity for identity, count in Counter(ids).items() if count > 1]
     if repeated:
-        more = f" and {len(repeated) - 5} more" if len(repeated) > 5 else ""
         raise ValueError(
-            f"{name}: ids must be unique, but these repeat: {', '.join(repeated[:5])}{more}"
+            f"{name}: ids must be unique, but these repeat: {checks.listed(repeated, 5)}"
         )
 
 
@@ -262,8 +263,8 @@ def _require_characters(texts, where):
     for text in texts:
         if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
             raise ValueError(
-                f"{where}: {text!r} holds half of a character, which is no text and cannot be "
-                "saved. Write the file again, as UTF-8."
+                f"{where}: {checks.shown(text)} holds half of a character, which is no text and "
+                "cannot be saved. Write the file again, as UTF-8."
             )
 
 
@@ -301,7 +302,7 @@ def _accepted(cell, where):
         fields = [field for field in _ANSWER_FIELDS if field in cell]
         if not fields:
             raise ValueError(
-                f"{where}: answers with the fields {', '.join(map(str, cell))}; expected one of "
+                f"{where}: answers with the fields {checks.listed(cell)}; expected one of "
                 f"{', '.join(_ANSWER_FIELDS)}"
             )
         return [answer for field in fields for answer in _accepted(cell[field], where)]

@@ -1,15 +1,20 @@
 """A run in one web page: its executed notebooks, one after the other, and what made it.
 
-The page needs no other file, opens offline, and runs no script. Outputs reach it as the notebooks
-hold them, so what is text there (a model's response, a question) is text here.
+The page needs no other file, opens offline, and runs no script. A run may come from somebody else,
+so of the HTML in its notebooks only what is on a short list reaches the page: text, tables and
+pictures that are part of it. Nothing of it can lead the reader elsewhere unasked, or cover what
+probekit itself says.
 """
 
+import re
 from itertools import groupby
 from pathlib import Path
 
 import jinja2
 import nbformat
 import pandas as pd
+from bleach.css_sanitizer import CSSSanitizer
+from bleach.sanitizer import Cleaner
 
 from probekit import checks
 from probekit.resources import parse_json, sha256
@@ -39,6 +44,18 @@ _SHOWN = [
     "text/plain",
 ]
 
+_TAGS = (  # noqa: SIM905
+    "a abbr b blockquote br caption code col colgroup dd del details div dl dt em h1 h2 h3 h4 h5 "
+    "h6 hr i img kbd li ol p pre s small span strong sub summary sup table tbody td tfoot th thead "
+    "tr ul"
+).split()
+_ATTRIBUTES = ["alt", "border", "class", "colspan", "height", "rowspan", "scope", "style", "width"]
+# Nothing that takes an element out of its place: no position, no transform, no float.
+_STYLES = (  # noqa: SIM905
+    "background background-color border-bottom color display font-family font-size font-weight "
+    "line-height margin padding text-align vertical-align white-space"
+).split()
+
 
 def write_report(run):
     """Write a run's report: one web page, to be read offline, printed or sent.
@@ -61,11 +78,19 @@ def write_report(run):
         If a stage is not finished, or its executed notebook is not there.
     ValueError
         If a stage was run again since by other means, so that its executed notebook shows what the
-        run no longer holds.
+        run no longer holds. If no page can be made of what the run holds.
     """
     checks.instance("run", run, Run, 'such as Run("data/runs/cities")')
     inputs = [path for stage in STAGES for path in _executed(run, stage)]
-    page = _page(run)
+    try:
+        page = _page(run)
+    except Exception as error:
+        # The notebooks and manifests may be anybody's: what their content makes nbformat, nbconvert
+        # and jinja2 raise is of many kinds, and none of them is probekit's fault.
+        raise ValueError(
+            f"No page can be made of {run.path}: {type(error).__name__}: {checks.visible(error)} "
+            "Execute its notebooks again: probekit run with another run directory."
+        ) from error
     stage = run.begin(REPORT, {}, inputs=inputs)
     path = run.write_text("report.html", page)
     stage.finish([path])
@@ -115,8 +140,17 @@ def _page(run):
     )
 
 
+def _allowed(tag, name, value):
+    """Whether an attribute may stay: no id, which links could be led to, and no address to load."""
+    if tag == "img" and name == "src":
+        return value.startswith("data:image/")
+    if tag == "a" and name == "href":
+        return value.startswith(("https://", "http://"))
+    return name in _ATTRIBUTES
+
+
 def _chapter(run, stage):
-    """A stage's executed notebook as HTML."""
+    """A stage's executed notebook as HTML of which nothing is active."""
     from nbconvert import HTMLExporter
 
     notebook = nbformat.read(run.executed_notebook(stage), as_version=4)
@@ -127,9 +161,19 @@ def _chapter(run, stage):
     exporter.exclude_input_prompt = exporter.exclude_output_prompt = True
     exporter.exclude_anchor_links = True
     html, _ = exporter.from_notebook_node(notebook)
-    heading = next(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    # The whole chapter at once: whatever made it, it has no other elements, and all are closed.
+    cleaner = Cleaner(
+        _TAGS,
+        _allowed,
+        protocols=["data", "http", "https"],
+        strip=True,
+        css_sanitizer=CSSSanitizer(_STYLES, ()),
+    )
+    # The tags go and their text stays; of a style, which pandas and xarray write, that is noise.
+    html = cleaner.clean(re.sub(r"<style[^<]*</style>", "", html))
+    heading = next((c.source for c in notebook.cells if c.cell_type == "markdown"), "")
     # The template escapes what is not marked as HTML.
-    title = heading.splitlines()[0].lstrip("# ")
+    title = "".join(heading.splitlines()[:1]).lstrip("# ") or stage
     return {"id": stage, "title": title, "html": jinja2.utils.markupsafe.Markup(html)}
 
 

@@ -90,6 +90,7 @@ class Run:
         except (ValueError, OSError) as error:
             raise DamagedError(f"{path} is damaged: {error}. {_again('extract')}") from error
 
+    @checks.plainly()
     def activations(self, site=None):
         """Activations of the named tokens, read from disk only where they are used.
 
@@ -113,7 +114,7 @@ class Run:
         site = site or sites[0]
         if site not in sites:
             raise ValueError(
-                f"{self.path} has no site {checks.shown(site)}. It has: {', '.join(sites)}."
+                f"{self.path} has no site {checks.shown(site)}. It has: {checks.listed(sites)}."
             )
         path = self._intact(store_name(site, sites), "extract")
         try:
@@ -156,13 +157,14 @@ class Run:
         """
         return self._load("controls.nc", split)
 
+    @checks.plainly()
     def _load(self, name, split):
         checks.text("split", split, such_as="random")
         path, content = self._content(name, "probe")
         splits = self.manifest("probe")["results"].get("splits", [split])
         if split not in splits:
             raise ValueError(
-                f"{path} has no split {checks.shown(split)}. It has: {', '.join(splits)}."
+                f"{path} has no split {checks.shown(split)}. It has: {checks.listed(splits)}."
             )
         try:
             return read_grid(content, split)
@@ -238,6 +240,7 @@ class Run:
         with reading(path):
             return path, path.read_bytes()
 
+    @checks.plainly()
     def _intact(self, name, stage):
         """Path of what a stage made, if it is as the stage left it.
 
@@ -273,6 +276,7 @@ class Run:
 
     # Stages
 
+    @checks.plainly()
     def manifest(self, stage):
         """What a finished stage recorded of itself.
 
@@ -315,6 +319,7 @@ class Run:
         """Path of a stage's notebook as the pipeline executed it."""
         return self._inside(f"{self.notebooks.name}/{notebook_name(stage)}")
 
+    @checks.plainly()
     def begin(self, stage, parameters, inputs=()):
         """Start a stage: from here on it is unfinished until `Stage.finish`.
 

@@ -11,6 +11,7 @@ from probekit import checks
 from probekit.runs import Run
 
 
+@checks.plainly()
 def load_probe(run, layer, token, split="random"):
     """Load the probe of one cell: P(this answer is wrong) from its activations.
 
@@ -58,9 +59,13 @@ def load_probe(run, layer, token, split="random"):
     layers = [int(value) for value in grid["layer"].to_numpy()]
     tokens = [str(value) for value in grid["token"].to_numpy()]
     if layer not in layers:
-        raise ValueError(f"The grid has no layer {checks.shown(layer)}. It has: {_listed(layers)}.")
+        raise ValueError(
+            f"The grid has no layer {checks.shown(layer)}. It has: {checks.listed(layers)}."
+        )
     if token not in tokens:
-        raise ValueError(f"The grid has no token {checks.shown(token)}. It has: {_listed(tokens)}.")
+        raise ValueError(
+            f"The grid has no token {checks.shown(token)}. It has: {checks.listed(tokens)}."
+        )
     cell = grid.isel(layer=layers.index(layer), token=tokens.index(token))
     coef, intercept = cell["coef"].to_numpy(), float(cell["intercept"])
     if np.isfinite(cell["auroc"]) and np.isnan(coef).all():
@@ -175,7 +180,3 @@ class SavedProbe(ClassifierMixin, BaseEstimator):
     def predict(self, X):
         """Whether each answer is more likely wrong than right, (examples,) of bool."""
         return self.decision_function(X) > 0
-
-
-def _listed(values):
-    return ", ".join(map(str, values))

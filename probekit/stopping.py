@@ -5,7 +5,7 @@ import sys
 import threading
 from contextlib import contextmanager
 
-from tqdm import tqdm
+from probekit import checks
 
 
 class Stopped(KeyboardInterrupt, SystemExit):
@@ -47,7 +47,7 @@ def stoppable(how_to_go_on):
     except Stopped:
         raise
     except KeyboardInterrupt as error:
-        tqdm.write(f"Stopped. {how_to_go_on}", file=sys.stderr)
+        checks.say(f"Stopped. {how_to_go_on}", file=sys.stderr)
         code = signal.SIGTERM if isinstance(error, _Terminated) else signal.SIGINT
         raise Stopped(how_to_go_on, 128 + code) from None
     finally:

@@ -73,7 +73,7 @@ def show_tokens(run, n=5, seed=0, scores=None):
         if set(scores.dims) != {"example", "token"}:
             raise ValueError(
                 f"scores must be over (example, token), {such_as}; they are over "
-                f"({', '.join(map(str, scores.dims))})."
+                f"({checks.listed(scores.dims)})."
             )
     answers = run.answers()
     drawn = answers.sample(min(n, len(answers)), random_state=seed).sort_index()
@@ -142,7 +142,7 @@ def _as_text(row):
         place = "prompt" if i == 0 else str(i - 1)
         labels = ", ".join(_label(row, name) for name in names)
         lines.append(f"  {place:>6}  {text!r:<20}  {labels}".rstrip())
-    return "\n".join(lines)
+    return checks.visible("\n".join(lines), longest=100_000)
 
 
 def _as_html(row):

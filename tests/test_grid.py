@@ -275,15 +275,15 @@ def test_threads_and_the_global_generator_make_no_difference(method):
     try:
         for threads in (1, 3):
             torch.set_num_threads(threads)
-            np.random.seed(threads)  # noqa: NPY002
-            state = np.random.get_state()[1].copy()  # noqa: NPY002
+            np.random.seed(threads)
+            state = np.random.get_state()[1].copy()
             grids.append(probe_grid(activations, **QUICK, method=method))
             damaged = activations.copy(deep=True)
             damaged["activation"][0, 1, 2, 0] = np.inf
             with pytest.raises(ValueError, match="infinite"):
                 probe_grid(damaged, **QUICK, method=method)
             assert torch.get_num_threads() == threads
-            np.testing.assert_array_equal(np.random.get_state()[1], state)  # noqa: NPY002
+            np.testing.assert_array_equal(np.random.get_state()[1], state)
     finally:
         torch.set_num_threads(before)
     xr.testing.assert_identical(*grids)
