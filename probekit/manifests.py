@@ -6,11 +6,14 @@ import json
 import os
 import platform
 import shutil
+import stat
 import subprocess
 import tempfile
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
+
+from probekit.resources import reading
 
 _PACKAGES = [
     "probekit-notebooks",
@@ -61,6 +64,74 @@ def _git_commit():
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() or None
+
+
+class Damaged(ValueError):  # noqa: N818
+    """A file is not as it was written: nothing is lost by making it again."""
+
+
+def no_links(path, root):
+    """Refuse a path that leads through a link, or to what is neither a file nor a folder.
+
+    A run directory may come from somebody else. What a link in it leads to is not theirs to have
+    read, written or deleted, and a pipe in a file's place would be waited for without end.
+
+    Parameters
+    ----------
+    path : Path
+        Below `root`.
+    root : Path
+        The run directory. It and its parents may be links.
+
+    Returns
+    -------
+    os.stat_result or None
+        Of the path; None if it is not there.
+
+    Raises
+    ------
+    ValueError
+    OSError
+        If that could not be seen, as of `reading`.
+    """
+    here, found = Path(root), None
+    parts = Path(path).relative_to(root).parts
+    if ".." in parts:
+        raise ValueError(f"{path} leads out of {root}.")
+    for part in parts:
+        here /= part
+        try:
+            with reading(here):
+                found = os.lstat(here)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        if stat.S_ISLNK(found.st_mode):
+            raise ValueError(
+                f"{here} is a symbolic link, and none is followed inside {root}, since what it "
+                "leads to may be somebody else's. Put the file or folder itself there. To keep a "
+                "run elsewhere, make the whole run directory a link."
+            )
+        if not stat.S_ISREG(found.st_mode) and not stat.S_ISDIR(found.st_mode):
+            raise ValueError(
+                f"{here} is neither a file nor a folder, but a pipe, a socket or a device, so it "
+                "is not used. Delete it."
+            )
+    return found
+
+
+def files_below(folder):
+    """All files below a folder, sorted; refuses what `no_links` refuses."""
+    found = []
+    with reading(folder):
+        for place, folders, files in os.walk(folder, onerror=_raise):
+            for name in (*folders, *files):
+                no_links(Path(place, name), place)
+            found += [Path(place, name) for name in files]
+    return sorted(found)
+
+
+def _raise(error):
+    raise error
 
 
 def is_plain(name):
@@ -134,7 +205,9 @@ def _hash(content):
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST}
-_FORBIDDEN |= {errno.ENAMETOOLONG}
+_FORBIDDEN |= {errno.ENAMETOOLONG, errno.ELOOP}
+# Of the disk, its server or this process's open files; the same may succeed the next time.
+_FAILED = {errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EBUSY}
 
 
 @contextmanager
@@ -149,18 +222,23 @@ def explained(path):
     Raises
     ------
     ValueError
-        Instead of an OSError that tells that the disk is full or that nothing may be written there.
+        Instead of an OSError that tells that the disk is full or failed, that nothing may be
+        written there, or that the folder is gone.
     """
     try:
         yield
     except OSError as error:
-        if error.errno not in _FULL | _FORBIDDEN:
+        if error.errno not in _FULL | _FORBIDDEN | _FAILED | {errno.ENOENT}:
             raise
         reason = f"{path} cannot be written: {os.strerror(error.errno)}"
         if error.errno in _FULL:
             places = (Path(path).absolute(), *Path(path).absolute().parents)
             free = shutil.disk_usage(next(p for p in places if p.exists())).free / 1e6
             reason += f", {free:,.1f} MB are free. Make room there"
+        elif error.errno in _FAILED:
+            reason += ". See to it that the disk and its server are well"
+        elif error.errno == errno.ENOENT:
+            reason += ". Its folder was renamed or deleted meanwhile: put it back"
         else:
             reason += ". See to it that you may write there, or choose another folder"
         raise ValueError(f"{reason}, then run the same again: what is finished is kept.") from error
@@ -201,8 +279,28 @@ def _beside(path):
             os.fsync(file.fileno())
         temporary.chmod(0o644)
         temporary.replace(path)
+        sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def sync(*paths):
+    """Let files, and the names that folders hold, outlast a power cut.
+
+    A file's name is its folder's, so a new file is safe when both are.
+    """
+    if os.name == "nt":  # has no such call for folders
+        return
+    for path in paths:
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        except OSError as error:
+            # Some file systems of networks and phones can't do it with folders.
+            if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+                raise
+        finally:
+            os.close(handle)
 
 
 def write_json(path, content):

@@ -1,4 +1,4 @@
-"""Files: where those that come with probekit are, the hash that identifies any, and reading JSON.
+"""Files: where those that come with probekit are, and reading, hashing and parsing any.
 
 In a checkout they lie beside the package, at the top level; an installed wheel carries a copy
 inside it.
@@ -6,6 +6,8 @@ inside it.
 
 import hashlib
 import json
+import os
+from contextlib import contextmanager
 from pathlib import Path
 
 _PACKAGE = Path(__file__).resolve().parent
@@ -37,9 +39,36 @@ def resource(relative):
     )
 
 
+@contextmanager
+def reading(path):
+    """Say in a sentence that a file could not be read: it may be whole all the same.
+
+    Parameters
+    ----------
+    path : Path
+        What is read in the block.
+
+    Raises
+    ------
+    OSError
+        With that sentence and no number. "Not found" passes: that is an answer.
+    """
+    try:
+        yield
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        raise
+    except OSError as error:
+        if error.errno is None:  # said already, or a parser's own
+            raise
+        raise OSError(
+            f"{path} could not be read: {os.strerror(error.errno)}. That does not say that it is "
+            "damaged, and nothing was changed: see to it that it can be read, then try again."
+        ) from error
+
+
 def sha256(path):
     """SHA-256 of a file, in hexadecimal."""
-    with open(path, "rb") as file:
+    with reading(path), open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -13,13 +13,14 @@ import xarray as xr
 from probekit import checks, lock
 from probekit.grid_files import netcdf, read_grid
 from probekit.manifests import (
+    Damaged,
     checked,
     explained,
     fingerprint,
     is_plain,
     replacing,
 )
-from probekit.resources import parse_json, sha256
+from probekit.resources import parse_json, reading, sha256
 from probekit.stages import Stage, check_json, same_file
 
 #: The four stages, in order; each is a notebook.
@@ -106,17 +107,13 @@ class Run:
                 f"{self.path} has no site {checks.shown(site)}. It has: {', '.join(sites)}."
             )
         path = self._intact(store_name(site, sites), "extract")
+        from probekit.store import read_store  # zarr takes a while to import
+
+        ids = pd.read_parquet(self._intact("answers.parquet", "extract"), columns=["id"])["id"]
         try:
-            dataset = xr.open_zarr(path, chunks=None, consolidated=False)
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{path} is damaged: {error}. {_again('extract')}") from error
-        # numpy's variable-length strings can't be turned into its fixed ones, Python's can. In the
-        # order of their names, as the file system's own differs from folder to folder.
-        labels = {
-            name: variable.astype(object) if variable.dtype.kind == "T" else variable
-            for name, variable in sorted(dataset.coords.variables.items())
-        }
-        return dataset.drop_vars(labels).assign_coords(labels)
+            return read_store(path, ids)
+        except Damaged as error:
+            raise Damaged(f"{path} is damaged: {error} {_again('extract')}") from error
 
     def grid(self, split="random"):
         """Grid of probes that the probe stage fitted.
@@ -258,14 +255,15 @@ class Run:
         """
         path = self.manifest_path(stage)
         try:
-            return checked(parse_json(path.read_text(encoding="utf-8")))
-        except FileNotFoundError:
+            with reading(path):
+                return checked(parse_json(path.read_text(encoding="utf-8")))
+        except (FileNotFoundError, NotADirectoryError):
             raise FileNotFoundError(
                 f"{self.path} holds no finished {stage} stage. Run the {stage} stage first: "
                 "probekit run, or its notebook."
             ) from None
-        except (ValueError, OSError) as error:
-            raise ValueError(f"{path} is damaged: {error}. {_again(stage)}") from error
+        except (ValueError, IsADirectoryError) as error:
+            raise Damaged(f"{path} is damaged: {error}. {_again(stage)}") from error
 
     def manifest_path(self, stage):
         """Path of a stage's manifest, or the report's: it is there once the stage is finished."""

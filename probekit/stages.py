@@ -7,6 +7,7 @@ half there. The manifest has the hash of each, and one of itself.
 
 import json
 import os
+import stat
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -15,7 +16,7 @@ import numpy as np
 
 from probekit import checks, lock
 from probekit.manifests import environment, sealed, write_json
-from probekit.resources import sha256
+from probekit.resources import reading, sha256
 
 #: Shards of more bytes are not read in full only to see whether they are as they were.
 LARGE = 1 << 20
@@ -115,7 +116,7 @@ def _record(file):
 
 
 def same_file(path, record, thorough=True):
-    """Whether a file is as a manifest records it.
+    """Whether a file is as a manifest records it; an OSError where that can't be read.
 
     Parameters
     ----------
@@ -129,7 +130,12 @@ def same_file(path, record, thorough=True):
     -------
     bool
     """
-    if not path.is_file() or path.stat().st_size != record["bytes"]:
+    try:
+        with reading(path):
+            found = path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    if not stat.S_ISREG(found.st_mode) or found.st_size != record["bytes"]:
         return False
     large = "/activation/c/" in path.as_posix() and record["bytes"] > LARGE
     return (large and not thorough) or sha256(path) == record["sha256"]
