@@ -6,6 +6,8 @@ same store as if nothing had happened.
 """
 
 import hashlib
+import os
+import re
 import shutil
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,10 +20,10 @@ from tqdm import tqdm
 from probekit import checks, self_extraction, verdicts
 from probekit.candidates import Candidates
 from probekit.lock import writing
-from probekit.manifests import replacing
+from probekit.manifests import explained, no_links, replacing
 from probekit.mending import claim, mend
 from probekit.models import LanguageModel
-from probekit.resources import sha256
+from probekit.resources import reading, sha256
 from probekit.runs import Run, store_name
 from probekit.shards import Shard, Tally, answer_shard, fitting_batch, shortest_alike
 from probekit.sites import SITES, check_sites
@@ -364,39 +366,89 @@ class _Extraction:
         table = self.where.path / "answers.parquet"
         if damaged != []:
             self._go_through(damaged is not None, progress)
-            parts = [pd.read_parquet(self._part(shard)) for shard in range(len(self.shards))]
+            parts = [self._read_part(number) for number in range(len(self.shards))]
             answers = pd.concat(parts, ignore_index=True)
             for store in self.stores.values():
                 store.name_coordinates(answers, _TEXT_COORDINATES)
             with replacing(table) as temporary:
                 answers.to_parquet(temporary, index=False)
-        return pd.read_parquet(table)
+        with reading(table):
+            answers = pd.read_parquet(table)
+        if answers["id"].tolist() != self.questions["id"].tolist():
+            raise ValueError(
+                f"{table} does not hold the answers to this run's {len(self.questions)} questions. "
+                "Give another run directory, or delete this one."
+            )
+        # Whatever happened meanwhile: no manifest is written of a run that lacks something.
+        for store in self.stores.values():
+            store.check(answers)
+        return answers
 
     def _part(self, shard):
         """Where a shard's answers are, if they are there as they were written.
 
         They stay, as a second copy of the table, which can't be made again but by asking.
         """
-        for path in self._parts.glob(f"{shard:05d}-*.parquet"):
+        for path in self._copies(shard):
             if path.stem.endswith(sha256(path)):
                 return path
         return None
 
-    def _write_part(self, shard, rows):
+    def _copies(self, shard):
+        """Files that are named as a shard's answers."""
+        return [
+            path for path in self._left() if re.fullmatch(f"{shard:05d}-.*[.]parquet", path.name)
+        ]
+
+    def _left(self):
+        """All that is in the folder of the shards' answers, none of it a link."""
+        if not no_links(self._parts, self.where.path):
+            return []
+        with reading(self._parts):  # unlike a glob, which passes over what it can't see
+            paths = [self._parts / name for name in sorted(os.listdir(self._parts))]
+        return [path for path in paths if no_links(path, self.where.path)]
+
+    def _read_part(self, number):
+        path = self._part(number)
+        if path is None:
+            raise ValueError(
+                f"The answers of shard {number} are no longer in {self._parts}, though they were "
+                "written: something else wrote or deleted there meanwhile. Run the same again, "
+                "which makes only what is missing."
+            )
+        with reading(path):
+            rows = pd.read_parquet(path)
+        asked = self.questions["id"].iloc[self.shards[number]].tolist()
+        if not {"id", "correct"} <= {*rows} or rows["id"].tolist() != asked:
+            raise ValueError(
+                f"{path} does not hold the answers to this run's questions {asked[0]} to "
+                f"{asked[-1]}. Delete it, then run the same again; or give another run directory."
+            )
+        return rows
+
+    def _write_part(self, number, rows):
         content = rows.to_parquet(index=False)
         digest = hashlib.sha256(content).hexdigest()
-        for other in self._parts.glob(f"{shard:05d}-*.parquet"):
-            other.unlink()
-        with replacing(self._parts / f"{shard:05d}-{digest}.parquet") as temporary:
+        path = self._parts / f"{number:05d}-{digest}.parquet"
+        no_links(self._parts, self.where.path)
+        with replacing(path) as temporary:
             temporary.write_bytes(content)
+        for other in self._copies(number):
+            if other != path:
+                with explained(other):
+                    other.unlink()
 
     @property
     def _parts(self):
         return self.where.path / "shards"
 
     def _go_through(self, checked, progress):
-        for left in self._parts.glob("by-workers-*"):
-            shutil.rmtree(left)  # by the workers of a driver that was killed
+        for left in self._left():
+            if left.name.startswith("by-workers-"):  # of a driver that was killed
+                with explained(left):
+                    shutil.rmtree(left)
+        for store in self.stores.values():
+            store.settle()
         total = len(self.prompts)
         with tqdm(total=total, desc="Answering", unit="question", disable=not progress) as bar:
             tally = Tally(bar)
@@ -407,7 +459,7 @@ class _Extraction:
                     store.has(number) and (checked or store.is_intact(number))
                     for store in self.stores.values()
                 ):
-                    for correct in pd.read_parquet(part)["correct"]:
+                    for correct in self._read_part(number)["correct"]:
                         tally.add(correct)
                 else:
                     waiting[number] = self._shard(members)

@@ -311,8 +311,28 @@ def _beside(path):
             os.fsync(file.fileno())
             os.fchmod(file.fileno(), 0o644)
         temporary.replace(path)
+        sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def sync(*paths):
+    """Let files, and the names that folders hold, outlast a power cut.
+
+    A file's name is its folder's, so a new file is safe when both are.
+    """
+    if os.name == "nt":  # has no such call for folders
+        return
+    for path in paths:
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        except OSError as error:
+            # Some file systems of networks and phones can't do it with folders.
+            if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+                raise
+        finally:
+            os.close(handle)
 
 
 def write_json(path, content):

@@ -6,10 +6,19 @@ damaged, so that to run it again makes that and nothing else.
 
 import re
 from contextlib import contextmanager
+from pathlib import Path
 
 from probekit import checks
-from probekit.manifests import replacing, sealed, unsealed, write_json
-from probekit.resources import parse_json
+from probekit.manifests import (
+    DamagedError,
+    explained,
+    no_links,
+    replacing,
+    sealed,
+    unsealed,
+    write_json,
+)
+from probekit.resources import parse_json, reading
 from probekit.stages import same_file
 
 # Nothing else is taken away, whatever a manifest lists: a run may come from somebody else, with
@@ -56,23 +65,32 @@ def claim(run, parameters, batch_size):
 
 def _claimed(run, path):
     """Parameters and batch size of the run that is in a directory, or None if there is none."""
+    no_links(path, run.path)
     try:
-        claimed = unsealed(parse_json(path.read_text(encoding="utf-8")))
-        return claimed["parameters"], claimed["batch_size"]
+        with reading(path):
+            return _begun(unsealed(parse_json(path.read_text(encoding="utf-8"))))
     except FileNotFoundError:
         problem = "is not there"
     except ValueError as error:
         problem = f"is damaged: {error}"
     try:
         manifest = run.manifest("extract")
-        return manifest["parameters"], manifest["results"]["batch_size"]
-    except (FileNotFoundError, ValueError, KeyError):
-        if problem == "is not there" and not (run.path / "shards").exists():
+        return _begun(manifest | {"batch_size": manifest["results"].get("batch_size")})
+    except (FileNotFoundError, ValueError):
+        if problem == "is not there" and not no_links(run.path / "shards", run.path):
             return None
     raise ValueError(
         f"{path} {problem}. It says by what the unfinished run in this directory was begun. Give "
         "another run directory, or delete this one."
     )
+
+
+def _begun(record):
+    """Parameters and batch size of a run, as they are on record."""
+    parameters, batch_size = record.get("parameters"), record.get("batch_size")
+    if not isinstance(parameters, dict) or type(batch_size) is not int or batch_size < 1:
+        raise ValueError("it has no parameters, or no batch size")
+    return parameters, batch_size
 
 
 def mend(run):
@@ -88,11 +106,20 @@ def mend(run):
     -------
     list of str or None
         What was damaged; None if there is no manifest to tell by.
+
+    Raises
+    ------
+    ValueError
+        If a link is in the place of what a manifest lists.
+    OSError
+        If something could not be read: it may be whole all the same, so it is left alone.
     """
     try:
         outputs = run.manifest("extract")["outputs"]
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, DamagedError):
         return None
+    for name in outputs:
+        no_links(run.path / name, run.path)
     damaged = [name for name, record in outputs.items() if not same_file(run.path / name, record)]
     for name in filter(_MENDED.fullmatch, damaged):
         path = run.path / name
@@ -101,13 +128,14 @@ def mend(run):
             with replacing(path) as temporary:
                 temporary.write_bytes(outputs[name]["text"].encode())
         else:
-            path.unlink(missing_ok=True)
+            with explained(path):
+                path.unlink(missing_ok=True)
     return damaged
 
 
 @contextmanager
 def explained_damage(activations):
-    """Say what to do where a store finds a checksum of its own that is not right.
+    """Say what to do where a store finds a checksum of its own that is not right, or no file.
 
     Parameters
     ----------
@@ -117,13 +145,21 @@ def explained_damage(activations):
     Raises
     ------
     ValueError
+    OSError
+        If what is there could not be read.
     """
-    try:
+    source = activations.encoding.get("source")
+    if source is None or activations["activation"].variable._in_memory:
         yield
-    except (ValueError, OSError) as error:
-        source = activations.encoding.get("source")
-        if source is None:
-            raise
+        return
+    from probekit.store import check_shards  # whoever reads one has imported zarr
+
+    try:
+        with reading(source):
+            yield
+        # What is not there was read as tokens that the responses lack.
+        check_shards(Path(source))
+    except ValueError as error:
         raise ValueError(
             f"{source} is damaged: {error} Run the extract stage again, which makes only what is "
             "damaged: probekit run, or its notebook."

@@ -117,18 +117,13 @@ class Run:
                 f"{self.path} has no site {checks.shown(site)}. It has: {checks.listed(sites)}."
             )
         path = self._intact(store_name(site, sites), "extract")
+        from probekit.store import read_store  # zarr takes a while to import
+
+        ids = pd.read_parquet(self._intact("answers.parquet", "extract"), columns=["id"])["id"]
         try:
-            with reading(path):
-                dataset = xr.open_zarr(path, chunks=None, consolidated=False)
-        except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
-            raise DamagedError(f"{path} is damaged: {error}. {_again('extract')}") from error
-        # numpy's variable-length strings can't be turned into its fixed ones, Python's can. In the
-        # order of their names, as the file system's own differs from folder to folder.
-        labels = {
-            name: variable.astype(object) if variable.dtype.kind == "T" else variable
-            for name, variable in sorted(dataset.coords.variables.items())
-        }
-        return dataset.drop_vars(labels).assign_coords(labels)
+            return read_store(path, ids)
+        except DamagedError as error:
+            raise DamagedError(f"{path} is damaged: {error} {_again('extract')}") from error
 
     def grid(self, split="random"):
         """Grid of probes that the probe stage fitted.
