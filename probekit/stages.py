@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 import numpy as np
 
 from probekit import checks, lock
-from probekit.manifests import environment, sealed, write_json
+from probekit.manifests import environment, files_below, sealed, write_json
 from probekit.resources import reading, sha256
 
 #: Shards of more bytes are not read in full only to see whether they are as they were.
@@ -103,15 +103,16 @@ def check_json(name, values):
 
 
 def _files(path):
-    return sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    return files_below(path) if path.is_dir() else [path]
 
 
 def _record(file):
     """What a manifest says of a file."""
-    record = {"bytes": file.stat().st_size, "sha256": sha256(file)}
-    if file.name == "zarr.json":
-        # A few hundred bytes without which gigabytes can't be read: they are kept here too.
-        record["text"] = file.read_bytes().decode()
+    with reading(file):
+        record = {"bytes": file.stat().st_size, "sha256": sha256(file)}
+        if file.name == "zarr.json":
+            # A few hundred bytes without which gigabytes can't be read: they are kept here too.
+            record["text"] = file.read_bytes().decode()
     return record
 
 
