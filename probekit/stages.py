@@ -109,10 +109,11 @@ def _files(path):
 
 def _record(file):
     """What a manifest says of a file."""
-    record = {"bytes": file.stat().st_size, "sha256": sha256(file)}
-    if file.name == "zarr.json":
-        # A few hundred bytes without which gigabytes can't be read: they are kept here too.
-        record["text"] = file.read_bytes().decode()
+    with reading(file):
+        record = {"bytes": file.stat().st_size, "sha256": sha256(file)}
+        if file.name == "zarr.json":
+            # A few hundred bytes without which gigabytes can't be read: they are kept here too.
+            record["text"] = file.read_bytes().decode()
     return record
 
 
