@@ -97,9 +97,9 @@ def _holds_run(path):
 
 def _others(path):
     """Names of what is in a folder, but for what is nobody's and folders of nothing else."""
-    for entry in os.scandir(path) if os.path.isdir(path) else ():
+    for entry in path.iterdir() if path.is_dir() else ():
         ours = entry.name in _LITTER or TEMPORARY.fullmatch(entry.name)
-        if not ours and not (entry.is_dir(follow_symlinks=False) and not any(_others(entry.path))):
+        if not ours and (entry.is_symlink() or not entry.is_dir() or any(_others(entry))):
             yield entry.name
 
 

@@ -244,17 +244,19 @@ def explained(path):
     try:
         yield
     except OSError as error:
-        if error.errno not in _FULL | _FORBIDDEN | _FAILED | {errno.ENOENT}:
+        gone = isinstance(error, FileNotFoundError) and not os.path.isdir(Path(path).parent)
+        if not gone and error.errno not in _FULL | _FORBIDDEN | _FAILED:
             raise
-        reason = f"{path} cannot be written: {os.strerror(error.errno)}"
-        if error.errno in _FULL:
+        why = "its folder was renamed or deleted" if gone else os.strerror(error.errno)
+        reason = f"{path} cannot be written: {why}"
+        if gone:
+            reason += ". Put it back"
+        elif error.errno in _FULL:
             places = (Path(path).absolute(), *Path(path).absolute().parents)
             free = shutil.disk_usage(next(p for p in places if p.exists())).free / 1e6
             reason += f", {free:,.1f} MB are free. Make room there"
         elif error.errno in _FAILED:
             reason += ". See to it that the disk and its server are well"
-        elif error.errno == errno.ENOENT:
-            reason += ". Its folder was renamed or deleted meanwhile: put it back"
         else:
             reason += ". See to it that you may write there, or choose another folder"
         raise ValueError(f"{reason}, then run the same again: what is finished is kept.") from error
@@ -309,7 +311,7 @@ def _beside(path):
         yield temporary
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
-            os.fchmod(file.fileno(), 0o644)
+        temporary.chmod(0o644)
         temporary.replace(path)
         sync(path.parent)
     finally:

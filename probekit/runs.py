@@ -291,7 +291,10 @@ class Run:
         path = self.manifest_path(stage)
         try:
             with reading(path):
-                return checked(parse_json(path.read_text(encoding="utf-8")))
+                content = parse_json(path.read_text(encoding="utf-8"))
+            later = isinstance(content, dict) and content.get("schema_version", 1) != 1
+            if not later:
+                return checked(content)
         except (FileNotFoundError, NotADirectoryError):
             raise FileNotFoundError(
                 f"{self.path} holds no finished {stage} stage. Run the {stage} stage first: "
@@ -299,6 +302,10 @@ class Run:
             ) from None
         except (ValueError, IsADirectoryError) as error:
             raise DamagedError(f"{path} is damaged: {error}. {_again(stage)}") from error
+        raise ValueError(
+            f"{path} was written by a later version of probekit. Update probekit, or give another "
+            "run directory."
+        )
 
     def manifest_path(self, stage):
         """Path of a stage's manifest, or the report's: it is there once the stage is finished."""
@@ -362,13 +369,12 @@ class Run:
         here = Path(os.path.abspath(path))
         if here.is_relative_to(self.path):
             no_links(here, self.path)
-        path = here.resolve()
         for stage in (*STAGES, REPORT):
-            if path == self.path / "manifests" / f"{stage}.json":
+            if here.resolve() == self.path / "manifests" / f"{stage}.json":
                 return fingerprint(self.manifest(stage))
         try:
             with reading(path):
-                is_file = stat.S_ISREG(path.stat().st_mode)
+                is_file = stat.S_ISREG(os.stat(path).st_mode)
         except (FileNotFoundError, NotADirectoryError):
             is_file = False
         if not is_file:

@@ -112,6 +112,8 @@ assert x < 10, "x is too large"
 if x == 6:
     import os
     os.kill(os.getpid(), 9)
+if x == 8:
+    run.path.rename(run.path.with_name("elsewhere"))
 if x == 7:
     run.write_text("large.txt", "x" * 10**6)
 (run.path / f"{name}.txt").write_text(str(x))
@@ -232,6 +234,19 @@ def test_a_kernel_that_is_killed(small_notebooks, tmp_path):
     with pytest.raises(ValueError, match=r"01_extract\.ipynb: its kernel died.*kept"):
         pipeline.run_pipeline(run.path, stages=["extract"], progress=False, x=6, questions="cities")
     run.begin("probe", {}).finish([])
+
+
+def test_a_run_directory_that_is_renamed_meanwhile(small_notebooks, tmp_path):
+    run = Run(tmp_path / "run")
+    run.begin("probe", {}).finish([])
+    go = {"stages": ["visualize"], "progress": False}
+    with pytest.raises(ValueError, match="renamed or deleted"):
+        pipeline.run_pipeline(run.path, **go, x=8)
+    assert not run.path.exists()
+    assert not finished(Run(tmp_path / "elsewhere"))[1:], "what was begun there is not finished"
+    (tmp_path / "elsewhere").rename(run.path)
+    pipeline.run_pipeline(run.path, **go)
+    assert finished(run) == ["probe", "visualize"]
 
 
 def test_a_full_disk(small_notebooks, tmp_path, require):

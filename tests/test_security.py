@@ -205,9 +205,7 @@ def test_a_manifest_from_elsewhere_reaches_no_other_file(tmp_path, output):
     assert keep.read_text() == "mine"
 
 
-def test_a_manifest_from_elsewhere_reaches_no_file_through_a_link(tmp_path):
-    from probekit.mending import mend
-
+def test_a_manifest_reaches_no_file_through_a_link(tmp_path):
     run = Run(tmp_path / "r")
     keep = tmp_path / "other" / "keep.txt"
     keep.parent.mkdir()
