@@ -14,6 +14,7 @@ from made_run import made_run
 from synthetic import flat, make_grid
 
 import probekit as pk
+from probekit.mending import mend
 from probekit.pipeline import default_run_dir
 from probekit.runs import Run
 from probekit.token_view import TokenView
