@@ -3,6 +3,7 @@
 import argparse
 import sys
 import traceback
+import warnings
 
 from probekit.checks import say, visible
 from probekit.parameters import describe_parameters, read_parameters
@@ -25,7 +26,11 @@ def main(arguments=None):
     """
     options = _parser().parse_args(arguments)
     try:
-        with stoppable("What is finished is kept: the same command goes on from there."):
+        with (
+            warnings.catch_warnings(),
+            stoppable("What is finished is kept: the same command goes on from there."),
+        ):
+            warnings.showwarning = _show_warning
             parameters = read_parameters(options.parameter, options.file)
             if options.run_dir is not None:
                 parameters["run_dir"] = options.run_dir
@@ -42,6 +47,10 @@ def main(arguments=None):
         say(f"probekit: an unforeseen error, please report it.\n{found}", sys.stderr, 20_000)
         return 1
     return 0
+
+
+def _show_warning(message, *_):
+    say(f"probekit: {message}", sys.stderr)
 
 
 class _Parser(argparse.ArgumentParser):

@@ -7,6 +7,7 @@ probekit itself says.
 """
 
 import re
+import warnings
 from itertools import groupby
 from pathlib import Path
 
@@ -30,12 +31,8 @@ _CELLS = """\
 <details class="code"><summary>Code</summary>{{ cell.source | highlight_code }}</details>
 {%- endblock -%}
 {%- block stream_stderr -%}{%- endblock -%}
-{%- block data_widget_view -%}
-<p class="note">An interactive view is here when the notebook is run in JupyterLab.</p>
-{%- endblock -%}
 """
 _SHOWN = [
-    "application/vnd.jupyter.widget-view+json",
     "text/html",
     "text/markdown",
     "image/svg+xml",
@@ -153,14 +150,17 @@ def _chapter(run, stage):
     """A stage's executed notebook as HTML of which nothing is active."""
     from nbconvert import HTMLExporter
 
-    notebook = nbformat.read(run.executed_notebook(stage), as_version=4)
-    # The state of progress bars, which would come along as a script element.
-    notebook.metadata.pop("widgets", None)
     exporter = HTMLExporter(raw_template=_CELLS, template_name="classic")
     exporter.display_data_priority = _SHOWN
     exporter.exclude_input_prompt = exporter.exclude_output_prompt = True
     exporter.exclude_anchor_links = True
-    html, _ = exporter.from_notebook_node(notebook)
+    with warnings.catch_warnings():
+        # Of what can't be shown; they quote it.
+        warnings.simplefilter("ignore")
+        notebook = nbformat.read(run.executed_notebook(stage), as_version=4)
+        # The state of progress bars would come along as a script element.
+        notebook.metadata = nbformat.NotebookNode()
+        html, _ = exporter.from_notebook_node(notebook)
     # The whole chapter at once: whatever made it, it has no other elements, and all are closed.
     cleaner = Cleaner(
         _TAGS,
