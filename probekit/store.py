@@ -166,7 +166,7 @@ def check_shards(path):
     Raises
     ------
     ValueError
-        `Damaged`, if what is wrong can be made again.
+        `DamagedError`, if what is wrong can be made again.
     OSError
         If that could not be seen.
     """
@@ -221,7 +221,9 @@ def read_store(path, ids):
         raise DamagedError(f"Its labels can't be read: {error}.") from error
     if not same:
         raise DamagedError("Its activations are of other answers, or in another order.")
-    return dataset.drop_vars(labels).assign_coords(labels)
+    dataset = dataset.drop_vars(labels).assign_coords(labels)
+    dataset.encoding["shards"] = True  # for `explained_damage`: all are there, and have to stay
+    return dataset
 
 
 class ActivationStore:

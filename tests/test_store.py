@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import xarray as xr
 import zarr
 from test_mending import (
     ACTIVATIONS,
@@ -26,6 +27,7 @@ from probekit.cells import read_cell
 from probekit.manifests import DamagedError, sealed
 from probekit.store import ActivationStore, read_store
 from probekit.tokens import TOKENS
+from probekit.worker import StoredActivations
 
 N, SHARD, SHAPE = 14, 4, (3, len(TOKENS), 8)
 SHARDS = [range(start, min(start + SHARD, N)) for start in range(0, N, SHARD)]
@@ -203,11 +205,26 @@ def test_a_shard_that_goes_while_it_is_read_is_no_missing_token(run):  # noqa: F
     activations = run.activations()
     cell = read_cell(activations, 1, 0, np.arange(14))
     assert np.isfinite(cell).all()
+    sent = StoredActivations.of(activations, np.arange(14))  # to another process
     for name in ("c/1/0/0/0", "c"):
         path = run.path / ACTIVATIONS / name
         shutil.rmtree(path) if path.is_dir() else path.unlink()
-        with pytest.raises(ValueError, match=r"activations\.zarr is damaged.*extract stage"):
-            read_cell(activations, 1, 0, np.arange(14))
+        for read in (lambda *c: read_cell(activations, *c, np.arange(14)), sent.read):
+            with pytest.raises(ValueError, match=r"activations\.zarr is damaged.*extract stage"):
+                read(1, 0)
+
+
+def test_a_store_of_the_users_own_is_read_as_before(run, tmp_path):  # noqa: F811
+    """By another writer, compressed; nothing is known of its shards."""
+    activations = run.activations().load()
+    theirs = tmp_path / "theirs.zarr"
+    xr.Dataset({"activation": activations["activation"].variable}).to_zarr(
+        theirs, consolidated=False
+    )
+    lazy = xr.open_zarr(theirs, chunks=None, consolidated=False)
+    np.testing.assert_array_equal(
+        read_cell(lazy, 1, 0, np.arange(14)), read_cell(activations, 1, 0, np.arange(14))
+    )
 
 
 def test_a_manifest_that_leaves_out_a_shard_hides_nothing(run):  # noqa: F811
