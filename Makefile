@@ -25,7 +25,7 @@ help:
 	@echo "make lint     ruff: rules and format"
 	@echo "make lab      JupyterLab in this folder, on this machine only"
 	@echo "make bench    the benchmarks"
-	@echo "make faults   kill -9, flipped bytes and full disks, in every stage of a run (an hour)"
+	@echo "make faults   kill -9, flipped bytes, full disks, failing reads and writes (two hours)"
 	@echo "make fuzz     inputs that a fuzzer makes up, for some minutes (Linux on x86-64)"
 	@echo "make audit    the pinned packages among the known vulnerabilities (asks PyPI)"
 	@echo "make example  data/example again, from data/runs/cities (make example RUN=DIR)"

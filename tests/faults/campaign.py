@@ -176,6 +176,11 @@ _MENDED_AREA = (
     r'<div class="output_area">\n<div class="[^"]*output_stdout output_text">\n'
     rf"<pre>(?:{_MENDED})+</pre>\n</div>\n</div>\n"
 )
+# What is left in a report of progress bars; where nothing was left to do there was none.
+_EMPTY_AREA = (
+    r'<div class="output_wrapper">\s*<div class="output">\s*'
+    r'(?:<div class="output_area">\s*</div>\s*)+</div>\s*</div>\s*'
+)
 
 
 def contents(run):
@@ -232,6 +237,7 @@ def _text(output):
 def _report(page):
     """Without the times and hashes that its manifests tell of executed notebooks."""
     page = re.sub(_MENDED_AREA, "", page)
+    page = re.sub(_EMPTY_AREA, "", page)
     page = re.sub(r"\d{4}-\d\d-\d\dT[\d:+]+", "TIME", page)
     page = re.sub(r"[\d.,]+ s\b", "SECONDS", page)
     page = re.sub(r"(notebooks/[\w.]+ipynb\W.*?)[0-9a-f]{64}", r"\1HASH", page)
@@ -265,6 +271,7 @@ def main():
     group.add_argument("--calls", type=int, default=400, help="reads, and writes; 0: all")
     group.add_argument("--looks", type=int, help="stat and the like (default: none); 0: all")
     group.add_argument("--errors", choices=["all", "rotate"], default="rotate")
+    group.add_argument("--steps", nargs="*", choices=STEPS, help="in which calls fail")
     group.add_argument("--part", default="1/1", help="1/2 and 2/2 share the work")
     group.add_argument("--log", type=Path, help="add each fault to this file, a JSON line each")
     options = parser.parse_args()

@@ -148,6 +148,7 @@ class Calls(Campaign):
             "OMP_NUM_THREADS": "1",
             "TOKENIZERS_PARALLELISM": "false",
             "HF_HUB_OFFLINE": "1",
+            "GIT_DIR": os.devnull,  # manifests name no commit, which may change meanwhile
         }
         self.log = open(self.folder / "zygote.log", "w+")  # noqa: SIM115
         self.zygote = subprocess.Popen(
@@ -192,14 +193,14 @@ class Calls(Campaign):
         self.expected = contents(self.after(step))
         return super().differing()
 
-    def chosen(self, kind, n, chance):
+    def chosen(self, kind, n, chance, among=None):
         """So many calls of a kind, (step, k, call, path): none twice before each file has had one.
 
-        0 means all.
+        0 means all. They are chosen among all that were counted, or those that are given.
         """
         alike = defaultdict(list)
         for step in self.steps:
-            for of, k, call, path in self.calls[step]:
+            for of, k, call, path in among or self.calls[step]:
                 if of == kind:
                     alike[step, call, self.named(path)].append((step, k, call, path))
         for group in alike.values():
@@ -208,6 +209,12 @@ class Calls(Campaign):
         chance.shuffle(groups)
         rounds = (call for row in zip_longest(*groups) for call in row if call)
         return list(islice(rounds, n or None))
+
+    def storing(self):
+        """The calls of the extract stage between the first shard's activations and the last's."""
+        calls = self.calls["extract"]
+        moved = [i for i, (*_, call, path) in enumerate(calls) if _is_shard(call, path)]
+        return calls[moved[0] + 1 : moved[-1]]
 
     def named(self, path):
         """A path inside the run, or that of questions or model, without what is random in it."""
@@ -245,8 +252,8 @@ class Calls(Campaign):
             return "a traceback"
         # Of which file, or at least of what.
         names = {part for part in Path(found["path"]).parts if part not in ("model", "notebooks")}
-        cause = {os.strerror(error)} | ({"Too many open files"} if error == EMFILE else set())
-        if not any(word in found["said"] for word in names | cause):
+        found["named"] = any(name in found["said"] for name in names)
+        if not found["named"] and os.strerror(error) not in found["said"]:
             return "neither file nor cause is named"
         return ""
 
@@ -254,13 +261,18 @@ class Calls(Campaign):
         """What the command said at last, without bars and where its notebook is."""
         said = stderr.rpartition("probekit: ")[2] if "probekit: " in stderr else ""
         said = said if said or "Traceback" not in stderr else stderr.strip().splitlines()[-1]
+        said = "" if "%|" in said else said  # nothing but bars
         return said.partition("\nThe notebook as far")[0].replace(str(self.folder), "")[:400]
+
+
+def _is_shard(call, path):
+    return call == "rename" and re.search(r"/activation/c/\d+/0/0/0$", path)
 
 
 def campaign(folder, options):
     """Let calls fail, one at a time, and print what came out; returns how often that was wrong."""
     try:
-        here = Calls(folder)
+        here = Calls(folder, options.steps or STEPS)
     except FileNotFoundError as error:
         print(f"calls: skipped, {error}")
         return 0
@@ -292,6 +304,7 @@ def _campaign(here, options):
         of = step, kind, found.get("call", "-"), _kind(found.get("path", "-"))
         table[of][errorcode[error]] += 1
         table[of]["wrong" if wrong else found["verdict"]] += 1
+        table[of]["no name"] += found.get("named") is False
         if options.log:
             found = {"step": step, "kind": kind, "k": k, "error": errorcode[error]} | found
             with open(options.log, "a") as log:
@@ -300,7 +313,8 @@ def _campaign(here, options):
             failures.append(found)
             what = f"{step} {kind} {k}: {found['call']} of {found['path']}, {errorcode[error]}"
             print(f"{what}: {wrong}\n    {found['said']}", flush=True)
-    columns = [*(errorcode[e] for e in ERRORS), "the same", "refused", "not reached", "wrong"]
+    columns = [*(errorcode[e] for e in ERRORS), "the same", "refused", "no name"]
+    columns += ["not reached", "wrong"]
     print(f"\n{'step':10} {'calls':6} {'call':8} {'file':28} " + " ".join(columns))
     total = Counter()
     for (step, kind, call, file), counts in sorted(table.items()):

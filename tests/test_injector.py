@@ -1,0 +1,88 @@
+"""Some calls of a whole `probekit run` fail: `make faults ARGS=calls` has all of them fail."""
+
+import errno
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent / "faults"))
+
+from inject import ERRORS, Calls, Shim
+
+READ = """
+import os, sys
+with open(sys.argv[1], "rb", buffering=0) as file:
+    file.read(1)
+    if len(sys.argv) > 2:
+        again = [sys.executable, "-c", sys.argv[2], sys.argv[1]]
+        sys.exit(os.spawnv(os.P_WAIT, sys.executable, again))
+    os.pread(file.fileno(), 1, 0)
+"""
+
+
+@pytest.fixture(scope="module")
+def shim(tmp_path_factory, require):
+    folder = tmp_path_factory.mktemp("shim")
+    (folder / "in").mkdir()
+    (folder / "in/file").write_text("abc")
+    (folder / "outside").write_text("abc")
+    try:
+        return Shim(folder, [folder / "in"])
+    except FileNotFoundError as error:
+        require(False, str(error))
+
+
+def calls(shim, name, k=0, error=0):
+    """Two processes read a file, one after the other: what they called, and stderr."""
+    command = [sys.executable, "-I", "-S", "-c", READ, str(shim.file.parent / name), READ]
+    with shim.counting("reads", k, error):
+        done = subprocess.run(
+            command, env=os.environ | shim.environment, capture_output=True, text=True
+        )
+    return [call for kind, _, call, _ in shim.calls() if kind == "reads"], done.stderr
+
+
+def test_calls_of_all_processes_count_and_one_of_them_fails(shim):
+    assert calls(shim, "outside") == ([], "")
+    undisturbed = ["open", "read", "open", "read", "pread"]
+    assert calls(shim, "in/file") == (undisturbed, "")
+    for k in range(1, len(undisturbed) + 1):
+        called, stderr = calls(shim, "in/file", k, errno.ESTALE)
+        assert f"[Errno {errno.ESTALE}]" in stderr
+        assert called == undisturbed[:k]
+
+
+def test_a_relative_path_and_one_by_its_folder_count(shim, tmp_path):
+    code = "import os, sys; os.chdir(sys.argv[1]); open('file'); os.chdir('/')\n"
+    code += "os.open('file', 0, dir_fd=os.open(sys.argv[1], 0))"
+    folder = str(shim.file.parent / "in")
+    with shim.counting():
+        subprocess.run(
+            [sys.executable, "-I", "-S", "-c", code, folder],
+            env=os.environ | shim.environment, check=True,
+        )  # fmt: skip
+    assert [path for *_, path in shim.calls()].count(f"{folder}/file") >= 2
+
+
+@pytest.mark.timeout(900)
+def test_a_run_that_ends_well_is_as_if_nothing_had_failed(shim, tmp_path):
+    """Some reads and writes of the extract stage: all calls of all stages would take hours."""
+    here = Calls(tmp_path, ["extract"])
+    try:
+        chance, wrong = random.Random(0), []  # noqa: S311
+        # A third of them where a failed read once made the store begin anew.
+        chosen = [("reads", *call) for call in here.chosen("reads", 6, chance, here.storing())]
+        for kind, n in {"reads": 4, "writes": 6}.items():
+            chosen += [(kind, *call) for call in here.chosen(kind, n, chance)]
+        for i, (kind, step, k, call, path) in enumerate(chosen):
+            error = ERRORS[i % len(ERRORS)]
+            found = here.verdict(step, kind, k, error)
+            if found.get("wrong"):
+                wrong.append((kind, k, call, path, errno.errorcode[error], found))
+        assert not wrong
+    finally:
+        here.close()
