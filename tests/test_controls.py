@@ -156,9 +156,7 @@ def test_the_other_controls_are_the_same_whatever_the_null(answers, measured, n_
         options = OPTIONS | {"n_permutations": n_permutations, "split": split}
         found = controls(answers, probe_grid(activations, **options))
         known = [n for n in found["control"].to_numpy() if not n.startswith("shuffled")]
-        xr.testing.assert_identical(
-            found.sel(control=known), measured[split].sel(control=known)
-        )
+        xr.testing.assert_identical(found.sel(control=known), measured[split].sel(control=known))
 
 
 def test_the_direction_of_length_is_the_better_one(answers, grids):
