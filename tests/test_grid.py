@@ -310,9 +310,8 @@ def test_processes_that_are_killed_while_they_wait_are_replaced():
 
     activations = make_activations()
     first = probe_grid(activations, **QUICK | {"n_jobs": 2})
-    for process in list(get_reusable_executor(reuse=True)._processes.values()):
-        process.kill()
-        process.join()
+    for process in list(get_reusable_executor(reuse=True)._processes):
+        os.kill(process, signal.SIGKILL)
     xr.testing.assert_identical(probe_grid(activations, **QUICK | {"n_jobs": 2}), first)
 
 

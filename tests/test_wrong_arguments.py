@@ -4,31 +4,43 @@ Each parameter of each function gets values of every kind, one at a time, in a c
 otherwise; hypothesis combines them. What is raised must be a ValueError, TypeError or
 FileNotFoundError that probekit's own code raises, not something from inside a library that was
 handed what it can't use. tests/test_bad_input.py has the texts of the most likely mistakes.
+
+Whether it takes a value or refuses it, the process is then as it was: threads, random generators,
+warnings, environment and the like.
 """
 
+import decimal
 import inspect
 import itertools
 import linecache
+import locale
+import logging
 import os
+import random
 import shutil
+import signal
 import sys
 import tempfile
 import threading
 import time
 import traceback
+import warnings
 from decimal import Decimal
 from pathlib import Path
 from types import FunctionType
 
+import altair as alt
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 import xarray as xr
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_bad_input import CALLS as BAD_INPUT_CALLS
 from test_bad_input import good as good
 from test_bad_input import method
+from threadpoolctl import ThreadpoolController
 from tiny import write_questions
 
 import probekit as pk
@@ -40,6 +52,7 @@ MISTAKES = (ValueError, TypeError, FileNotFoundError)
 LONGEST = 5
 
 _numbers = itertools.count()
+POOLS = ThreadpoolController()
 
 
 def new_run(good):
@@ -150,7 +163,7 @@ def faults(name, changes, good):
     """What is wrong with how a call takes these values; None if nothing is."""
     function, arguments = CALLS[name]
     arguments = {n: value_of(v, good) for n, v in arguments.items() if n not in changes} | changes
-    start = time.process_time()
+    before, start = process_state(), time.process_time()
     try:
         with writing_only_in(good.folder):
             function(**arguments)
@@ -170,7 +183,38 @@ def faults(name, changes, good):
         where = traceback.extract_tb(error.__traceback__)[-1]
         return f"{where.filename}:{where.lineno} {type(error).__name__}: {str(error)[:200]}"
     taken = time.process_time() - start
+    changed = [name for name, now in process_state().items() if now != before[name]]
+    if changed:
+        return f"changed {', '.join(changed)} of the process"
     return f"took {taken:.1f} s" if taken > LONGEST else None
+
+
+def process_state():
+    """What a function shares with all else in its process, and has to leave as it found it."""
+    return {
+        "torch's threads": torch.get_num_threads(),
+        "threads of BLAS and OpenMP": [pool["num_threads"] for pool in POOLS.info()],
+        "torch's precision": (torch.get_default_dtype(), torch.get_float32_matmul_precision()),
+        "torch's gradients": torch.is_grad_enabled(),
+        "torch's generator": torch.get_rng_state().numpy().tobytes(),
+        "numpy's generator": str(np.random.get_state()),
+        "numpy's errors": np.geterr(),
+        "numpy's printing": np.get_printoptions(),
+        "random's generator": random.getstate(),
+        "warnings": list(warnings.filters),
+        "environment": dict(os.environ),
+        "working directory": os.getcwd(),
+        "signals": [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)],
+        "locale": locale.setlocale(locale.LC_ALL),
+        "decimals": str(decimal.getcontext()),
+        "logging": (logging.root.level, logging.root.disabled, list(logging.root.handlers)),
+        "xarray's options": xr.get_options(),
+        "pandas' options": pd.get_option("display.max_rows"),
+        "altair": (alt.renderers.active, alt.data_transformers.active, alt.theme.active),
+        "hooks": (sys.excepthook, threading.excepthook, sys.displayhook),
+        "cores": os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None,
+        "path": list(sys.path),
+    }
 
 
 class WorkBegan(Exception):  # noqa: N818
@@ -232,7 +276,7 @@ def extracted(good, tmp_path_factory):
 
 
 @pytest.fixture
-def own(good, extracted, tmp_path, monkeypatch):
+def own(good, extracted, tmp_path, monkeypatch, request):
     """Good objects in a folder that a call may spoil, which is where it is called."""
     folder = tmp_path / "own"
     shutil.copytree(good.folder, folder)
@@ -242,6 +286,10 @@ def own(good, extracted, tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(folder / "temporary"))
     monkeypatch.setattr(sys.modules["probekit.pipeline"], "_execute", work)
     monkeypatch.setattr("probekit.cluster._CONNECTING", 0.1)
+    # Not one, which is what a cell is fitted with.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(3)
+    request.addfinalizer(lambda: torch.set_num_threads(threads))
     runs = {name: pk.Run(folder / name) for name in ("run", "made", "empty", "extracted")}
     return Own(**{**vars(good), **runs, "folder": folder})
 
