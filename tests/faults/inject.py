@@ -6,7 +6,9 @@ reads (open, read, pread, mmap ...), writes (open, write, fsync, rename, unlink 
 then, when the command is given again, as the undisturbed one. Everything else is listed.
 
 The run is whole, papermill's kernels too, but its processes are forked (see zygote.py), and it
-begins with the stage in which the call is.
+begins with the stage in which the call is, as the undisturbed run did, and ends with it. The report
+is made with the last stage; the step of that name is the command on a finished run.
+Charts are not drawn and probes are fitted in one process, as neither touches a file of the run.
 """
 
 import json
