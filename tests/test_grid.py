@@ -275,15 +275,15 @@ def test_threads_and_the_global_generator_make_no_difference(method):
     try:
         for threads in (1, 3):
             torch.set_num_threads(threads)
-            np.random.seed(threads)  # noqa: NPY002
-            state = np.random.get_state()[1].copy()  # noqa: NPY002
+            np.random.seed(threads)
+            state = np.random.get_state()[1].copy()
             grids.append(probe_grid(activations, **QUICK, method=method))
             damaged = activations.copy(deep=True)
             damaged["activation"][0, 1, 2, 0] = np.inf
             with pytest.raises(ValueError, match="infinite"):
                 probe_grid(damaged, **QUICK, method=method)
             assert torch.get_num_threads() == threads
-            np.testing.assert_array_equal(np.random.get_state()[1], state)  # noqa: NPY002
+            np.testing.assert_array_equal(np.random.get_state()[1], state)
     finally:
         torch.set_num_threads(before)
     xr.testing.assert_identical(*grids)
@@ -303,16 +303,6 @@ def test_a_process_that_is_killed_is_told_in_a_sentence_and_the_next_grid_goes_o
     with pytest.raises(ValueError, match=r"processes .* killed, with 0 of 6 cells.*memory.*n_jobs"):
         probe_grid(make_activations(), **QUICK | {"n_jobs": 2}, method=Killed())
     assert probe_grid(make_activations(), **QUICK | {"n_jobs": 2}).sizes["layer"] == 2
-
-
-def test_processes_that_are_killed_while_they_wait_are_replaced():
-    from joblib.externals.loky import get_reusable_executor
-
-    activations = make_activations()
-    first = probe_grid(activations, **QUICK | {"n_jobs": 2})
-    for process in list(get_reusable_executor(reuse=True)._processes):
-        os.kill(process, signal.SIGKILL)
-    xr.testing.assert_identical(probe_grid(activations, **QUICK | {"n_jobs": 2}), first)
 
 
 def test_processes_are_as_many_as_cores_that_may_be_used(monkeypatch):
