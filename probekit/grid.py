@@ -161,8 +161,9 @@ def _fit_here(activations, cells, kept, plan, fitter, n_jobs, progress):
         except BrokenProcessPool as error:
             raise ValueError(
                 f"One of {n_jobs} processes that fit probes was killed, with {len(results)} of "
-                f"{len(cells)} cells finished: most often memory runs out. Give fewer processes "
-                f"(n_jobs={max(1, n_jobs // 2)}), or fewer permutations."
+                f"{len(cells)} cells finished: most often memory runs out. Give fewer processes, "
+                f"n_jobs={max(1, n_jobs // 2)}, or with the notebooks in the environment: "
+                f"LOKY_MAX_CPU_COUNT={max(1, n_jobs // 2)}."
             ) from error
     return results
 

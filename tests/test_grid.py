@@ -305,16 +305,6 @@ def test_a_process_that_is_killed_is_told_in_a_sentence_and_the_next_grid_goes_o
     assert probe_grid(make_activations(), **QUICK | {"n_jobs": 2}).sizes["layer"] == 2
 
 
-def test_processes_that_are_killed_while_they_wait_are_replaced():
-    from joblib.externals.loky import get_reusable_executor
-
-    activations = make_activations()
-    first = probe_grid(activations, **QUICK | {"n_jobs": 2})
-    for process in list(get_reusable_executor(reuse=True)._processes):
-        os.kill(process, signal.SIGKILL)
-    xr.testing.assert_identical(probe_grid(activations, **QUICK | {"n_jobs": 2}), first)
-
-
 def test_processes_are_as_many_as_cores_that_may_be_used(monkeypatch):
     monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "1")
     assert _processes(None, "cpu") == _processes(-1, "cpu") == _processes(64, "cpu") == 1

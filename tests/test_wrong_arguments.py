@@ -304,6 +304,8 @@ class Own:
 
 @pytest.mark.parametrize("name", CALLS)
 def test_what_is_not_taken_is_refused(name, own):
+    # Libraries are loaded at the first call, and some add to the warnings.
+    assert faults(name, {}, own) in (None, "changed warnings of the process")
     assert faults(name, {}, own) is None, "the call that is right"
     found = []
     values = [*VALUES, *(getattr(own, each) for each in OBJECTS)]
