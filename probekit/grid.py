@@ -1,11 +1,10 @@
 """Cross-validated probes in every cell of layers x tokens, with intervals and a null."""
 
 import numbers
-import os
 
 import numpy as np
 import xarray as xr
-from joblib import Parallel, delayed
+from joblib import Parallel, cpu_count, delayed
 from scipy.sparse import block_array, coo_array
 from scipy.sparse.csgraph import connected_components
 from tqdm import tqdm
@@ -157,7 +156,7 @@ def _fit_here(activations, cells, kept, plan, fitter, n_jobs, progress):
 
 def _processes(n_jobs, device):
     """How many processes to fit in."""
-    cores = os.cpu_count()
+    cores = cpu_count()  # of which this process may use, by affinity and control group
     if n_jobs is None:
         return cores if device == "cpu" else 1
     # joblib's own way to ask for all.

@@ -18,29 +18,24 @@ from probekit.stages import same_file
 _MENDED = re.compile(r"answers\.parquet|activations\w*\.zarr/(\w+/)?(zarr\.json|c(/\d+)*)")
 
 
-def claim(run, parameters, batch_size):
-    """Refuse a directory that holds another run; else the batch size that the run began with.
-
-    The batch size changes the last bits of an activation, so a resumed run keeps its first one.
+def claim(run, parameters):
+    """Refuse a directory that holds another run; else what `record` wrote of this one, or None.
 
     Parameters
     ----------
     run : Run
     parameters : dict
-    batch_size : int
-        Of a run that begins now.
 
     Returns
     -------
-    int
+    dict or None
 
     Raises
     ------
     ValueError
     """
-    path = run.path / "run.json"
-    claimed = _claimed(run, path)
-    theirs, batch_size = claimed or (parameters, batch_size)
+    claimed = _claimed(run, run.path / "run.json")
+    theirs = claimed["parameters"] if claimed else parameters
     differing = [name for name in parameters if parameters[name] != theirs.get(name)]
     if differing:
         changes = "; ".join(f"{n} was {theirs.get(n)!r}, now {parameters[n]!r}" for n in differing)
@@ -48,22 +43,37 @@ def claim(run, parameters, batch_size):
             f"{run.path} holds a run with other parameters: {changes}. Give another run "
             "directory, or delete this one."
         )
-    write_json(path, sealed({"parameters": parameters, "batch_size": batch_size}))
-    return batch_size
+    return claimed
+
+
+def record(run, parameters, batch_size, deaths=None):
+    """Write down by what a run is made, for whoever continues it.
+
+    Parameters
+    ----------
+    run : Run
+    parameters : dict
+    batch_size : int
+        It changes the last bits of an activation, so a continued run keeps it if it can.
+    deaths : dict, optional
+        Of `memory.deaths`, while the run is at work and may be killed.
+    """
+    content = {"parameters": parameters, "batch_size": batch_size}
+    write_json(run.path / "run.json", sealed(content | ({"deaths": deaths} if deaths else {})))
 
 
 def _claimed(run, path):
-    """Parameters and batch size of the run that is in a directory, or None if there is none."""
+    """What is recorded of the run that is in a directory, or None if there is none."""
     try:
         claimed = unsealed(parse_json(path.read_text(encoding="utf-8")))
-        return claimed["parameters"], claimed["batch_size"]
+        return _as_recorded(claimed["parameters"], claimed["batch_size"], claimed.get("deaths", {}))
     except FileNotFoundError:
         problem = "is not there"
-    except ValueError as error:
+    except (ValueError, KeyError) as error:
         problem = f"is damaged: {error}"
     try:
         manifest = run.manifest("extract")
-        return manifest["parameters"], manifest["results"]["batch_size"]
+        return _as_recorded(manifest["parameters"], manifest["results"]["batch_size"], {})
     except (FileNotFoundError, ValueError, KeyError):
         if problem == "is not there" and not (run.path / "shards").exists():
             return None
@@ -71,6 +81,14 @@ def _claimed(run, path):
         f"{path} {problem}. It says by what the unfinished run in this directory was begun. Give "
         "another run directory, or delete this one."
     )
+
+
+def _as_recorded(parameters, batch_size, deaths):
+    """What `record` writes, if these are of its kinds: a run may come from somebody else."""
+    numbers = [batch_size, *(deaths.values() if isinstance(deaths, dict) else [None])]
+    if not isinstance(parameters, dict) or not all(type(n) is int for n in numbers):
+        raise ValueError("it does not hold parameters and numbers")
+    return {"parameters": parameters, "batch_size": max(1, batch_size), "deaths": deaths}
 
 
 def mend(run):

@@ -39,7 +39,7 @@ from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 from probekit.probes import auroc, fit_logistic
 
-WORKERS = os.cpu_count()
+WORKERS = joblib.cpu_count()
 OTHER_PACKAGE = "probekit==0.4.0"
 
 # Run in a process that sees the other package of the same name, and not this one.
