@@ -15,6 +15,8 @@ import itertools
 import queue
 import re
 import shutil
+import sys
+import time
 import uuid
 from contextlib import contextmanager
 
@@ -25,7 +27,15 @@ from probekit import checks
 from probekit.cells import read_cell
 from probekit.models import LanguageModel
 from probekit.store import ActivationStore
-from probekit.worker import StoredActivations, answer, describe_model, fit, largest_batch
+from probekit.worker import (
+    CODE,
+    StoredActivations,
+    answer,
+    checked,
+    describe_model,
+    fit,
+    largest_batch,
+)
 
 try:
     import distributed
@@ -35,6 +45,7 @@ except ImportError:  # the extra is optional; `connected` says so
 
 _CONNECTING = 10  # seconds to wait for the scheduler
 _APPEARING = 30  # and for its first worker
+_PATIENCE = 300  # and for another when none is left
 _LARGEST_BLOCK = 16  # cells that are lost at most when a worker dies
 
 
@@ -147,7 +158,8 @@ class Workers:
                 f"The workers hold the model in different precisions: {', '.join(dtypes)}. Give "
                 "one to load_model(..., dtype=...)."
             )
-        self.dtype, self.device = dtypes[0], ", ".join(devices)
+        self.dtypes, self.device = dtypes[0], ", ".join(devices)
+        self.dtype = self.dtypes.partition(" ")[0]
 
     def fitting_batch(self, *sizes):
         """The batch size that fits every worker's memory; sizes as for `shards.fitting_batch`."""
@@ -196,11 +208,11 @@ class Workers:
         def tasks():
             for number, shard in shards.items():
                 where = (str(folder), frame, topic, number)
-                yield number, (self.models, self.judge, shard, smallest, *where)
+                yield number, (self.models, self.dtypes, self.judge, shard, smallest, *where)
 
         try:
             for number, (rows, batch_size, written) in _results(
-                self.client, answer, tasks(), at_once=1, topic=topic, on_event=count
+                self.client, answer, tasks(), tally.bar, at_once=1, topic=topic, on_event=count
             ):
                 smallest = min(smallest, batch_size)
                 count(number, len(rows), int(rows["correct"].sum()))
@@ -245,18 +257,22 @@ def fit_cells(client, activations, cells, kept, plan, fitter, progress):
             yield start, (sent, block, plan, fitter)
 
     with tqdm(total=len(cells), desc="Probing", unit="cell", disable=not progress) as bar:
-        for start, results in _results(client, fit, tasks()):
+        for start, results in _results(client, fit, tasks(), bar=bar):
             fitted[start] = results
             bar.update(len(results))
     return [result for start in blocks for result in fitted[start]]
 
 
-def _results(client, function, tasks, pinned=False, at_once=None, topic=None, on_event=None):
+def _results(
+    client, function, tasks, bar=None, *, pinned=False, at_once=None, topic=None, on_event=None
+):
     """Names of tasks and their results, as they are finished; few are under way at a time.
 
     Parameters
     ----------
     tasks : iterable of (name, arguments)
+    bar : tqdm, optional
+        That shows when no worker is there.
     pinned : bool
         Names are workers' addresses, and a task goes to its worker while that is there.
     at_once : int, optional
@@ -271,12 +287,13 @@ def _results(client, function, tasks, pinned=False, at_once=None, topic=None, on
         while True:
             for name, arguments in _next_few(tasks, client, len(under_way), at_once):
                 at = {"workers": [name], "allow_other_workers": True} if pinned else {}
-                future = client.submit(function, *arguments, pure=False, **at)
+                key = f"{function.__name__}-{uuid.uuid4().hex}"
+                future = client.submit(checked, CODE, function, *arguments, key=key, **at)
                 under_way[future.key] = name, future
                 future.add_done_callback(arrived.put)
             if not under_way:
                 return
-            item = _arrival(client, arrived)
+            item = _arrival(client, arrived, bar)
             if isinstance(item, distributed.Future):
                 name, future = under_way.pop(item.key)
                 result = _result(client, future)
@@ -298,16 +315,36 @@ def _next_few(tasks, client, n_under_way, at_once):
     yield from itertools.islice(tasks, max(0, (2 * room or 1) - n_under_way))
 
 
-def _arrival(client, arrived):
+def _arrival(client, arrived, bar=None):
     """The next future that is done, or message; meanwhile see that there is still a cluster."""
-    warned = False
+    bar = tqdm(disable=True) if bar is None else bar
+    before, since = bar.postfix, None
     while True:
         try:
-            return arrived.get(timeout=2)
+            item = arrived.get(timeout=2)
         except queue.Empty:
-            if client.status == "running" and not warned and not client.nthreads():
-                checks.say("No worker is left. Waiting for another; Ctrl-C stops.")
-                warned = True
+            item = None
+        if item is not None or (client.status == "running" and client.nthreads()):
+            if since is not None:
+                bar.set_postfix_str(before or "")
+            if item is not None:
+                return item
+            since = None
+        elif client.status == "running" and since is None:
+            since = time.monotonic()
+            # On the bar, which is all that shows of a notebook's output while it is executed.
+            bar.set_postfix_str(f"NO WORKER IS LEFT, waiting {_PATIENCE // 60:.0f} minutes for one")
+            checks.say(
+                f"No worker is left at {client.scheduler.address}. Waiting {_PATIENCE // 60:.0f} "
+                "minutes for another; Ctrl-C stops.",
+                file=sys.stderr,
+            )
+        elif since is not None and time.monotonic() - since > _PATIENCE:
+            raise ValueError(
+                f"No worker has been at {client.scheduler.address} for {_PATIENCE // 60:.0f} "
+                "minutes. What is finished is kept; start workers (dask worker "
+                f"{client.scheduler.address} --nworkers 1 --nthreads 1), then run the same again."
+            )
 
 
 def _result(client, future):
@@ -327,4 +364,11 @@ def _result(client, future):
     except ModuleNotFoundError as error:
         raise ValueError(
             f"A worker lacks the package {error.name}: install the same versions there as here."
+        ) from error
+    except (AttributeError, ImportError) as error:
+        if "probekit" not in str(error):
+            raise
+        raise ValueError(
+            f"A worker has another version of probekit than this process ({error}). Install the "
+            "same on both, and start the worker again."
         ) from error

@@ -9,7 +9,7 @@ import hashlib
 import os
 import re
 import shutil
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -17,11 +17,11 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from probekit import checks, self_extraction, verdicts
+from probekit import checks, memory, self_extraction, verdicts
 from probekit.candidates import Candidates
 from probekit.lock import writing
 from probekit.manifests import explained, no_links, replacing
-from probekit.mending import claim, mend
+from probekit.mending import claim, mend, record
 from probekit.models import LanguageModel
 from probekit.resources import reading, sha256
 from probekit.runs import Run, store_name
@@ -87,8 +87,10 @@ def extract(
     p_true : bool
         Ask the model whether each of its responses is true, which is one more prompt each.
     batch_size : int, optional
-        Rows that advance together. By default as many as memory allows, at most 128 on a CPU. When
-        memory runs out it is halved and the run goes on.
+        Rows that advance together. By default as many as memory allows, at most 256 on a CPU. When
+        memory runs out it is halved and the run goes on. A run that is continued keeps its own
+        unless this one, or what memory allows by now, is smaller; then activations may differ in
+        their last bits from those of a run that was never interrupted.
     scheduler : str or distributed.Client, optional
         Address of a Dask scheduler, or a client of it: its workers load the model and answer, a
         shard of questions at a time. They have to see the run directory. Only on a network that
@@ -149,14 +151,25 @@ def extract(
             "judge": getattr(judge, "name", None) or getattr(judge, "__name__", None),
             "p_true": p_true,
         }
-        if batch_size is None:
-            fitting = workers.fitting_batch if workers else partial(fitting_batch, lm)
-            batch_size = fitting(max(map(len, prompts)), max_new_tokens, len(sites))
-        batch_size = claim(run, parameters, batch_size)
+        claimed = claim(run, parameters)
         damaged = mend(run)
+        if claimed and damaged == []:  # nothing is to be answered
+            batch_size = claimed["batch_size"]
+        else:
+            fitting = workers.fitting_batch if workers else partial(fitting_batch, lm)
+            sizes = max(map(len, prompts)), max_new_tokens, len(sites)
+            batch_size = _batch_size(claimed, batch_size or fitting(*sizes), batch_size)
         stage = run.begin("extract", parameters, inputs=questions.attrs.get("files", ()))
         work = _Extraction(lm, asked, prompts, run, sites, parameters, batch_size, judge, workers)
-        answers = work.run(damaged, progress)
+        work.record(at_work=True)
+        try:
+            answers = work.run(damaged, progress)
+        except BaseException:
+            # It was not killed. An error that this makes too is the lesser one.
+            with suppress(OSError, ValueError):
+                work.record(at_work=False)
+            raise
+        work.record(at_work=False)
         check_two_classes(answers)
         stage.finish(
             [run.path / "answers.parquet", *(store.path for store in work.stores.values())],
@@ -170,6 +183,27 @@ def extract(
             batch_size=work.batch_size,
         )
     return run
+
+
+def _batch_size(claimed, possible, given):
+    """How many rows at a time, of a run that begins or goes on: its own number if that can be.
+
+    A process that the system kills for want of memory can't halve its batches, so the next one
+    does. Not after every kill, since smaller batches change the activations' last bits: only if
+    the system has counted such a death since, in our control group where there is one.
+    """
+    if claimed is None:
+        return possible
+    before = size = claimed["batch_size"]
+    if memory.ran_out(claimed["deaths"]):
+        size = min(max(1, size // 2), possible)
+        why = "Memory ran out the last time"
+    else:
+        size = min(size, possible)
+        why = "There is less memory than when this run began"
+    if size < before and size != given:
+        checks.say(f"{why}: going on with batches of {size} instead of {before}.")
+    return size
 
 
 @contextmanager
@@ -343,6 +377,15 @@ class _Extraction:
             for site in self.sites
         }
 
+    def record(self, at_work):
+        """Write down the batch size in use, for who continues this run, killed as it may be."""
+        deaths = memory.deaths() if at_work and not self.workers else None
+        record(self.where, self.parameters, self.batch_size, deaths)
+
+    def _halve(self, batch_size):
+        self.batch_size = batch_size
+        self.record(at_work=True)
+
     @property
     def shards(self):
         """The ranges of questions that are worked on and stored as one."""
@@ -478,7 +521,7 @@ class _Extraction:
 
     def _answers(self, shards, tally):
         for number, shard in shards.items():
-            answered = answer_shard(self.lm, shard, self.batch_size, self.judge, tally)
+            answered = answer_shard(self.lm, shard, self.batch_size, self.judge, tally, self._halve)
             for site, values in answered.activations.items():
                 self.stores[site].write(shard.members, values)
             yield number, answered.rows, answered.batch_size

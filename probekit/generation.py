@@ -21,6 +21,7 @@ import torch
 from transformers import DynamicCache
 from transformers.cache_utils import Cache, DynamicLayer
 
+from probekit import checks
 from probekit.sites import Recorder
 
 # New prompts are read when this share of the rows is free: few at a time are slow to read.
@@ -64,7 +65,16 @@ def common_prefix(prompts):
 
 @torch.inference_mode()
 def generate(
-    lm, prompts, sites, *, max_new_tokens, batch_size, prefix=None, sample=None, stop_ids=None
+    lm,
+    prompts,
+    sites,
+    *,
+    max_new_tokens,
+    batch_size,
+    prefix=None,
+    sample=None,
+    stop_ids=None,
+    names=None,
 ):
     """Answer prompts and capture the activations of the responses, in one pass.
 
@@ -85,11 +95,18 @@ def generate(
         the likeliest token.
     stop_ids : set of int, optional
         Tokens that end a response; by default the model's own.
+    names : sequence of str, optional
+        What the prompts are called in an error; by default their numbers.
 
     Yields
     ------
     Response
         As they end, in no particular order.
+
+    Raises
+    ------
+    ValueError
+        If the model's logits are no finite numbers.
     """
     prefix = prefix or CachedPrefix(lm, prompts)
     # The longest are read first, so that the batch gets narrower with time, not wider.
@@ -100,6 +117,9 @@ def generate(
     batch_size = min(batch_size, len(prompts))
     with Recorder(lm.model, sites) as recorder:
         rows = _Rows(batch_size, max(map(len, prompts)), max_new_tokens, len(prompts))
+        rows.error = lambda row: not_finite(
+            lm, row.index if names is None else names[row.index], len(row.token_ids)
+        )
         while waiting or len(rows):
             free = batch_size - len(rows)
             while waiting and free and (free >= refill or not len(rows)):
@@ -117,6 +137,32 @@ def generate(
                 logits = rows.forward(lm)
                 rows.record(recorder)
                 yield from rows.advance(logits, stops, sample)
+
+
+def not_finite(lm, question, n_tokens=0):
+    """The error to raise where a model computes NaN or infinity, which would pass for an answer.
+
+    Parameters
+    ----------
+    lm : LanguageModel
+    question : object
+        What it was asked, or the question's name.
+    n_tokens : int
+        Of the response so far.
+
+    Returns
+    -------
+    ValueError
+    """
+    dtype = lm.model.dtype
+    advice = {
+        torch.float16: "Load it with dtype=torch.bfloat16 or torch.float32, which overflow later.",
+        torch.bfloat16: "Load it with dtype=torch.float32, which is more precise.",
+    }.get(dtype, "Its weights do not fit its configuration, or this version of transformers.")
+    return ValueError(
+        f"The model computes NaN or infinity in {dtype} at question {checks.shown(question)}, "
+        f"{n_tokens} tokens into its response, so what it says means nothing. {advice}"
+    )
 
 
 class CachedPrefix:
@@ -228,6 +274,7 @@ class _Rows:
         self.room = self.longest if total <= capacity else 2 * self.longest
         self.end = longest_prompt  # where the next token's keys and values go, in all rows
         self.responses = []  # of the rows, in their order
+        self.error = None  # of a row whose logits are not finite
         self.cache = None
         self.buffers = {}  # site: (slot, 1 + token, layer, feature)
         self.free_slots = list(range(capacity))
@@ -315,6 +362,10 @@ class _Rows:
         stopped = torch.isin(chosen, stops).tolist()
         ended = set()
         for row, token, stop, logprob in zip(rows, chosen.tolist(), stopped, gained, strict=True):
+            # The logarithm of the sum is NaN if one logit is NaN or infinite, or all are -inf; some
+            # that are -inf stand for tokens that are never said.
+            if math.isnan(logprob):
+                raise self.error(row)
             if stop or len(row.token_ids) == self.max_new_tokens:
                 ended.add(row)
                 yield self._response(row, finished=stop)

@@ -26,29 +26,24 @@ from probekit.stages import same_file
 _MENDED = re.compile(r"answers\.parquet|activations\w*\.zarr/(\w+/)?(zarr\.json|c(/\d+)*)")
 
 
-def claim(run, parameters, batch_size):
-    """Refuse a directory that holds another run; else the batch size that the run began with.
-
-    The batch size changes the last bits of an activation, so a resumed run keeps its first one.
+def claim(run, parameters):
+    """Refuse a directory that holds another run; else what `record` wrote of this one, or None.
 
     Parameters
     ----------
     run : Run
     parameters : dict
-    batch_size : int
-        Of a run that begins now.
 
     Returns
     -------
-    int
+    dict or None
 
     Raises
     ------
     ValueError
     """
-    path = run.path / "run.json"
-    claimed = _claimed(run, path)
-    theirs, batch_size = claimed or (parameters, batch_size)
+    claimed = _claimed(run, run.path / "run.json")
+    theirs = claimed["parameters"] if claimed else parameters
     differing = [name for name in parameters if parameters[name] != theirs.get(name)]
     if differing:
         changes = "; ".join(
@@ -59,24 +54,40 @@ def claim(run, parameters, batch_size):
             f"{run.path} holds a run with other parameters: {changes}. Give another run "
             "directory, or delete this one."
         )
-    write_json(path, sealed({"parameters": parameters, "batch_size": batch_size}))
-    return batch_size
+    return claimed
+
+
+def record(run, parameters, batch_size, deaths=None):
+    """Write down by what a run is made, for whoever continues it.
+
+    Parameters
+    ----------
+    run : Run
+    parameters : dict
+    batch_size : int
+        It changes the last bits of an activation, so a continued run keeps it if it can.
+    deaths : dict, optional
+        Of `memory.deaths`, while the run is at work and may be killed.
+    """
+    content = {"parameters": parameters, "batch_size": batch_size}
+    write_json(run.path / "run.json", sealed(content | ({"deaths": deaths} if deaths else {})))
 
 
 def _claimed(run, path):
-    """Parameters and batch size of the run that is in a directory, or None if there is none."""
+    """What is recorded of the run that is in a directory, or None if there is none."""
     no_links(path, run.path)
     try:
         with reading(path):
-            return _begun(unsealed(parse_json(path.read_text(encoding="utf-8"))))
+            claimed = unsealed(parse_json(path.read_text(encoding="utf-8")))
+        return _as_recorded(claimed["parameters"], claimed["batch_size"], claimed.get("deaths", {}))
     except FileNotFoundError:
         problem = "is not there"
-    except ValueError as error:
+    except (ValueError, KeyError) as error:
         problem = f"is damaged: {error}"
     try:
         manifest = run.manifest("extract")
-        return _begun(manifest | {"batch_size": manifest["results"].get("batch_size")})
-    except (FileNotFoundError, ValueError):
+        return _as_recorded(manifest["parameters"], manifest["results"]["batch_size"], {})
+    except (FileNotFoundError, ValueError, KeyError):
         if problem == "is not there" and not no_links(run.path / "shards", run.path):
             return None
     raise ValueError(
@@ -85,12 +96,12 @@ def _claimed(run, path):
     )
 
 
-def _begun(record):
-    """Parameters and batch size of a run, as they are on record."""
-    parameters, batch_size = record.get("parameters"), record.get("batch_size")
-    if not isinstance(parameters, dict) or type(batch_size) is not int or batch_size < 1:
-        raise ValueError("it has no parameters, or no batch size")
-    return parameters, batch_size
+def _as_recorded(parameters, batch_size, deaths):
+    """What `record` writes, if these are of its kinds: a run may come from somebody else."""
+    numbers = [batch_size, *(deaths.values() if isinstance(deaths, dict) else [None])]
+    if not isinstance(parameters, dict) or not all(type(n) is int for n in numbers):
+        raise ValueError("it does not hold parameters and numbers")
+    return {"parameters": parameters, "batch_size": max(1, batch_size), "deaths": deaths}
 
 
 def mend(run):

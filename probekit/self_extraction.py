@@ -55,7 +55,13 @@ def point_to_answers(lm, questions, responses, batch_size):
     ]
     spans = [None] * len(responses)
     copied = generate(
-        lm, prompts, (), max_new_tokens=_LONGEST, batch_size=batch_size, stop_ids=lm.line_end_ids
+        lm,
+        prompts,
+        (),
+        max_new_tokens=_LONGEST,
+        batch_size=batch_size,
+        stop_ids=lm.line_end_ids,
+        names=questions,
     )
     for response in copied:
         text = lm.tokenizer.decode(response.token_ids, skip_special_tokens=True)

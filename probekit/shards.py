@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-import psutil
 import torch
 from tqdm import tqdm
 
+from probekit import memory
 from probekit.answers import find_span, grade, is_refusal, normalize
-from probekit.generation import CachedPrefix, generate
+from probekit.generation import CachedPrefix, generate, not_finite
 from probekit.models import LanguageModel
 from probekit.sampling import Sampler
 from probekit.self_extraction import point_to_answers
@@ -106,7 +106,7 @@ def shortest_alike(prompts):
 
 
 def fitting_batch(lm, longest_prompt, max_new_tokens, n_sites=1):
-    """Rows for which keys, values and activations take half of the free memory at most.
+    """Rows for which keys, values, activations and logits take half of the free memory at most.
 
     Parameters
     ----------
@@ -128,15 +128,17 @@ def fitting_batch(lm, longest_prompt, max_new_tokens, n_sites=1):
     a_token = 4 * wide * grouped // heads * (longest_prompt + max_new_tokens)
     a_row = a_token + n_sites * config.hidden_size * (1 + max_new_tokens)
     a_row *= config.num_hidden_layers * lm.model.dtype.itemsize
+    # Logits, in the model's precision and in float32.
+    a_row += getattr(config, "vocab_size", 0) * (lm.model.dtype.itemsize + 4)
     if lm.device.type == "cuda":
         free, most = torch.cuda.mem_get_info(lm.device)[0], 512
     else:
-        free, most = psutil.virtual_memory().available, 256
+        free, most = memory.available(), 256
     fitting = max(1, free // 2 // a_row)
     return min(most, 1 << (int(fitting).bit_length() - 1))
 
 
-def answer_shard(lm, shard, batch_size, judge=None, tally=None):
+def answer_shard(lm, shard, batch_size, judge=None, tally=None, halved=None):
     """Answer a shard, in smaller and smaller batches if memory runs out.
 
     Parameters
@@ -149,6 +151,8 @@ def answer_shard(lm, shard, batch_size, judge=None, tally=None):
         As for `extract`.
     tally : Tally, optional
         Counts the answers as they come.
+    halved : callable, optional
+        Told the new batch size before the shard is begun again with it.
 
     Returns
     -------
@@ -161,12 +165,14 @@ def answer_shard(lm, shard, batch_size, judge=None, tally=None):
         try:
             answering = _Answering(lm, shard, batch_size, judge, prefix, tally)
             return Answered(answering.rows(), answering.activations, batch_size)
-        except torch.OutOfMemoryError:
-            if batch_size == 1:
+        except (MemoryError, RuntimeError, OSError) as error:
+            if batch_size == 1 or not memory.is_out_of_memory(error):
                 raise
             batch_size //= 2
             tally.state = before
             tally.bar.write(f"Out of memory: going on with batches of {batch_size}.")
+            if halved is not None:
+                halved(batch_size)
         # Outside the handler, whose traceback would keep the tensors alive.
         torch.cuda.empty_cache()
 
@@ -200,6 +206,7 @@ class _Answering:
             batch_size=self.batch_size,
             prefix=self.prefix,
             sample=self._sampler(),
+            names=shard.questions["id"].tolist(),
         ):
             question = shard.questions.iloc[response.index]
             row = self._grade(question, response)
@@ -213,9 +220,11 @@ class _Answering:
         asked, responses = table["question"].tolist(), table["response"].tolist()
         if isinstance(self.judge, LanguageModel):
             accepted = shard.questions["answers"].tolist()
-            table["correct"] = judge_answers(self.judge, asked, responses, accepted)
+            table["correct"] = judge_answers(
+                self.judge, asked, responses, accepted, min(self.batch_size, 32)
+            )
         if parameters["p_true"]:
-            table["p_true"] = ask_p_true(self.lm, asked, responses)
+            table["p_true"] = ask_p_true(self.lm, asked, responses, min(self.batch_size, 32))
         return table
 
     def _sampler(self):
@@ -304,6 +313,10 @@ class _Answering:
         captured = self.activations
         for site, activations in response.activations.items():
             values = half_precision(activations.float().cpu().numpy())
+            if values.dtype == np.float32 and not np.isfinite(values).all():
+                # NaN means in the store that a response has no such token.
+                question = self.shard.questions["id"].iloc[response.index]
+                raise not_finite(self.lm, question, len(response.token_ids))
             if site not in captured:
                 shape = (len(self.shard), values.shape[1], len(TOKENS), values.shape[2])
                 captured[site] = np.full(shape, np.nan, dtype=values.dtype)

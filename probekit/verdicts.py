@@ -3,11 +3,12 @@
 Both put a question that is answered by one of two words, and compare the words' probabilities.
 """
 
+import math
 from collections import defaultdict
 
 import torch
 
-from probekit.generation import CachedPrefix
+from probekit.generation import CachedPrefix, not_finite
 
 _P_TRUE = """Question: {question}
 Proposed answer: {response}
@@ -19,13 +20,14 @@ Response: {response}
 Does the response give an accepted answer to the question? Reply with one word: Yes or No."""
 
 
-def p_true(lm, questions, responses):
+def p_true(lm, questions, responses, batch_size=32):
     """How likely a model finds its own responses true (Kadavath et al., arXiv 2207.05221).
 
     Parameters
     ----------
     lm : LanguageModel
     questions, responses : list of str
+    batch_size : int
 
     Returns
     -------
@@ -36,10 +38,10 @@ def p_true(lm, questions, responses):
         _P_TRUE.format(question=question, response=response.strip())
         for question, response in zip(questions, responses, strict=True)
     ]
-    return first_of_two(lm, texts, ("True", "False"))
+    return first_of_two(lm, texts, ("True", "False"), batch_size)
 
 
-def judge(lm, questions, responses, answers):
+def judge(lm, questions, responses, answers, batch_size=32):
     """Let a model say whether responses give an accepted answer.
 
     Parameters
@@ -48,6 +50,7 @@ def judge(lm, questions, responses, answers):
         Better another one than the one that is judged.
     questions, responses : list of str
     answers : list of list of str
+    batch_size : int
 
     Returns
     -------
@@ -57,7 +60,7 @@ def judge(lm, questions, responses, answers):
         _JUDGE.format(question=question, response=response.strip(), answers="; ".join(accepted))
         for question, response, accepted in zip(questions, responses, answers, strict=True)
     ]
-    return [p > 0.5 for p in first_of_two(lm, texts, ("Yes", "No"))]
+    return [p > 0.5 for p in first_of_two(lm, texts, ("Yes", "No"), batch_size)]
 
 
 def longest_prompt(lm, question, answers, longest_response):
@@ -107,9 +110,13 @@ def first_of_two(lm, texts, words, batch_size=32):
         for start in range(0, len(members), batch_size):
             batch = members[start : start + batch_size]
             logits, _ = prefix.read(lm, [prompts[i] for i in batch])
-            shares = logits.float().softmax(-1)
-            one, other = shares[:, first].sum(-1), shares[:, second].sum(-1)
-            for i, share in zip(batch, (one / (one + other)).tolist(), strict=True):
+            logits = logits.float()
+            # Not a quotient of two probabilities, which may both be too small for any number.
+            odds = logits[:, first].logsumexp(-1) - logits[:, second].logsumexp(-1)
+            finite = logits.amax(-1).isfinite().tolist()
+            for i, share, usable in zip(batch, odds.sigmoid().tolist(), finite, strict=True):
+                if not usable or math.isnan(share):
+                    raise not_finite(lm, texts[i])
                 found[i] = share
     return found
 

@@ -1,10 +1,12 @@
 """What a worker of a cluster does: load a model once, answer a shard, fit a block of cells."""
 
+import hashlib
 import socket
 import threading
 import uuid
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,46 @@ from probekit.cells import fit_cell, read_cell
 from probekit.models import load_model
 from probekit.shards import Tally, answer_shard, fitting_batch
 from probekit.store import ActivationStore
+
+# What decides what numbers come out, besides this package.
+_PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "scipy", "scikit-learn", "zarr")
+
+
+def _describe_code():
+    """What this process computes with, in words: of this package the code itself."""
+    package = Path(__file__).parent
+    source = hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        source.update(f"{path.relative_to(package)}\0".encode() + path.read_bytes() + b"\0")
+    found = {}
+    for name in ("probekit-notebooks", *_PACKAGES):
+        try:
+            # Builds for other devices, 2.13.0+cu126 and 2.13.0+cpu, are the same version.
+            found[name] = version(name).partition("+")[0]
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    # Of the version alone a change that nobody has committed would not be seen, nor a commit.
+    return found | {"the source code of probekit": f"SHA-256 {source.hexdigest()[:12]}"}
+
+
+#: Of this process, from when it began: files may be others by the time that a task comes.
+CODE = _describe_code()
+
+
+def checked(driver, function, *arguments):
+    """Do a task, if this worker has the driver's code: another one's numbers may be others."""
+    differing = [
+        f"{name} is {CODE.get(name)}, the driver's {expected}"
+        for name, expected in driver.items()
+        if CODE.get(name) != expected
+    ]
+    if differing:
+        raise ValueError(
+            f"Worker {_worker().address} on {socket.gethostname()} works with other code than the "
+            f"driver: {'; '.join(differing)}. Install the same on both, and start the worker again."
+        )
+    return function(*arguments)
+
 
 _one_at_a_time = threading.Lock()  # a model's hooks are for one batch
 _loaded = []  # (request, revision), LanguageModel
@@ -70,10 +112,15 @@ def _unwatched():
 
 
 def describe_model(models):
-    """Precision and device of the first of some models, which are loaded."""
+    """Precisions of some models, which are loaded, and the device of the first."""
     with _alone():
-        lm = _models(models)[0]
-        return str(lm.model.dtype), str(lm.device)
+        loaded = _models(models)
+        return precisions(loaded), str(loaded[0].device)
+
+
+def precisions(models):
+    """In what precision each of some models computes, as text."""
+    return " and ".join(str(lm.model.dtype) for lm in models)
 
 
 def largest_batch(models, *sizes):
@@ -82,11 +129,17 @@ def largest_batch(models, *sizes):
         return fitting_batch(_models(models)[0], *sizes)
 
 
-def answer(models, judge, shard, batch_size, folder, frame, topic, number):
+def answer(models, dtypes, judge, shard, batch_size, folder, frame, topic, number):
     """Answer one shard and write its activations; return its rows and where they are."""
     folder = _seen(folder)
     with _alone():
-        lm, *referee = _models(models)
+        lm, *referee = loaded = _models(models)
+        if precisions(loaded) != dtypes:  # a worker that came later
+            raise ValueError(
+                f"Worker {_worker().address} on {socket.gethostname()} holds the model in "
+                f"{precisions(loaded)}, the others in {dtypes}. Give one to load_model(..., "
+                "dtype=...)."
+            )
         tally = _RemoteTally(topic, number)
         answered = answer_shard(lm, shard, batch_size, *(referee or [judge]), tally)
     # A folder of this attempt: nobody else writes there, whatever the scheduler believes.

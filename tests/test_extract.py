@@ -16,10 +16,12 @@ import torch
 import xarray as xr
 import zarr
 from architectures import ARCHITECTURES, Architecture, plain_activations
-from tiny import write_questions
+from tiny import tiny_sizes, tiny_tokenizer, write_questions
+from transformers import LlamaConfig, LlamaForCausalLM
 
-from probekit import Run, extract, load_model, read_questions
-from probekit.manifests import fingerprint
+from probekit import Run, extract, load_model, memory, read_questions
+from probekit.manifests import fingerprint, sealed
+from probekit.self_extraction import point_to_answers
 from probekit.tokens import LAST_PROMPT_TOKEN, MISSING, TOKENS
 
 # `probekit.extract` is the function.
@@ -250,7 +252,252 @@ def test_the_store_is_widened_when_a_later_shard_overflows(lm, questions, tmp_pa
     assert hidden == [".lock"], "the narrow store's replacement is moved, not left"
 
 
+# Numbers that are none
+
+
+def overflowing(model_dir):
+    """The tiny model in float16, whose activations pass the largest number of that."""
+    lm = load_model(model_dir, dtype=torch.float16)
+    with torch.no_grad():
+        lm.model.model.layers[1].mlp.down_proj.weight *= 5e4
+    return lm
+
+
+@pytest.mark.parametrize("options", [{}, {"temperature": 1.0}], ids=["likeliest", "drawn"])
+def test_logits_that_overflow_end_the_run_at_once(model_dir, questions, tmp_path, options):
+    """They counted as empty responses, all of them wrong."""
+    lm, run = overflowing(model_dir), Run(tmp_path / "r")
+    with pytest.raises(ValueError, match=r"torch\.float16 at question 'q\d+', \d+ .*bfloat16 or"):
+        extract(lm, questions, run, **OPTIONS | options)
+    assert not list((run.path / "shards").glob("*.parquet"))
+
+
+@pytest.mark.parametrize("how", ["judge", "copied"])
+def test_logits_that_overflow_elsewhere_end_the_run_too(lm, model_dir, questions, tmp_path, how):
+    bad = overflowing(model_dir)
+    options = {"judge": bad} if how == "judge" else {}
+    if how == "copied":
+        with pytest.raises(ValueError, match=r"at question 'Where"):
+            point_to_answers(bad, ["Where is it?"], ["In Rome."], 4)
+        return
+    with pytest.raises(ValueError, match=r"NaN or infinity in torch\.float16"):
+        extract(lm, questions, Run(tmp_path / "r"), **OPTIONS | options)
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf])
+def test_activations_that_are_no_numbers_are_not_stored(
+    lm, questions, tmp_path, monkeypatch, number
+):
+    """NaN would read as a token that the response does not have."""
+    original = generation.generate
+
+    def spoilt(*args, **options):
+        for response in original(*args, **options):
+            activations = response.activations["mlp_out"].clone()
+            activations[-1, 1, 3] = number
+            yield dataclasses.replace(response, activations={"mlp_out": activations})
+
+    monkeypatch.setattr(shards_module, "generate", spoilt)
+    with pytest.raises(ValueError, match=r"NaN or infinity in torch\.float32 at question 'q"):
+        extract(lm, questions, Run(tmp_path / "r"), **OPTIONS)
+
+
 # Out of memory
+
+
+def no_room_for_a_tensor():
+    torch.empty(10**16)
+
+
+def no_room_for_an_array():
+    np.empty(10**16)
+
+
+def no_room_on_a_gpu():
+    raise torch.OutOfMemoryError("no memory")
+
+
+@pytest.mark.parametrize("fails", [no_room_for_a_tensor, no_room_for_an_array, no_room_on_a_gpu])
+def test_a_smaller_batch_is_recorded_at_once(lm, questions, tmp_path, monkeypatch, fails, capsys):
+    original, batch_sizes, run = generation.generate, [], Run(tmp_path / "r")
+
+    def scarce(*args, batch_size, **options):
+        batch_sizes.append(batch_size)
+        if batch_size > 6:
+            fails()
+        if len(batch_sizes) < 3:
+            raise DiedError
+        yield from original(*args, batch_size=batch_size, **options)
+
+    monkeypatch.setattr(shards_module, "generate", scarce)
+    with pytest.raises(DiedError):
+        extract(lm, questions, run, **OPTIONS | {"batch_size": 13})
+    assert batch_sizes == [13, 6]
+    assert "Out of memory: going on with batches of 6" in capsys.readouterr().out
+    extract(lm, questions, run, **OPTIONS | {"batch_size": 13})
+    assert batch_sizes == [13, 6, 6]
+    assert recorded(run)["batch_size"] == run.manifest("extract")["results"]["batch_size"] == 6
+
+
+def test_an_error_that_is_not_of_memory_is_not_taken_for_one(lm, questions, tmp_path, monkeypatch):
+    def broken(*args, **options):
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+        yield
+
+    monkeypatch.setattr(shards_module, "generate", broken)
+    with pytest.raises(RuntimeError, match="mat1 and mat2"):
+        extract(lm, questions, Run(tmp_path / "r"), **OPTIONS)
+
+
+def recorded(run):
+    return json.loads((run.path / "run.json").read_text())
+
+
+@pytest.fixture
+def interrupted(lm, questions, tmp_path, monkeypatch):
+    """A run in batches of 8 without its second shard, and the batches of what follows."""
+    monkeypatch.setattr(extract_module, "SHARD", 12)
+    original, batch_sizes = generation.generate, []
+
+    def counting(*args, batch_size, **options):
+        batch_sizes.append(batch_size)
+        if len(batch_sizes) == 2:
+            raise DiedError
+        return original(*args, batch_size=batch_size, **options)
+
+    run = Run(tmp_path / "r")
+    monkeypatch.setattr(shards_module, "generate", counting)
+    with pytest.raises(DiedError):
+        extract(lm, questions, run, **OPTIONS | {"batch_size": 8})
+    assert "deaths" not in recorded(run), "it was not killed"
+    batch_sizes[:] = [8, 8]
+    return run, batch_sizes
+
+
+@pytest.mark.parametrize(
+    ("given", "fitting", "taken"),
+    [(2, 256, 2), (16, 256, 8), (8, 1, 8), (None, 256, 8), (None, 4, 4)],
+)
+def test_a_run_goes_on_with_its_batch_size_or_a_smaller_one(
+    lm, questions, interrupted, monkeypatch, capsys, given, fitting, taken
+):
+    run, batch_sizes = interrupted
+    monkeypatch.setattr(extract_module, "fitting_batch", lambda *args: fitting)
+    extract(lm, questions, run, **OPTIONS | {"batch_size": given})
+    assert batch_sizes[2:] == [taken]
+    assert recorded(run)["batch_size"] == run.manifest("extract")["results"]["batch_size"] == taken
+    said = "There is less memory than when this run began: going on with batches of 4 instead of 8"
+    assert (said in capsys.readouterr().out) == (given is None and taken < 8)
+
+
+@pytest.mark.parametrize(
+    ("died", "now", "taken"),
+    [
+        ({"group": 0, "machine": 5}, {"group": 1, "machine": 6}, 4),
+        # Somebody else's process, in another group.
+        ({"group": 0, "machine": 5}, {"group": 0, "machine": 6}, 8),
+        # This one's group is gone, as a container that is started again has another.
+        ({"group": 0, "machine": 5}, {"other": 0, "machine": 6}, 4),
+        ({"group": 0, "machine": 5}, {"other": 3, "machine": 5}, 8),
+        # Another machine, or the same one started again.
+        ({"group": 0, "machine": 5}, {"other": 1, "later": 1}, 8),
+        ({}, {}, 8),
+    ],
+)
+def test_after_a_kill_batches_are_smaller_only_if_it_was_for_memory(
+    lm, questions, interrupted, monkeypatch, capsys, died, now, taken
+):
+    run, batch_sizes = interrupted
+    content = {"parameters": recorded(run)["parameters"], "batch_size": 8, "deaths": died}
+    (run.path / "run.json").write_text(json.dumps(sealed(content)))
+    monkeypatch.setattr(memory, "deaths", lambda: now)
+    extract(lm, questions, run, **OPTIONS | {"batch_size": 8})
+    assert batch_sizes[2:] == [taken]
+    said = "Memory ran out the last time: going on with batches of 4 instead of 8"
+    assert (said in capsys.readouterr().out) == (taken < 8)
+    assert "deaths" not in recorded(run)
+
+
+@pytest.mark.parametrize(
+    "spoilt", [{"batch_size": "8"}, {"deaths": [1]}, {"deaths": {"a": "b"}}, {"parameters": []}]
+)
+def test_what_is_recorded_may_come_from_somebody_else(lm, questions, interrupted, spoilt):
+    run, _ = interrupted
+    content = recorded(run) | spoilt
+    (run.path / "run.json").write_text(json.dumps(sealed(content)))
+    with pytest.raises(ValueError, match=r"run\.json is damaged"):
+        extract(lm, questions, run, **OPTIONS)
+
+
+HUNGRY = """
+import sys
+import probekit
+model, questions, folder = sys.argv[1:]
+probekit.extract(
+    probekit.load_model(model), probekit.read_questions(questions), probekit.Run(folder),
+    judge=lambda question, response, answers: "Lyon" in question, max_new_tokens=20,
+    batch_size=48, progress=False,
+)
+"""
+
+
+@pytest.fixture
+def small_group():
+    """Start a command in a control group of 1,000 MB, which the system kills when it has more."""
+    group = _group_of_1000_megabytes()
+    if group is None:
+        pytest.skip("no control group can be made here: that takes root, outside most containers")
+    join = f'echo $$ > {group}/cgroup.procs && exec "$@"'
+
+    def run(*command):
+        command = ["sh", "-c", join, "sh", *map(str, command)]
+        return subprocess.run(command, capture_output=True, text=True, timeout=500)
+
+    yield run
+    group.rmdir()
+
+
+def _group_of_1000_megabytes():
+    for place, limits in (
+        ("/sys/fs/cgroup/memory", ["memory.limit_in_bytes", "memory.memsw.limit_in_bytes"]),
+        ("/sys/fs/cgroup", ["memory.max", "memory.swap.max"]),
+    ):
+        group = Path(place, f"probekit-test-{os.getpid()}")
+        try:
+            group.mkdir()
+        except OSError:
+            continue
+        for limit in (group / name for name in limits):
+            try:
+                limit.write_text("0" if limit.name == "memory.swap.max" else "1000000000")
+            except OSError:
+                if limit.name == limits[0]:
+                    group.rmdir()
+                    break
+        else:
+            return group
+    return None
+
+
+def test_a_run_that_is_killed_for_memory_ends_when_it_is_started_again(tmp_path, small_group):
+    tokenizer = tiny_tokenizer()
+    # 262 kB of keys and values a token, so 48 rows of some 60 tokens take 0.75 GB.
+    sizes = tiny_sizes(tokenizer) | {"num_attention_heads": 8, "num_key_value_heads": 8}
+    config = LlamaConfig(num_hidden_layers=2, head_dim=2048, **sizes)
+    LlamaForCausalLM(config).save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    table = write_questions(tmp_path / "questions", 48)
+    command = [sys.executable, "-c", HUNGRY, tmp_path / "model", table, tmp_path / "run"]
+    tries = [small_group(*command)]
+    assert tries[0].returncode in (-9, 137), tries[0].stderr
+    while tries[-1].returncode:
+        assert len(tries) < 6, tries[-1].stderr
+        tries.append(small_group(*command))
+        assert "Memory ran out the last time: going on with batches of" in tries[-1].stdout
+    run = Run(tmp_path / "run")
+    assert len(run.answers()) == 48
+    assert run.manifest("extract")["results"]["batch_size"] == 48 >> (len(tries) - 1)
+    assert np.isfinite(run.activations()["activation"].sel(token="last_q")).all()
 
 
 def test_out_of_memory_halves_the_batch_and_goes_on(lm, questions, finished, tmp_path, monkeypatch):

@@ -20,6 +20,7 @@ from transformers.cache_utils import Cache
 from probekit import generation
 from probekit.generation import CachedPrefix, common_prefix, generate
 from probekit.questions import read_questions
+from probekit.sampling import Sampler
 
 STOPS = frozenset(range(0, VOCABULARY, 5))  # many, so that rows end at different times
 MAX_NEW = 12
@@ -276,6 +277,53 @@ def test_no_hook_is_left_on_the_model_even_when_the_caller_stops_early():
     assert hooks() != before
     responses.close()
     assert hooks() == before
+
+
+# Numbers that are none
+
+
+@pytest.mark.parametrize("sample", [None, Sampler(1.0, 0.9, 0)], ids=["likeliest", "drawn"])
+@pytest.mark.parametrize("at", [0, 3])
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda row: row[7:8].fill_(torch.nan),
+        lambda row: row[7:8].fill_(torch.inf),
+        lambda row: row.fill_(-torch.inf),
+    ],
+    ids=["nan", "inf", "all -inf"],
+)
+def test_the_first_logits_that_are_not_finite_end_it(monkeypatch, spoil, at, sample):
+    lm, passes, original = language_model(stops=()), [], generation._forward
+
+    def spoilt(lm, ids, *arguments):
+        logits = original(lm, ids, *arguments).clone()
+        passes.append(len(passes))
+        if passes[-1] == at + 1:  # after the common beginning
+            spoil(logits[1])
+        return logits
+
+    monkeypatch.setattr(generation, "_forward", spoilt)
+    prompts = [p[:6] for p in make_prompts(3)]
+    names = ["first", "second", "third"]
+    with pytest.raises(ValueError, match=rf"float32 at question 'second', {at} tokens into"):
+        answer(lm, prompts, [], batch_size=3, sample=sample, names=[*reversed(names)])
+    assert len(passes) == at + 2
+
+
+def test_tokens_that_are_never_said_may_have_logits_of_minus_infinity(monkeypatch):
+    lm, prompts, original = language_model(), make_prompts(5), generation._forward
+    expected = answer(lm, prompts, [], batch_size=5)
+    never = min(set(range(1, VOCABULARY)) - {i for r in expected for i in r.token_ids})
+
+    def masked(*arguments):
+        logits = original(*arguments).clone()
+        logits[:, never] = -torch.inf
+        return logits
+
+    monkeypatch.setattr(generation, "_forward", masked)
+    found = answer(lm, prompts, [], batch_size=5)
+    assert [r.token_ids for r in found] == [r.token_ids for r in expected]
 
 
 # The common beginning

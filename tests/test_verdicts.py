@@ -26,6 +26,24 @@ def test_the_two_words_are_compared_as_a_plain_forward_pass_does(tiny):
     assert first_of_two(tiny, [], ("Yes", "No")) == []
 
 
+@pytest.mark.parametrize("number", [torch.nan, torch.inf])
+def test_logits_that_are_not_finite_are_no_verdict(tiny_model_dir, number):
+    lm = load_model(tiny_model_dir)
+    with torch.no_grad():
+        lm.model.lm_head.weight[5] = number  # neither of the words
+    for asked in (lambda: p_true(lm, ["q"], ["r"]), lambda: judge(lm, ["q"], ["r"], [["a"]])):
+        with pytest.raises(ValueError, match=r"computes NaN or infinity in torch\.float32 at"):
+            asked()
+
+
+def test_two_words_that_are_both_most_unlikely_are_still_compared(tiny_model_dir):
+    """Both probabilities are 0 in float32, and their quotient would be NaN: judged wrong."""
+    lm = load_model(tiny_model_dir)
+    lm.model.lm_head.register_forward_hook(lambda *found: found[-1] * 100)
+    (found,) = first_of_two(lm, ["Is it so?"], ("Yes", "No"))
+    assert 0 <= found <= 1
+
+
 @pytest.mark.model
 def test_the_real_model_gives_probabilities_and_verdicts(smollm2):
     questions = ["What is the capital of France?"] * 2
