@@ -226,7 +226,7 @@ def variable(dataset, name, dims, called="grid"):
             f"{shown(dataset)}."
         )
     if name not in dataset.variables:
-        have = listed(dataset.data_vars) or "nothing"
+        have = listed(dataset.data_vars, 20) or "nothing"
         raise ValueError(f"The {called} has no variable {name!r}; it has {have}.")
     array = dataset[name]
     if set(array.dims) != set(dims):

@@ -84,9 +84,10 @@ def write_report(run):
     except Exception as error:
         # The notebooks and manifests may be anybody's: what their content makes nbformat, nbconvert
         # and jinja2 raise is of many kinds, and none of them is probekit's fault.
+        reason = checks.visible(error, 1000).rstrip(".")
         raise ValueError(
-            f"No page can be made of {run.path}: {type(error).__name__}: {checks.visible(error)} "
-            "Execute its notebooks again: probekit run with another run directory."
+            f"No page can be made of {run.path}: {type(error).__name__}: {reason}. If its "
+            "notebooks or manifests are damaged, run it again in another run directory."
         ) from error
     stage = run.begin(REPORT, {}, inputs=inputs)
     path = run.write_text("report.html", page)

@@ -6,6 +6,7 @@ from pathlib import Path
 import nbformat
 import pytest
 from small_disk import small_disk
+from test_report import finished_run
 
 from probekit import parameters, pipeline
 from probekit.__main__ import main
@@ -247,6 +248,57 @@ def test_a_run_directory_that_is_renamed_meanwhile(small_notebooks, tmp_path):
     (tmp_path / "elsewhere").rename(run.path)
     pipeline.run_pipeline(run.path, **go)
     assert finished(run) == ["probe", "visualize"]
+
+
+@pytest.mark.parametrize("does", ["import time; time.sleep(60)", "raise SystemExit(3)"])
+def test_a_kernel_that_does_not_answer(does, small_notebooks, tmp_path, monkeypatch, capfd):
+    """A busy machine; a kernel that dies as it starts, as where a package of its is broken."""
+    spec = tmp_path / "jupyter" / "kernels" / "python3" / "kernel.json"
+    spec.parent.mkdir(parents=True)
+    spec.write_text(json.dumps({"argv": [sys.executable, "-c", does], "display_name": "silent"}))
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
+    monkeypatch.setattr(pipeline, "_KERNEL_START", 3)
+    with pytest.raises(ValueError, match=r"01_extract\.ipynb: its kernel did not start: .*kept"):
+        pipeline.run_pipeline(tmp_path / "run", stages=["extract"], progress=False)
+
+
+def test_a_kernel_that_is_not_installed(small_notebooks, tmp_path, monkeypatch):
+    from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
+
+    def none(_, name):
+        raise NoSuchKernel(name)
+
+    monkeypatch.setattr(KernelSpecManager, "get_kernel_spec", none)
+    with pytest.raises(ValueError, match=r"there is none\. Install it .*pip install ipykernel"):
+        pipeline.run_pipeline(tmp_path / "run", stages=["extract"], progress=False)
+
+
+@pytest.mark.parametrize("report", ["a {{ broken", "{{ nothing.of.this }}", "{% include 'x' %}"])
+def test_a_template_that_is_wrong(report, tmp_path, monkeypatch):
+    """The run is finished all the same, and no stage is run again for the report's sake."""
+    run = finished_run(tmp_path / "run")
+    template = tmp_path / "report.html.j2"
+    template.write_text(report)
+    for module in ("probekit.report", "probekit.pipeline"):
+        monkeypatch.setattr(f"{module}.TEMPLATE", template)
+    monkeypatch.setattr(pipeline, "_outdated", lambda *_: None)
+    with pytest.raises(ValueError, match=r"finished and kept, .*: (Templ|Undef|TypeE).*"):
+        pipeline.run_pipeline(run.path, progress=False, questions="cities")
+    assert finished(run) == list(STAGES)
+
+
+def test_a_long_hostile_error_of_a_notebook_is_cut(small_notebooks, tmp_path):
+    run = Run(tmp_path / "run")
+    run.begin("probe", {}).finish([])
+    path = small_notebooks / "03_visualize.ipynb"
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells[-1].source = "raise ValueError('\\x1b[2J\\u202e' * 10**6)"
+    nbformat.write(notebook, path)
+    with pytest.raises(ValueError, match=r"ValueError: \\x1b\[2J.* characters left out") as e:
+        pipeline.run_pipeline(run.path, stages=["visualize"], progress=False)
+    assert len(str(e.value)) < 2500
+    assert "\x1b" not in str(e.value)
+    assert "The notebook as far as it got" in str(e.value)
 
 
 def test_a_full_disk(small_notebooks, tmp_path, require):
