@@ -66,7 +66,7 @@ def _git_commit():
     return done.stdout.strip() or None
 
 
-class Damaged(ValueError):  # noqa: N818
+class DamagedError(ValueError):
     """A file is not as it was written: nothing is lost by making it again."""
 
 

@@ -10,7 +10,15 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from probekit.manifests import Damaged, explained, no_links, replacing, sealed, unsealed, write_json
+from probekit.manifests import (
+    DamagedError,
+    explained,
+    no_links,
+    replacing,
+    sealed,
+    unsealed,
+    write_json,
+)
 from probekit.resources import parse_json, reading
 from probekit.stages import same_file
 
@@ -106,7 +114,7 @@ def mend(run):
     """
     try:
         outputs = run.manifest("extract")["outputs"]
-    except (FileNotFoundError, Damaged):
+    except (FileNotFoundError, DamagedError):
         return None
     for name in outputs:
         no_links(run.path / name, run.path)

@@ -13,7 +13,7 @@ import xarray as xr
 from probekit import checks, lock
 from probekit.grid_files import netcdf, read_grid
 from probekit.manifests import (
-    Damaged,
+    DamagedError,
     checked,
     explained,
     fingerprint,
@@ -112,8 +112,8 @@ class Run:
         ids = pd.read_parquet(self._intact("answers.parquet", "extract"), columns=["id"])["id"]
         try:
             return read_store(path, ids)
-        except Damaged as error:
-            raise Damaged(f"{path} is damaged: {error} {_again('extract')}") from error
+        except DamagedError as error:
+            raise DamagedError(f"{path} is damaged: {error} {_again('extract')}") from error
 
     def grid(self, split="random"):
         """Grid of probes that the probe stage fitted.
@@ -263,7 +263,7 @@ class Run:
                 "probekit run, or its notebook."
             ) from None
         except (ValueError, IsADirectoryError) as error:
-            raise Damaged(f"{path} is damaged: {error}. {_again(stage)}") from error
+            raise DamagedError(f"{path} is damaged: {error}. {_again(stage)}") from error
 
     def manifest_path(self, stage):
         """Path of a stage's manifest, or the report's: it is there once the stage is finished."""

@@ -16,7 +16,7 @@ import xarray as xr
 import zarr
 from zarr.codecs import Crc32cCodec
 
-from probekit.manifests import Damaged, explained, files_below, no_links, sync
+from probekit.manifests import DamagedError, explained, files_below, no_links, sync
 from probekit.resources import parse_json, reading
 from probekit.tokens import TOKENS
 
@@ -53,7 +53,7 @@ def half_precision(values):
 def _described(path):
     """Metadata of a store's arrays by name, if nothing is in it but what is written here.
 
-    Damaged is what can be made again; anything else that is wrong is a ValueError, as it may be
+    DamagedError is what can be made again; anything else that is wrong is a ValueError, as it may be
     somebody else's.
     """
     found = {}
@@ -66,13 +66,13 @@ def _described(path):
                 with reading(file):
                     metadata = parse_json(file.read_text(encoding="utf-8"))
             except ValueError as error:
-                raise Damaged(f"{file} is damaged: {error}.") from error
+                raise DamagedError(f"{file} is damaged: {error}.") from error
             if not _is_ours(name.removesuffix("zarr.json").rstrip("/"), metadata):
                 raise ValueError(_not_ours(file))
             found[name.removesuffix("zarr.json").rstrip("/")] = metadata
     for name in ("", "activation"):
         if name not in found:
-            raise Damaged(f"{path / name / 'zarr.json'} is not there.")
+            raise DamagedError(f"{path / name / 'zarr.json'} is not there.")
     del found[""]
     return found
 
@@ -166,17 +166,17 @@ def check_shards(path):
     Raises
     ------
     ValueError
-        `Damaged`, if what is wrong can be made again.
+        `DamagedError`, if what is wrong can be made again.
     OSError
         If that could not be seen.
     """
     if not no_links(path, path.parent):
-        raise Damaged(f"{path} is not there.")
+        raise DamagedError(f"{path} is not there.")
     arrays = _described(path)
     metadata = arrays["activation"]
     for shard in range(-(-metadata["shape"][0] // _chunks(metadata)[0])):
         if not _is_whole(path, metadata, shard):
-            raise Damaged(f"{path / _shard_file(shard)} is missing or not whole.")
+            raise DamagedError(f"{path / _shard_file(shard)} is missing or not whole.")
     return arrays
 
 
@@ -202,11 +202,11 @@ def read_store(path, ids):
     arrays = check_shards(path)
     shape = arrays.pop("activation")["shape"]
     if shape[0] != len(ids):
-        raise Damaged(f"It holds activations of {shape[0]} answers, but there are {len(ids)}.")
+        raise DamagedError(f"It holds activations of {shape[0]} answers, but there are {len(ids)}.")
     sizes = dict(zip(_DIMENSIONS, shape, strict=True))
     for name, label in arrays.items():
         if label["shape"] != [sizes.get(d) for d in label["dimension_names"]]:
-            raise Damaged(f"Its {name!r} does not fit its activations.")
+            raise DamagedError(f"Its {name!r} does not fit its activations.")
     try:
         with reading(path):
             dataset = xr.open_zarr(path, chunks=None, consolidated=False, zarr_format=3)
@@ -218,9 +218,9 @@ def read_store(path, ids):
             }
         same = labels["id"].to_numpy().tolist() == list(ids)
     except (FileNotFoundError, ValueError, KeyError, TypeError, MemoryError) as error:
-        raise Damaged(f"Its labels can't be read: {error}.") from error
+        raise DamagedError(f"Its labels can't be read: {error}.") from error
     if not same:
-        raise Damaged("Its activations are of other answers, or in another order.")
+        raise DamagedError("Its activations are of other answers, or in another order.")
     dataset = dataset.drop_vars(labels).assign_coords(labels)
     dataset.encoding["shards"] = True  # for `explained_damage`: all are there, and have to stay
     return dataset
@@ -271,7 +271,7 @@ class ActivationStore:
             return None
         try:
             metadata = _described(self.path)["activation"]
-        except Damaged:
+        except DamagedError:
             return None
         there = metadata["shape"][0], _chunks(metadata)[0]
         if there != (self.n_examples, self.shard_size):
@@ -347,7 +347,7 @@ class ActivationStore:
             if no_links(whole, self.path.parent):
                 try:
                     _described(whole)
-                except Damaged:
+                except DamagedError:
                     _remove(whole)
                 else:
                     _remove(self.path)
@@ -392,13 +392,13 @@ class ActivationStore:
             labels = read_store(self.path, answers["id"]).coords
             for name in {*labels} & {*answers}:
                 if labels[name].to_numpy().tolist() != answers[name].tolist():
-                    raise Damaged(f"Its {name!r} are not those of the answers.")
+                    raise DamagedError(f"Its {name!r} are not those of the answers.")
 
     @contextmanager
     def _explained_loss(self):
         try:
             yield
-        except Damaged as error:
+        except DamagedError as error:
             raise ValueError(
                 f"{self.path} is not as this run left it: {error} Something else wrote or deleted "
                 "there meanwhile. Run the same again, which makes only what is missing."

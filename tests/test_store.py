@@ -24,7 +24,7 @@ from test_mending import (
 )
 
 from probekit.cells import read_cell
-from probekit.manifests import Damaged, sealed
+from probekit.manifests import DamagedError, sealed
 from probekit.store import ActivationStore, read_store
 from probekit.tokens import TOKENS
 from probekit.worker import StoredActivations
@@ -558,5 +558,5 @@ def test_another_writer_of_zarr_makes_no_store_of_ours(tmp_path):
     zarr.create_group(tmp_path / "a.zarr").create_array("activation", data=VALUES)
     with pytest.raises(ValueError, match="nothing that probekit writes"):
         read_store(tmp_path / "a.zarr", ANSWERS["id"])
-    with pytest.raises(Damaged, match="not there"):
+    with pytest.raises(DamagedError, match="not there"):
         read_store(tmp_path / "b.zarr", ANSWERS["id"])
