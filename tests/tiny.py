@@ -59,23 +59,24 @@ def tiny_sizes(tokenizer):
     }
 
 
-def save_tiny_model(folder, stops=None):
+def save_tiny_model(folder, stops=None, layers=3):
     """Save a random-weight Llama and its tokenizer, in the format of the hub.
 
-    3 layers, hidden size 32, 4 heads, 2 key-value heads, float32; byte-level BPE of 370 tokens, so
-    that any text round-trips; the chat markers of SmolLM2. The same weights every time.
+    Hidden size 32, 4 heads, 2 key-value heads, float32; byte-level BPE of 370 tokens, so that any
+    text round-trips; the chat markers of SmolLM2. The same weights every time.
 
     Parameters
     ----------
     folder : Path
     stops : list of int, optional
         Ids of the tokens that end a response; by default the end of the turn.
+    layers : int
     """
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
     tokenizer = tiny_tokenizer()
-    config = LlamaConfig(num_hidden_layers=3, **tiny_sizes(tokenizer))
+    config = LlamaConfig(num_hidden_layers=layers, **tiny_sizes(tokenizer))
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = LlamaForCausalLM(config)
