@@ -24,7 +24,7 @@ from probekit.observations import (
     token_peaks,
 )
 from probekit.tokens import FIGURE_TOKENS
-from probekit.words import by_how_much, code, escape, listing, percent, sentence
+from probekit.words import by_how_much, code, count, escape, listing, percent, sentence
 
 #: Chance that a description of pure noise states any difference.
 ALPHA = 0.05
@@ -100,9 +100,9 @@ def _overview(view):
     share = f" ({percent(n_wrong / n.sum())})" if n.any() else ""
     first = (
         f"The heatmap shows how well a probe reads from a model's activations whether its answer "
-        f"is wrong, at {len(areas_.layers)} layers and {len(areas_.tokens)} tokens. The measure is "
-        "the AUROC of error detection: 0.5 is chance, 1.0 is perfect. The reference calls its "
-        "measure correlation."
+        f"is wrong, at {count(len(areas_.layers), 'layer')} and "
+        f"{count(len(areas_.tokens), 'token')}. The measure is the AUROC of error detection: 0.5 "
+        "is chance, 1.0 is perfect. The reference calls its measure correlation."
     )
     second = (
         f"Model: {escape(attrs.get('model', 'unknown'))}; site: "
@@ -235,7 +235,7 @@ def _points(view):
     row, column, value, influence = view.listed
     for word, i in (("Highest", int(value.argmax())), ("Lowest", int(value.argmin()))):
         lines.append(
-            f"* {word} of {len(value)} cells: {view.place(row[i], column[i])}: "
+            f"* {word} of {count(len(value), 'cell')}: {view.place(row[i], column[i])}: "
             f"{view.area(value[i], influence[i])}"
         )
     return "\n".join(lines)
@@ -252,7 +252,7 @@ def _interpretation(view, n_above, found, controls, held_out):
     }
     seen = [text for name, text in differences.items() if name in found]
     measured = (
-        f"**Measured.** In {n_above or 'none'} of {view.usable.sum()} cells a probe tells wrong "
+        f"**Measured.** In {n_above or 'none'} of {count(view.usable.sum(), 'cell')} a probe tells wrong "
         "answers from right ones better than chance. "
         + (f"Differences can be told {listing(seen)}." if seen else "No differences can be told.")
     )

@@ -13,7 +13,7 @@ import xarray as xr
 
 from probekit.contrasts import BANDS, Areas, argmax_shares, largest_error, pair_errors
 from probekit.tokens import TOKENS
-from probekit.words import area, by_how_much, change, code, layers, listing, percent, spans
+from probekit.words import area, by_how_much, change, code, count, layers, listing, percent, spans
 
 #: The groups of tokens that a description speaks of, by name.
 GROUPS = {
@@ -148,7 +148,7 @@ def above_chance(view, alpha):
         low, _ = view.areas.interval(value, influence, largest_error(influence, alpha))
         above = (low > 0.5).sum()
         rule = f"{percent(1 - alpha)} intervals of all cells at once"
-    text = f"In {above or 'none'} of the {len(row)} cells the AUROC is above chance."
+    text = f"In {above or 'none'} of the {count(len(row), 'cell')} the AUROC is above chance."
     return int(above), f"{text} *Rule: {rule}.*"
 
 
@@ -157,6 +157,9 @@ def peak(view):
     row, column, value, influence = view.listed
     best = best_of(value, influence, largest_error([influence], view.alpha, pairs=True))
     i = best.index
+    if len(row) == 1:
+        only = f"{view.place(row[i], column[i])}: {view.area(value[i], influence[i])}"
+        return False, f"**Peak.** The only cell is {only}. There is none to compare it with."
     text = (
         f"**Peak.** The highest cell is {view.place(row[i], column[i])}: "
         f"{view.area(value[i], influence[i])}. As the highest of {len(row)} it is likely to be "

@@ -66,6 +66,11 @@ def layers(numbers):
     return f"layer{'s' if len(numbers) != 1 else ''} {spans(numbers)}"
 
 
+def count(n, noun):
+    """``"1 cell"``, ``"2 cells"``."""
+    return f"{n} {noun}{'s' if n != 1 else ''}"
+
+
 def listing(words):
     """Words in a list as English has it: ``"a, b and c"``."""
     words = list(words)
