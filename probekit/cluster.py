@@ -318,7 +318,7 @@ def _next_few(tasks, client, n_under_way, at_once):
 def _arrival(client, arrived, bar=None):
     """The next future that is done, or message; meanwhile see that there is still a cluster."""
     bar = tqdm(disable=True) if bar is None else bar
-    before, since = bar.postfix, None
+    before, since = getattr(bar, "postfix", None), None  # a bar that is not shown has none
     while True:
         try:
             item = arrived.get(timeout=2)

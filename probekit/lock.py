@@ -253,6 +253,9 @@ def _acquire(path, name, patience):
             "processes could write into it at once. Give a run directory on a local disk, and "
             "move it when it is finished."
         ) from error
+    except BaseException:  # Ctrl-C in a notebook, whose process goes on
+        lock.release()
+        raise
     return lock, (found.st_dev, found.st_ino)
 
 

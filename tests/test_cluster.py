@@ -236,9 +236,9 @@ def test_ctrl_c_cancels_what_runs(client, lm, questions, tmp_path, monkeypatch):
     run = Run(tmp_path / "r")
     arrival = sys.modules["probekit.cluster"]._arrival
 
-    def interrupted(client, arrived):
+    def interrupted(client, arrived, bar):
         if not list((run.path / "shards").glob("by-workers-*")):
-            return arrival(client, arrived)  # the workers load the model
+            return arrival(client, arrived, bar)  # the workers load the model
         while not begun.exists():
             time.sleep(0.01)
         raise KeyboardInterrupt
@@ -389,7 +389,7 @@ def test_workers_that_see_other_files(client, alone, lm, tmp_path):
         future = client.submit(fit, elsewhere, [(0, 0)], None, None)
         with pytest.raises(FileNotFoundError, match=r"does not see .* as the driver does"):
             future.result()
-    future = client.submit(answer, [], None, None, 1, str(tmp_path / "r/x"), None, "t", 0)
+    future = client.submit(answer, [], [], None, None, 1, str(tmp_path / "r/x"), None, "t", 0)
     with pytest.raises(FileNotFoundError, match="file system that all of them share"):
         future.result()
 

@@ -784,7 +784,7 @@ def test_other_parameters_are_named(lm, questions, finished, tmp_path, change, n
 
 def test_a_damaged_claim_is_refused(lm, questions, tmp_path):
     run = Run(tmp_path / "r")
-    run.path.mkdir()
+    run.begin("probe", {}).finish([])  # a folder of ours, not one that holds some run.json
     for text in ("{", "[]", "{}"):
         (run.path / "run.json").write_text(text)
         with pytest.raises(ValueError, match=r"run\.json is damaged"):

@@ -240,8 +240,10 @@ def _hook(event, arguments):
         paths = [path] if writes else []
     elif event in ("os.mkdir", "os.remove", "os.rmdir", "os.truncate", "shutil.rmtree"):
         paths = arguments[:1]
-    elif event in ("os.rename", "shutil.move", "os.link", "os.symlink"):
+    elif event in ("os.rename", "shutil.move"):
         paths = arguments[:2]
+    elif event in ("os.link", "os.symlink"):
+        paths = arguments[1:2]  # what they lead to stays as it is
     else:
         return
     for path in paths:
