@@ -252,8 +252,8 @@ def _interpretation(view, n_above, found, controls, held_out):
     }
     seen = [text for name, text in differences.items() if name in found]
     measured = (
-        f"**Measured.** In {n_above or 'none'} of {count(view.usable.sum(), 'cell')} a probe tells wrong "
-        "answers from right ones better than chance. "
+        f"**Measured.** In {n_above or 'none'} of {count(view.usable.sum(), 'cell')} a probe tells "
+        "wrong answers from right ones better than chance. "
         + (f"Differences can be told {listing(seen)}." if seen else "No differences can be told.")
     )
     checked = [against_controls(view, controls), against_held_out(view, held_out)]
