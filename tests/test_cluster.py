@@ -2,10 +2,16 @@
 
 import json
 import os
+import re
+import shutil
 import signal
+import subprocess
 import sys
 import threading
 import time
+import uuid
+from contextlib import contextmanager
+from pathlib import Path
 
 import nbformat
 import numpy as np
@@ -17,6 +23,7 @@ from test_grid import make_activations
 from threadpoolctl import threadpool_limits
 from tiny import write_questions
 
+import probekit
 from probekit import Run, extract, load_model, probe_grid, read_questions
 from probekit.parameters import notebook_path
 from probekit.runs import STAGES
@@ -322,6 +329,116 @@ def test_a_task_that_kills_its_workers_is_an_error(client, lm, questions, tmp_pa
     assert not (run.path / "manifests").exists()
 
 
+# Workers that would give other numbers
+
+
+@contextmanager
+def worker_of_its_own(client, package=None):
+    """A worker that is started by its command, with another copy of the package if there is one."""
+    place = (package or Path(probekit.__file__).parent).parent
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(place)}
+    name = uuid.uuid4().hex  # a worker that an earlier test has killed may come back meanwhile
+    command = ["-m", "dask", "worker", client.scheduler.address, "--nthreads", "1", "--no-nanny"]
+
+    def addresses():
+        workers = client.scheduler_info(n_workers=-1)["workers"]
+        return [address for address, worker in workers.items() if worker["name"] == name]
+
+    process = subprocess.Popen(
+        [sys.executable, *command, "--no-dashboard", "--name", name],
+        env=environment,
+        cwd=place,  # Python looks there first
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        deadline = time.monotonic() + 120
+        while not addresses():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        yield process, *addresses()
+    finally:
+        process.kill()
+        process.wait()
+        while addresses() and time.monotonic() < deadline:
+            time.sleep(0.05)
+
+
+def copied_package(folder, file, before, after):
+    package = Path(probekit.__file__).parent
+    copy = shutil.copytree(package, folder / "probekit", ignore=shutil.ignore_patterns("__pyc*"))
+    text = (copy / file).read_text()
+    assert before in text
+    (copy / file).write_text(text.replace(before, after))
+    return copy
+
+
+def test_a_worker_with_other_code_is_refused_by_name(client, lm, questions, tmp_path):
+    """It would give the activation of another token, and the run would end well."""
+    off_by_one = copied_package(tmp_path, "shards.py", "values[position + 1]", "values[position]")
+    with worker_of_its_own(client, off_by_one) as (_, address):
+        named = rf"Worker {re.escape(address)} on .*the source code of probekit is SHA-256 \w+, "
+        refused(named, lm, questions, Run(tmp_path / "r"), scheduler=client)
+        # Nothing is asked of the workers before cells are fitted: each task brings the question.
+        with pytest.raises(ValueError, match=named):
+            probe_grid(make_activations(), **QUICK, scheduler=client)
+
+
+@pytest.mark.parametrize("package", ["torch", "numpy", "probekit-notebooks"])
+def test_a_worker_with_other_packages_is_refused_by_name(
+    client, lm, questions, tmp_path, monkeypatch, package
+):
+    ours = sys.modules["probekit.worker"].CODE
+    monkeypatch.setattr("probekit.cluster.CODE", ours | {package: "0.0.1"})
+    named = rf"Worker tcp://\S+ on .*: {package} is {ours[package]}, the driver's 0\.0\.1\. Inst"
+    refused(named, lm, questions, Run(tmp_path / "r"), scheduler=client)
+    with pytest.raises(ValueError, match=named):
+        probe_grid(make_activations(), **QUICK, scheduler=client)
+
+
+def test_a_worker_that_comes_later_with_another_precision(client, lm, tmp_path):
+    from probekit.worker import answer
+
+    models = [(lm.request, lm.revision)]
+    rest = (None, None, 1, str(tmp_path), None, "t", 0)
+    future = client.submit(answer, models, "torch.bfloat16", *rest, pure=False)
+    with pytest.raises(ValueError, match=r"holds the model in torch\.float32, the others in"):
+        future.result()
+
+
+def test_when_no_worker_is_left_the_bar_says_so_and_there_is_an_end(
+    client, lm, questions, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr("probekit.cluster._PATIENCE", 3)
+    begun, run = tmp_path / "begun", Run(tmp_path / "r")
+
+    def slow(question, response, answers):
+        begun.touch()
+        time.sleep(0.3)
+        return "Per" in response
+
+    with (
+        distributed.LocalCluster(n_workers=0, dashboard_address=":0") as cluster,
+        distributed.Client(cluster, set_as_default=False) as client,
+        worker_of_its_own(client) as (process, _),
+    ):
+
+        def kill():
+            while not begun.exists():
+                time.sleep(0.02)
+            process.kill()
+
+        thread = threading.Thread(target=kill)
+        thread.start()
+        with pytest.raises(ValueError, match=r"No worker has been at tcp://.*finished is kept"):
+            extract(lm, questions, run, **OPTIONS, judge=slow, scheduler=client)
+        thread.join()
+    said = capsys.readouterr().err
+    assert said.count("No worker is left at tcp://") == 1
+    assert any("NO WORKER IS LEFT" in state for state in said.split("\r") if "%|" in state)
+    assert not (run.path / "manifests/extract.json").exists()
+
+
 # Errors
 
 
@@ -389,7 +506,7 @@ def test_workers_that_see_other_files(client, alone, lm, tmp_path):
         future = client.submit(fit, elsewhere, [(0, 0)], None, None)
         with pytest.raises(FileNotFoundError, match=r"does not see .* as the driver does"):
             future.result()
-    future = client.submit(answer, [], [], None, None, 1, str(tmp_path / "r/x"), None, "t", 0)
+    future = client.submit(answer, [], "", None, None, 1, str(tmp_path / "r/x"), None, "t", 0)
     with pytest.raises(FileNotFoundError, match="file system that all of them share"):
         future.result()
 
