@@ -1,6 +1,7 @@
 """Load a causal language model and its tokenizer."""
 
 import contextlib
+import errno
 import os
 import re
 import struct
@@ -11,7 +12,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-from transformers.utils import cached_file
+from transformers.utils import GENERATION_CONFIG_NAME, cached_file
 from transformers.utils import logging as transformers_logging
 
 from probekit import checks
@@ -24,6 +25,7 @@ from probekit.model_files import (
     locate_model,
     only_what_is_hashed,
 )
+from probekit.resources import reading
 
 
 @dataclass(frozen=True)
@@ -155,6 +157,8 @@ def load_model(
         If a device or precision can't be used here, or the model is found but cannot be loaded as
         a causal language model, or its file is damaged, or holds other weights than its settings
         ask for, or some that are not finite numbers.
+    OSError
+        If a file of it is there and can't be read.
     """
     if revision is not None:
         checks.text("revision", revision, such_as="main")
@@ -184,7 +188,9 @@ def load_model(
     if identity is not None and not trust_remote_code:
         place = only_what_is_hashed(source, options)
     with _quiet(), _explained(name), place as folder:
-        tokenizer = AutoTokenizer.from_pretrained(folder, **options)
+        tokenizers = [AutoTokenizer.from_pretrained(folder, **options)]
+        if "gguf_file" not in options:
+            tokenizers.append(AutoTokenizer.from_pretrained(folder, **options))
         if weights:
             model, loaded = AutoModelForCausalLM.from_pretrained(
                 folder,
@@ -195,12 +201,22 @@ def load_model(
                 ignore_mismatched_sizes=True,  # `_check_weights` says which they are
                 **options,
             )
+            settings = folder if identity else Path(config).parent
+            if GENERATION_CONFIG_NAME in os.listdir(settings):
+                # Where this read fails, the loader goes on with settings that no file holds.
+                model.generation_config = type(model.generation_config).from_pretrained(settings)
         else:
             config = AutoConfig.from_pretrained(folder, **options)
             with torch.device("meta"):
                 model = AutoModelForCausalLM.from_config(
                     config, trust_remote_code=trust_remote_code
                 )
+    tokenizer = tokenizers[0]
+    if _described(tokenizer) != _described(tokenizers[-1]):
+        raise OSError(
+            f"{name} gave two different tokenizers when it was read twice, so some of its files "
+            "could not be read. Nothing was changed: see to it that they can, then try again."
+        )
     # Not a folder that is gone by now.
     model.name_or_path = model.config._name_or_path = tokenizer.name_or_path = source
     if weights:
@@ -217,6 +233,13 @@ def load_model(
 _IF_THERE = dict.fromkeys(
     ("_raise_exceptions_for_missing_entries", "_raise_exceptions_for_connection_errors"), False
 )
+
+
+def _described(tokenizer):
+    """What a tokenizer does, to compare two: its loader passes over files that it can't see."""
+    fast = getattr(tokenizer, "backend_tokenizer", None)
+    vocabulary = fast.to_str() if fast is not None else tokenizer.get_vocab()
+    return vocabulary, tokenizer.chat_template, tokenizer.special_tokens_map
 
 
 def _check_weights(name, model, loaded):
@@ -303,6 +326,9 @@ def _explained(name):
     try:
         yield
     except OSError as error:
+        if error.errno not in (None, errno.ENOENT):
+            with reading(name):
+                raise
         reason = _reason(error, name)
         raise FileNotFoundError(f"No model {str(name)!r}: {reason} {HOW_TO_NAME}") from error
     except _UNREADABLE as error:

@@ -1,5 +1,6 @@
 """The four notebooks, executed in order by papermill."""
 
+import logging
 import os
 import re
 import sys
@@ -203,6 +204,8 @@ def _execute(notebook, output, parameters, progress):
         from nbclient.exceptions import DeadKernelError
         from papermill.exceptions import PapermillException, PapermillExecutionError
 
+    # After Ctrl-C asyncio would log the task that waited for the kernel.
+    logging.getLogger("asyncio").addFilter(_is_no_dead_kernel)
     with _inner_bar(progress) as shown, explained(output):
         try:
             papermill.execute_notebook(
@@ -245,6 +248,10 @@ def _execute(notebook, output, parameters, progress):
                 f"{notebook.name}: its kernel did not start: {error}. Perhaps the machine is busy "
                 "or short of memory. Run the same again: what is finished is kept."
             ) from error
+
+
+def _is_no_dead_kernel(record):
+    return not (record.exc_info and type(record.exc_info[1]).__name__ == "DeadKernelError")
 
 
 @contextmanager

@@ -1,5 +1,8 @@
+import errno
 import hashlib
 import json
+import os
+import re
 import shutil
 import sys
 
@@ -353,6 +356,42 @@ def test_code_that_is_asked_for_is_part_of_the_revision(folder, lm):
     one = load_model(folder, trust_remote_code=True).revision
     (folder / "modeling.py").write_text("a = 2\n")
     assert len({lm.revision, one, locate_model(folder, code=True)[2]}) == 3
+
+
+@pytest.mark.parametrize(
+    "name", ["generation_config.json", "tokenizer.json", "chat_template.jinja"]
+)
+@pytest.mark.parametrize("k", range(1, 7))
+def test_a_file_that_cannot_be_looked_at_once_is_not_passed_over(folder, name, k, monkeypatch):
+    """transformers asks os.path.isfile, which says no where the disk fails."""
+    change(folder / "generation_config.json", eos_token_id=[5, 6])
+    asked = []
+
+    def isfile(path, whole=os.path.isfile):
+        asked.append(str(path).endswith(name))
+        return whole(path) and not (asked[-1] and sum(asked) == k)
+
+    whole = load_model(folder)
+    monkeypatch.setattr(os.path, "isfile", isfile)
+    try:
+        loaded = load_model(folder)
+    except (OSError, ValueError) as error:
+        assert re.search("could not be read|cannot be loaded|No model", str(error))
+    else:
+        assert loaded.stop_ids == whole.stop_ids
+        assert loaded.prompt("Who?") == whole.prompt("Who?")
+        assert loaded.tokenizer._tokenizer.to_str() == whole.tokenizer._tokenizer.to_str()
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EMFILE, errno.ESTALE])
+def test_a_failed_read_is_not_a_model_that_is_not_there(folder, number, monkeypatch):
+    def fails(*_, **__):
+        raise OSError(number, os.strerror(number), "config.json")
+
+    monkeypatch.setattr("probekit.models.AutoTokenizer.from_pretrained", fails)
+    with pytest.raises(OSError, match="could not be read") as caught:
+        load_model(folder)
+    assert not isinstance(caught.value, FileNotFoundError)
 
 
 # The default model's file

@@ -1,10 +1,12 @@
 import json
+import logging
 import subprocess
 import sys
 from pathlib import Path
 
 import nbformat
 import pytest
+from nbclient.exceptions import DeadKernelError
 from small_disk import small_disk
 from test_report import finished_run
 
@@ -230,11 +232,16 @@ def test_what_is_damaged_is_named_and_its_stage_alone_is_run_again(
         assert "interpret: nothing has changed" in go()
 
 
-def test_a_kernel_that_is_killed(small_notebooks, tmp_path):
+def test_a_kernel_that_is_killed(small_notebooks, tmp_path, caplog):
     run = Run(tmp_path / "run")
     with pytest.raises(ValueError, match=r"01_extract\.ipynb: its kernel died.*kept"):
         pipeline.run_pipeline(run.path, stages=["extract"], progress=False, x=6, questions="cities")
     run.begin("probe", {}).finish([])
+    # asyncio logs a task that nobody waits for any more, which after Ctrl-C was on the screen.
+    for error in DeadKernelError("Kernel died"), ValueError("of somebody else"):
+        logging.getLogger("asyncio").error("Task exception was never retrieved", exc_info=error)
+    logged = [r.exc_info[1] for r in caplog.records if r.name == "asyncio" and r.exc_info]
+    assert logged == [error]
 
 
 def test_a_run_directory_that_is_renamed_meanwhile(small_notebooks, tmp_path):
