@@ -67,7 +67,7 @@ figure: $(STAMP)
 
 example: $(STAMP)
 	@$(BIN)/python -c \
-		'import sys, probekit.example as e; print(e.make_example(e.Run(sys.argv[1]), "data/example"))' \
+		'import sys, probekit.pipeline.example as e; print(e.make_example(e.Run(sys.argv[1]), "data/example"))' \
 		"$(RUN)"
 
 # The whole suite by two workers; with ARGS exactly what is asked for, in one process by default.
@@ -77,6 +77,7 @@ test: $(STAMP)
 lint: $(STAMP)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
+	@$(BIN)/lint-imports --no-cache
 
 # Loopback only; the token in the URL that JupyterLab prints is its own default and stays on.
 lab: $(STAMP)

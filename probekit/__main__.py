@@ -5,25 +5,14 @@ import sys
 import traceback
 import warnings
 
-from probekit.checks import say, visible
-from probekit.parameters import describe_parameters, read_parameters
-from probekit.pipeline import run_pipeline
-from probekit.stopping import Stopped, stoppable
+from probekit.arguments import say, visible
+from probekit.pipeline.notebooks import run_pipeline
+from probekit.pipeline.parameters import describe_parameters, read_parameters
+from probekit.run.stopping import Stopped, stoppable
 
 
 def main(arguments=None):
-    """Run the command line; the exit code is 0 only if everything asked for is finished.
-
-    Parameters
-    ----------
-    arguments : list of str, optional
-        By default those that the program was started with.
-
-    Returns
-    -------
-    int
-        130 after Ctrl-C, 143 after SIGTERM.
-    """
+    """Run the command line; the exit code is 0 only if everything asked for is finished."""
     options = _parser().parse_args(arguments)
     try:
         with (

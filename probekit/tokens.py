@@ -32,21 +32,6 @@ MISSING = -2
 def decode_with_offsets(tokenizer, token_ids):
     """Decode a response and say which of its characters each token stands for.
 
-    Parameters
-    ----------
-    tokenizer : transformers.PreTrainedTokenizerBase
-    token_ids : list of int
-
-    Returns
-    -------
-    text : str
-    offsets : list of (int, int)
-        Per token, its first character in the text and the one after its last. A token that holds
-        part of a character's bytes is given the whole character; one that decodes to nothing, such
-        as a special token, has none.
-
-    Notes
-    -----
     A token's characters are what it adds to the decoded text of the tokens before it, which needs
     no offsets from the tokenizer and is right for the ids that were generated, even where the text
     would be split into others.
@@ -69,19 +54,7 @@ def _decode(tokenizer, token_ids):
 
 
 def span_tokens(offsets, span):
-    """First and last token of a span of characters.
-
-    Parameters
-    ----------
-    offsets : list of (int, int)
-    span : (int, int)
-        First character and the one after the last.
-
-    Returns
-    -------
-    (int, int) or None
-        None if no token has any of these characters.
-    """
+    """First and last token of a span of characters."""
     start, stop = span
     inside = [i for i, (first, end) in enumerate(offsets) if first < stop and end > start]
     return (inside[0], inside[-1]) if inside else None
@@ -90,20 +63,6 @@ def span_tokens(offsets, span):
 def token_positions(n_tokens, exact_answer=None):
     """Where each named token is in a response.
 
-    Parameters
-    ----------
-    n_tokens : int
-        Tokens of the response, without the one that ends the turn.
-    exact_answer : (int, int), optional
-        First and last token of the exact answer.
-
-    Returns
-    -------
-    list of int
-        Per name in `TOKENS`: index of a response's token, `LAST_PROMPT_TOKEN` or `MISSING`.
-
-    Notes
-    -----
     The token before an exact answer that opens the response is the last one of the prompt: it is
     from there that the answer is predicted.
     """

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 from synthetic import flat, make_grid
 
-from probekit.runs import Run
+from probekit.run.directory import Run
 from probekit.tokens import FIGURE_TOKENS, token_positions
 
 COUNTRIES = ["Italy", "Japan", "Peru", "Kenya", "Poland", "France"]

@@ -4,7 +4,7 @@ import numpy as np
 import xarray as xr
 from scipy.stats import norm
 
-from probekit.roc import auroc_influence, interval, standard_error
+from probekit.probing.auroc import auroc_influence, interval, standard_error
 from probekit.tokens import FIGURE_TOKENS
 
 

@@ -1,9 +1,9 @@
 """What users get wrong, and the text that they see: every public function and every parameter."""
 
 import contextlib
+import importlib
 import io
 import re
-import sys
 from types import FunctionType, SimpleNamespace
 
 import numpy as np
@@ -14,8 +14,8 @@ from made_run import made_run
 
 import probekit as pk
 from probekit.__main__ import main
-from probekit.parameters import defaults
-from probekit.stages import Stage
+from probekit.pipeline.parameters import defaults
+from probekit.run.directory import Stage
 
 NAN, INF = float("nan"), float("inf")
 HUGE, DIGITS = 10**400, "a number of more than 60 digits."
@@ -973,8 +973,8 @@ CASES = {
         (
             {"claims": "claims.yaml"},
             TypeError,
-            "claims must be from probekit.claims.read_claims, which takes a file's path; got "
-            "'claims.yaml'.",
+            "claims must be from probekit.interpretation.claims.read_claims, which takes a file's "
+            "path; got 'claims.yaml'.",
         ),
         ({"claims": {}}, ValueError, "claims is not a file of claims: it lacks 'claims'."),
         (
@@ -1380,9 +1380,11 @@ def test_the_user_is_told(name, changes, kind, text, good, monkeypatch):
     }
     # An error comes before anything is computed or written.
     monkeypatch.chdir(good.folder)
-    monkeypatch.setattr(sys.modules["probekit.grid"], "fit_cell", no_work)
-    monkeypatch.setattr(sys.modules["probekit.extract"], "answer_shard", no_work)
-    monkeypatch.setattr(sys.modules["probekit.pipeline"], "_execute", no_work)
+    monkeypatch.setattr(importlib.import_module("probekit.probing.grid"), "fit_cell", no_work)
+    monkeypatch.setattr(
+        importlib.import_module("probekit.extraction.one_pass"), "answer_shard", no_work
+    )
+    monkeypatch.setattr(importlib.import_module("probekit.pipeline.notebooks"), "_execute", no_work)
     before = files(good.folder)
     with pytest.raises((ValueError, TypeError, FileNotFoundError)) as error:
         function(**arguments)

@@ -1,5 +1,6 @@
 """Two single-threaded worker processes give what this process gives, whatever dies meanwhile."""
 
+import importlib
 import json
 import os
 import re
@@ -25,8 +26,8 @@ from tiny import write_questions
 
 import probekit
 from probekit import Run, extract, load_model, probe_grid, read_questions
-from probekit.parameters import notebook_path
-from probekit.runs import STAGES
+from probekit.pipeline.parameters import notebook_path
+from probekit.run.manifest import STAGES
 
 if os.environ.get("CI"):
     import distributed
@@ -50,7 +51,7 @@ def client():
 
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch):
-    monkeypatch.setattr(sys.modules["probekit.extract"], "SHARD", 4)
+    monkeypatch.setattr(importlib.import_module("probekit.extraction.one_pass"), "SHARD", 4)
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +68,7 @@ def questions(tmp_path_factory):
 def alone(lm, questions, tmp_path_factory):
     """A run of this process with one thread. Read only."""
     with pytest.MonkeyPatch.context() as patch, one_thread():
-        patch.setattr(sys.modules["probekit.extract"], "SHARD", 4)
+        patch.setattr(importlib.import_module("probekit.extraction.one_pass"), "SHARD", 4)
         run = Run(tmp_path_factory.mktemp("run") / "alone")
         return extract(lm, questions, run, **OPTIONS, progress=False)
 
@@ -139,12 +140,12 @@ def test_dasks_profiler_rests_while_a_worker_works_and_goes_on_after(client):
 
         from distributed import get_worker
 
-        from probekit.worker import _unwatched
+        from probekit.cluster import unwatched
 
         profiler, seen = get_worker().periodic_callbacks["profile"], []
         for _ in range(2):
             seen.append(profiler.is_running())
-            with _unwatched():
+            with unwatched():
                 time.sleep(0.5)  # its loop is another thread's
                 seen.append(profiler.is_running())
             time.sleep(0.5)
@@ -241,7 +242,7 @@ def test_ctrl_c_cancels_what_runs(client, lm, questions, tmp_path, monkeypatch):
         return "Per" in response
 
     run = Run(tmp_path / "r")
-    arrival = sys.modules["probekit.cluster"]._arrival
+    arrival = importlib.import_module("probekit.cluster")._arrival
 
     def interrupted(client, arrived, bar):
         if not list((run.path / "shards").glob("by-workers-*")):
@@ -388,7 +389,7 @@ def test_a_worker_with_other_code_is_refused_by_name(client, lm, questions, tmp_
 def test_a_worker_with_other_packages_is_refused_by_name(
     client, lm, questions, tmp_path, monkeypatch, package
 ):
-    ours = sys.modules["probekit.worker"].CODE
+    ours = importlib.import_module("probekit.extraction.workers").CODE
     monkeypatch.setattr("probekit.cluster.CODE", ours | {package: "0.0.1"})
     named = rf"Worker tcp://\S+ on .*: {package} is {ours[package]}, the driver's 0\.0\.1\. Inst"
     refused(named, lm, questions, Run(tmp_path / "r"), scheduler=client)
@@ -397,7 +398,7 @@ def test_a_worker_with_other_packages_is_refused_by_name(
 
 
 def test_a_worker_that_comes_later_with_another_precision(client, lm, tmp_path):
-    from probekit.worker import answer
+    from probekit.extraction.workers import answer
 
     models = [(lm.request, lm.revision)]
     rest = (None, None, 1, str(tmp_path), None, "t", 0)
@@ -498,7 +499,8 @@ def test_no_weights_and_no_scheduler(stopping_model_dir, questions, tmp_path):
 
 
 def test_workers_that_see_other_files(client, alone, lm, tmp_path):
-    from probekit.worker import StoredActivations, answer, fit
+    from probekit.extraction.workers import answer
+    from probekit.probing.workers import StoredActivations, fit
 
     stored = StoredActivations.of(alone.activations(), np.arange(40))
     for source in ("/nowhere/activations.zarr", str(alone.path)):
@@ -512,7 +514,7 @@ def test_workers_that_see_other_files(client, alone, lm, tmp_path):
 
 
 def test_what_is_in_memory_or_changed_is_not_read_from_the_store(alone):
-    from probekit.worker import StoredActivations
+    from probekit.probing.workers import StoredActivations
 
     on_disk = alone.activations()
     assert StoredActivations.of(on_disk, None).files

@@ -15,11 +15,11 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from probekit.answers import find_span, grade, is_refusal, normalize
-from probekit.candidates import Candidates, read_candidates
-from probekit.manifests import sealed
-from probekit.questions import read_questions
-from probekit.runs import Run
+from probekit.questions.candidates import Candidates, read_candidates
+from probekit.questions.grading import find_span, grade, is_refusal, normalize
+from probekit.questions.table import read_questions
+from probekit.run.directory import Run
+from probekit.run.manifest import sealed
 from probekit.tokens import (
     LAST_PROMPT_TOKEN,
     MISSING,

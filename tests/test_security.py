@@ -13,10 +13,11 @@ from made_run import made_run
 from synthetic import flat, make_grid
 
 import probekit as pk
-from probekit.mending import mend
-from probekit.pipeline import default_run_dir
-from probekit.runs import Run
-from probekit.token_view import TokenView
+from probekit.extraction.responses import TokenView
+from probekit.extraction.store import mend
+from probekit.pipeline.notebooks import default_run_dir
+from probekit.pipeline.parameters import read_parameters
+from probekit.run.directory import Run
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 MODULES = sorted((REPOSITORY / "probekit").rglob("*.py"))
@@ -156,7 +157,7 @@ def test_yaml_that_would_run_code_is_refused(value, said, tmp_path, monkeypatch)
     path = tmp_path / "params.yaml"
     path.write_text(f"limit: !!python/object/apply:os.mkdir {value}\n")
     with pytest.raises(ValueError, match=said):
-        pk.parameters.read_parameters(file=path)
+        read_parameters(file=path)
     assert not (tmp_path / "made").exists()
 
 
@@ -187,8 +188,8 @@ def test_a_file_of_a_run_lies_in_the_run(tmp_path, name):
 @pytest.mark.parametrize("output", ["../other/keep.txt", "/keep.txt", "..", "a/../../keep.txt"])
 def test_a_manifest_from_elsewhere_reaches_no_other_file(tmp_path, output):
     """A run may come from somebody else; extracting into it takes away what is damaged."""
-    from probekit.manifests import sealed
-    from probekit.mending import mend
+    from probekit.extraction.store import mend
+    from probekit.run.manifest import sealed
 
     run = Run(tmp_path / "runs" / "r")
     keep = tmp_path / "runs" / "other" / "keep.txt"
@@ -338,7 +339,7 @@ def test_a_description(make):
 
 
 #: Modules that write markup, each with the tests of what it makes.
-TESTED = {"chart_files", "explorer", "explorer_widgets", "token_view", "report"}
+TESTED = {"files", "explorer", "widgets", "responses", "report"}
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: path.name)

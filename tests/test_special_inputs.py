@@ -4,9 +4,9 @@ A question file is read, a response given, its exact answer and the named tokens
 activations stored, and all of it shown.
 """
 
+import importlib
 import json
 import shutil
-import sys
 import unicodedata
 from itertools import accumulate, pairwise
 
@@ -16,10 +16,10 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, ByT5Tokenizer
 
 from probekit import Run, extract, load_model, read_questions, show_tokens
-from probekit.generation import Response
+from probekit.extraction.generation import Response
 from probekit.tokens import TOKENS
 
-shards_module = sys.modules["probekit.shards"]
+shards_module = importlib.import_module("probekit.extraction.shards")
 OPTIONS = {"batch_size": 4, "progress": False}
 
 #: Question, response, the name on the list, and the exact answer as it stands in the response.

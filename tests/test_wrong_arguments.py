@@ -10,6 +10,7 @@ warnings, environment and the like.
 """
 
 import decimal
+import importlib
 import inspect
 import itertools
 import linecache
@@ -44,7 +45,7 @@ from threadpoolctl import ThreadpoolController
 from tiny import write_questions
 
 import probekit as pk
-from probekit.parameters import defaults
+from probekit.pipeline.parameters import defaults
 
 PACKAGE = Path(pk.__file__).parent
 MISTAKES = (ValueError, TypeError, FileNotFoundError)
@@ -286,7 +287,7 @@ def own(good, extracted, tmp_path, monkeypatch, request):
     (folder / "temporary").mkdir()
     monkeypatch.chdir(folder)
     monkeypatch.setattr(tempfile, "tempdir", str(folder / "temporary"))
-    monkeypatch.setattr(sys.modules["probekit.pipeline"], "_execute", work)
+    monkeypatch.setattr(importlib.import_module("probekit.pipeline.notebooks"), "_execute", work)
     monkeypatch.setattr("probekit.cluster._CONNECTING", 0.1)
     # Not one, which is what a cell is fitted with.
     threads = torch.get_num_threads()

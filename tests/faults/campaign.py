@@ -31,7 +31,8 @@ sys.path.insert(0, str(HERE.parent))
 import psutil
 from tiny import STOPS, save_tiny_model, write_questions
 
-from probekit.runs import REPORT, STAGES, Run
+from probekit.run.directory import Run
+from probekit.run.manifest import REPORT, STAGES
 
 STEPS = (*STAGES, REPORT)
 WITH = {

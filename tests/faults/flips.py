@@ -9,10 +9,10 @@ from itertools import product
 
 from campaign import REPORT, STAGES
 
-from probekit import pipeline
-from probekit.mending import _claimed
-from probekit.report import TEMPLATE
-from probekit.resources import sha256
+from probekit.extraction.store import _claimed
+from probekit.pipeline import notebooks
+from probekit.pipeline.report import TEMPLATE
+from probekit.run.files import sha256
 
 WAYS = ("flipped", "cut", "deleted")
 _WHY_NOT = {
@@ -26,7 +26,7 @@ def campaign(here, options):
     chance = random.Random(options.seed)  # noqa: S311
     here.put(REPORT)
     # Of a run's files none decides what notebooks declare, and to read it takes most of the time.
-    pipeline.notebook_parameters = cache(pipeline.notebook_parameters)
+    notebooks.notebook_parameters = cache(notebooks.notebook_parameters)
     assert noticed(here) == {}, "the undisturbed run is as it should be"
     files = _detect(here, chance)
     return files.pop("unnoticed") + _mend(here, chance, files)
@@ -127,7 +127,7 @@ def noticed(here):
 def _again(here):
     """What `probekit run` looks at before it runs a stage, for all stages."""
     for stage in STAGES:
-        why = pipeline._outdated(here.run, stage, here.parameters)
+        why = notebooks._outdated(here.run, stage, here.parameters)
         if why:
             raise ValueError(f"{stage}: {why}, run again")
     key = {"template": sha256(TEMPLATE)}

@@ -32,7 +32,8 @@ import zygote
 from campaign import STEPS, Campaign, contents
 from flips import _kind
 
-from probekit.runs import REPORT, Run
+from probekit.run.directory import Run
+from probekit.run.manifest import REPORT
 
 HERE = Path(__file__).resolve().parent
 ERRORS = (EIO, EMFILE, ENOSPC, ESTALE)

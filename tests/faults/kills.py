@@ -5,7 +5,7 @@ from collections import Counter
 
 from campaign import STEPS, kill, wait
 
-from probekit.runs import REPORT
+from probekit.run.manifest import REPORT
 
 
 def campaign(here, options):

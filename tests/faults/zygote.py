@@ -76,11 +76,11 @@ def prepare():
         warnings.simplefilter("ignore")
         import probekit
 
-        own = [module.name for module in pkgutil.iter_modules(probekit.__path__, "probekit.")]
+        own = [module.name for module in pkgutil.walk_packages(probekit.__path__, "probekit.")]
         for name in [*own, *_IMPORTED.split()]:
             if name != "probekit.__main__":
                 importlib.import_module(name)
-    sys.modules["probekit.extract"].SHARD = SHARD
+    importlib.import_module("probekit.extraction.one_pass").SHARD = SHARD
     # Charts take most of a run's time and touch no file of it: their pictures say which they are.
     vl_convert = sys.modules["vl_convert"]
     vl_convert.vegalite_to_png = lambda spec, **_: _PIXEL + _digest(spec)

@@ -77,13 +77,13 @@ def areas():
     import atheris
 
     with atheris.instrument_imports(include=["probekit"]):
-        from probekit.answers import find_span, grade, is_refusal, normalize
-        from probekit.candidates import Candidates, read_candidates
-        from probekit.manifests import sealed
-        from probekit.parameters import check_parameters, read_parameters
-        from probekit.questions import read_questions
-        from probekit.runs import Run
-        from probekit.self_extraction import find_copy
+        from probekit.extraction.asking import find_copy
+        from probekit.pipeline.parameters import check_parameters, read_parameters
+        from probekit.questions.candidates import Candidates, read_candidates
+        from probekit.questions.grading import find_span, grade, is_refusal, normalize
+        from probekit.questions.table import read_questions
+        from probekit.run.directory import Run
+        from probekit.run.manifest import sealed
         from probekit.tokens import TOKENS, decode_with_offsets, span_tokens, token_positions
 
     scratch = Path(tempfile.mkdtemp(prefix="probekit-fuzz-"))

@@ -1,0 +1,439 @@
+"""Altair charts of a grid: heatmaps of layers by tokens, alone, side by side and as differences.
+
+Every chart is usable on its own, carries a text alternative in its ``description``, and reads its
+cells by name (layer, token) from an xarray Dataset. What is missing is hatched, never drawn as a
+value. Lines are in ``line_charts``, single cells in ``score_charts``, files in ``chart_files``;
+their names are offered here too.
+"""
+
+from collections.abc import Mapping, Sequence
+from itertools import chain
+from numbers import Real
+
+import altair as alt
+import numpy as np
+import xarray as xr
+
+from probekit import arguments
+from probekit.arguments import variable
+from probekit.charts.look import cell_rows, finished, tooltips
+from probekit.tokens import FIGURE_TOKENS
+
+#: What a heatmap can draw: legend title, colour domain, legend values.
+MEASURES = {
+    "auroc": (["AUROC of", "error detection"], (0.5, 1.0), (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)),
+    "correlation": (["|r| of score", "with correctness"], (0.0, 1.0), (0, 0.2, 0.4, 0.6, 0.8, 1)),
+}
+
+
+FIGURE_TITLE = "Layer vs. Token Correlation"
+
+
+MISSING_FILL = "#efefef"
+
+
+def heatmap(
+    grid: xr.Dataset,
+    *,
+    measure: str = "auroc",
+    title: str = FIGURE_TITLE,
+    tokens: Sequence[str] = FIGURE_TOKENS,
+    mute: bool | float = False,
+    outline: Sequence[tuple[int, str]] = (),
+) -> alt.LayerChart:
+    """Draw the figure: tokens across, layers down, the measure in blues.
+
+    Parameters
+    ----------
+    grid : Dataset over (layer, token)
+        With ``auroc``; for ``measure="correlation"`` with ``score(example, layer, token)`` and
+        ``correct(example)``. ``auroc_low``, ``auroc_high``, ``n_examples``, ``p_value`` and
+        ``p_corrected`` are shown in the tooltip where present. NaN cells are hatched.
+    measure : {"auroc", "correlation"}
+        AUROC of error detection on [0.5, 1], where lower values get the lightest blue; or the
+        absolute point-biserial correlation of the out-of-fold score with correctness on [0, 1].
+    title : str
+    tokens : sequence of str
+        Columns, in this order. A known token that the grid lacks is an empty column.
+    mute : bool or float
+        Pale and dotted where the corrected p (``p_corrected``; where the grid has none,
+        ``p_value``, and the legend says so) is above this level; True is 0.05.
+    outline : sequence of (layer, token)
+        Cells to outline: the first as the best, the others as those it cannot be told from.
+
+    Returns
+    -------
+    LayerChart
+
+    Raises
+    ------
+    TypeError
+        If the grid is not an xarray Dataset.
+    ValueError
+        If the measure, a token or an outlined cell is unknown, or the grid is empty or lacks a
+        variable that is needed.
+    """
+    rows = _measured_rows(grid, measure, tokens)
+    marked = [*_stated(rows, measure, _level(mute)), *_outlined(rows, outline)]
+    panel = _panel(rows, _blues(measure), marked, _states(marked))
+    return finished(panel, title, _describe(rows, measure, outline))
+
+
+def compare_splits(
+    grids: Mapping[str, xr.Dataset],
+    *,
+    measure: str = "auroc",
+    title: str = FIGURE_TITLE,
+    tokens: Sequence[str] = FIGURE_TOKENS,
+    mute: bool | float = False,
+) -> alt.HConcatChart:
+    """Draw the heatmaps of several splits side by side, on one scale.
+
+    Parameters
+    ----------
+    grids : mapping of name to Dataset
+        Such as ``{"random": ..., "answer": ...}``; the names are drawn over the panels. They all
+        have the same layers.
+    measure, title, tokens, mute
+        As for `heatmap`.
+
+    Returns
+    -------
+    HConcatChart
+
+    Raises
+    ------
+    TypeError
+        If it is not a mapping of grids.
+    ValueError
+        As for `heatmap`; or if there is no grid, or they differ in their layers.
+    """
+    panels = {name: _measured_rows(grid, measure, tokens) for name, grid in _named(grids).items()}
+    if len({tuple(_layers(rows)) for rows in panels.values()}) > 1:
+        raise ValueError("The grids have different layers. Use small_multiples to compare models.")
+    level = _level(mute)
+    marked = {name: _stated(rows, measure, level) for name, rows in panels.items()}
+    states = _states(chain.from_iterable(marked.values()))
+    charts = [
+        _panel(
+            rows, _blues(measure), marked[name], states, y_title="" if i else "Layer"
+        ).properties(title=str(name))
+        for i, (name, rows) in enumerate(panels.items())
+    ]
+    chart = alt.hconcat(*charts, spacing=24)
+    return finished(chart, title, _describe_panels(panels, measure))
+
+
+def small_multiples(
+    grids: Mapping[str, xr.Dataset],
+    *,
+    measure: str = "auroc",
+    title: str = FIGURE_TITLE,
+    tokens: Sequence[str] = FIGURE_TOKENS,
+    columns: int = 3,
+) -> alt.ConcatChart:
+    """Draw one small heatmap a run (model, site or question file), all on one scale.
+
+    Parameters
+    ----------
+    grids : mapping of name to Dataset
+        They may have different numbers of layers: each panel has its own layer axis.
+    measure, title, tokens
+        As for `heatmap`.
+    columns : int
+        Panels in a row.
+
+    Returns
+    -------
+    ConcatChart
+
+    Raises
+    ------
+    TypeError
+        If it is not a mapping of grids.
+    ValueError
+        As for `heatmap`; or if there is no grid, or not at least one column.
+    """
+    columns = arguments.whole("columns", columns, 1)
+    panels = {name: _measured_rows(grid, measure, tokens) for name, grid in _named(grids).items()}
+    marked = {name: _stated(rows, measure) for name, rows in panels.items()}
+    states = _states(chain.from_iterable(marked.values()))
+    heights = {name: max(3, 208 // len(_layers(rows))) for name, rows in panels.items()}
+    charts = [
+        _panel(
+            rows,
+            _blues(measure),
+            marked[name],
+            states,
+            cell=(15, heights[name]),
+            mark_height=min(heights.values()),  # one legend, so one size of its marks
+            y_title="" if i % columns else "Layer",
+        ).properties(title=str(name))
+        for i, (name, rows) in enumerate(panels.items())
+    ]
+    chart = alt.concat(*charts, columns=columns, spacing=16).resolve_scale(y="independent")
+    return finished(chart, title, _describe_panels(panels, measure))
+
+
+def gain(
+    grid: xr.Dataset,
+    *,
+    title: str = "Gain over the best control",
+    tokens: Sequence[str] = FIGURE_TOKENS,
+) -> alt.LayerChart:
+    """Draw by how much the probe's AUROC exceeds that of the best control, in every cell.
+
+    Blue is better than the control and orange worse, which colour-blind readers tell apart. In
+    greyscale too: cells whose interval includes 0 are dotted and pale, those below it have a
+    minus sign.
+
+    Parameters
+    ----------
+    grid : Dataset
+        ``gain(layer, token)``, a difference of AUROCs in [-1, 1]; ``gain_low`` and ``gain_high``,
+        where present, decide on dots and minus signs.
+    title : str
+    tokens : sequence of str
+        As for `heatmap`.
+
+    Returns
+    -------
+    LayerChart
+
+    Raises
+    ------
+    TypeError, ValueError
+        As for `heatmap`.
+    """
+    rows = cell_rows(grid, variable(grid, "gain", ("layer", "token")).rename("gain"), tokens)
+    extent = max((abs(row["gain"]) for row in rows if row["gain"] is not None), default=0)
+    extent = max(0.1, float(np.ceil(extent * 10 - 1e-9)) / 10)  # symmetric, in whole tenths
+    colour = alt.Color(
+        "gain:Q",
+        title=["Gain in AUROC over", "the best control"],
+        scale=alt.Scale(scheme="blueorange", reverse=True, domain=[-extent, extent], domainMid=0),
+        legend=alt.Legend(
+            orient="right",
+            values=[-extent, -extent / 2, 0, extent / 2, extent],
+            format="+.2f",
+            labelExpr="datum.value == 0 ? '0' : datum.label",
+            gradientLength=180,
+        ),
+    )
+    marked = _stated(rows, "gain")
+    return finished(_panel(rows, colour, marked, _states(marked)), title, _describe(rows, "gain"))
+
+
+def point_biserial(grid: xr.Dataset) -> xr.DataArray:
+    """Absolute correlation of each cell's error score with correctness.
+
+    Gives (layer, token).
+    """
+    score = variable(grid, "score", ("example", "layer", "token")).astype("float64")
+    correct = variable(grid, "correct", ("example",)).astype("float64")
+    correct = correct.where(score.notnull())
+    # Not xr.corr: it returns rounding noise, not NaN, where one side is constant.
+    deviation, side = score - score.mean("example"), correct - correct.mean("example")
+    spread = np.sqrt((deviation**2).sum("example") * (side**2).sum("example"))
+    known = (score.count("example") >= 3) & (spread > 1e-12)
+    r = np.abs((deviation * side).sum("example") / spread.where(known))
+    return r.clip(max=1).transpose("layer", "token")
+
+
+def _measured_rows(grid, measure, tokens):
+    arguments.one_of("measure", measure, MEASURES)
+    if measure == "auroc":
+        values = variable(grid, "auroc", ("layer", "token"))
+    else:
+        values = point_biserial(grid)
+    return cell_rows(grid, values.rename(measure), tokens)
+
+
+def _named(grids):
+    if not isinstance(grids, Mapping) or isinstance(grids, xr.Dataset):
+        raise TypeError(
+            "grids must be a dict of name to grid, such as {'random': run.grid('random')}; got "
+            f"{arguments.shown(grids)}."
+        )
+    if not grids:
+        raise ValueError("There is no grid to draw: the dict is empty.")
+    return grids
+
+
+def _layers(rows):
+    return sorted({row["layer"] for row in rows})
+
+
+def _tokens(rows):
+    return list(dict.fromkeys(row["token"] for row in rows))
+
+
+def _level(mute):
+    """Return the highest p that is significant, or None if nothing is to be muted."""
+    if mute is False or mute is None:
+        return None
+    level = 0.05 if mute is True else mute
+    expected = f"mute must be True, False or a level between 0 and 1, got {arguments.shown(mute)}."
+    if not isinstance(level, Real):
+        raise TypeError(expected)
+    if not 0 < level < 1:
+        raise ValueError(expected)
+    return level
+
+
+def _blues(measure):
+    legend, domain, values = MEASURES[measure]
+    return alt.Color(
+        f"{measure}:Q",
+        title=legend,
+        scale=alt.Scale(scheme="blues", domain=list(domain), clamp=True),
+        legend=alt.Legend(orient="right", values=list(values), format=".1f", gradientLength=180),
+    )
+
+
+def _panel(rows, colour, marked, states, *, cell=None, mark_height=None, y_title="Layer"):
+    """Draw the cells and the marks on them; without configuration, so that panels can be joined."""
+    layers, tokens = _layers(rows), _tokens(rows)
+    # Whole pixels: fractions would show as pale seams between the cells. Deep models get lower
+    # cells, down to a height at which a label at every second layer still has room for its line.
+    width, height = cell or (22, int(np.clip(450 // len(layers), 8, 20)))
+    step = next(step for step in (2, 4, 8, 16, 32) if step * height >= 15 or step == 32)
+    gaps = layers[-1] - layers[0] >= len(layers)
+    ticks = layers if gaps and height >= 15 else [n for n in layers if n % step == 0] or layers
+    base = alt.Chart(alt.Data(values=rows)).encode(
+        x=alt.X(
+            "token:N",
+            title="Token",
+            scale=alt.Scale(domain=tokens),
+            axis=alt.Axis(labelAngle=-45 if width > 20 else -90, labelOverlap=False, labelLimit=0),
+        ),
+        # Layer 0 is at the top: an ordinal scale starts there.
+        y=alt.Y(
+            "layer:O",
+            title=y_title,
+            scale=alt.Scale(domain=layers),
+            axis=alt.Axis(values=ticks, labelOverlap=False),
+        ),
+    )
+    cells = base.mark_rect().encode(color=colour, tooltip=tooltips(rows[0]))
+    marks = _marks(base, marked, states, width, mark_height or height) if states else []
+    return alt.layer(cells, *marks).properties(
+        width=width * len(tokens), height=height * len(layers)
+    )
+
+
+UNMEASURED, UNCLEAR, WORSE = "not measured", "interval includes 0", "worse"
+
+
+BEST, RIVAL = "best cell", "not told apart"
+
+
+def _stated(rows, value, level=None):
+    """Return the records of the cells that need a mark, each with its ``state`` in words."""
+    if level is not None:
+        p = "p_corrected" if "p_corrected" in rows[0] else "p_value"
+        if p not in rows[0]:
+            raise ValueError("mute needs p_corrected or p_value in the grid, and it has neither.")
+        muted = f"p > {level:g}" + ("" if p == "p_corrected" else ", uncorrected")
+
+    def state(row):
+        if row[value] is None:
+            return UNMEASURED
+        if level is not None and (row[p] is None or row[p] > level):
+            return muted
+        low, high = row.get("gain_low"), row.get("gain_high")
+        if value == "gain" and None not in (low, high):
+            return UNCLEAR if low <= 0 <= high else WORSE if high < 0 else None
+        return None
+
+    return [row | {"state": state(row)} for row in rows if state(row)]
+
+
+def _outlined(rows, outline):
+    cells = {(row["layer"], row["token"]): row for row in rows}
+    try:
+        outline = [(layer, token) for layer, token in outline]
+        wrong = [cell for cell in outline if cell not in cells]
+    except (TypeError, ValueError, KeyError):  # altair's charts raise this where they are iterated
+        raise TypeError(
+            "outline must be a list of (layer, token) such as [(12, '-1')], got "
+            f"{arguments.shown(outline)}."
+        ) from None
+    if wrong:
+        raise ValueError(f"outline names cells that are not drawn: {wrong}. Give (layer, token).")
+    return [cells[cell] | {"state": RIVAL if i else BEST} for i, cell in enumerate(outline)]
+
+
+def _states(marked):
+    """Return the notes in the order of the legend; panels that share a legend share them all."""
+    names = {row["state"] for row in marked}
+    first = [name for name in (BEST, RIVAL, UNMEASURED) if name in names]
+    return first + sorted(names - set(first))
+
+
+def _marks(base, marked, states, width, height):
+    """Hatch on grey what was not measured (Vega-Lite would leave it white), dot what is muted."""
+    # A symbol of size 4 is drawn at the scale of its path, so these are pixels of the cell.
+    x, y = width / 2 - 1, height / 2 - 1
+    dot = "M-0.7,0A0.7,0.7,0,1,1,0.7,0A0.7,0.7,0,1,1,-0.7,0"
+    paths = {
+        UNMEASURED: f"M{-width / 2},{height / 2}L{width / 2},{-height / 2}",
+        WORSE: "M-4,0L4,0",
+        BEST: _frame(x, y) + _frame(x - 1, y - 1),
+        RIVAL: _frame(x, y),
+    }
+    colours = {BEST: "#000000", RIVAL: "#d55e00"}
+    legend = alt.Legend(symbolSize=4, symbolOffset=8, labelOffset=12, rowPadding=6)
+    shape = alt.Scale(domain=states, range=[paths.get(state, dot) for state in states])
+    stroke = alt.Scale(domain=states, range=[colours.get(state, "#555555") for state in states])
+    muted = set(states) - {UNMEASURED, WORSE, BEST, RIVAL}
+    note = alt.Tooltip("state:N", title="Note")
+
+    def over(wanted, fields=("layer", "token", "n_examples")):
+        records = [row for row in marked if row["state"] in wanted]
+        known = tooltips([name for name in fields if name in marked[0]]) if records else []
+        return base.properties(data=alt.Data(values=records)).encode(tooltip=[*known, note])
+
+    layers = [
+        over({UNMEASURED}).mark_rect(color=MISSING_FILL),
+        over(muted, marked[0] if marked else ()).mark_rect(color="white", opacity=0.55),
+        over({BEST, RIVAL}).mark_rect(fill=None, stroke="white", strokeWidth=4),
+        over(states)
+        .mark_point(size=4, opacity=1, strokeWidth=1.1)
+        .encode(
+            shape=alt.Shape("state:N", title=None, scale=shape, legend=legend),
+            stroke=alt.Stroke("state:N", title=None, scale=stroke, legend=legend),
+        ),
+    ]
+    return [layer for layer in layers if layer.data.values]
+
+
+def _frame(x, y):
+    return f"M{-x},{-y}L{x},{-y}L{x},{y}L{-x},{y}Z"
+
+
+def _describe(rows, value, outline=()):
+    layers, tokens = _layers(rows), _tokens(rows)
+    name = "gain in AUROC over the best control"
+    name = name if value == "gain" else " ".join(MEASURES[value][0])
+    text = (
+        f"Heatmap of the {name}: {len(layers)} layers ({layers[0]} to {layers[-1]}, top to bottom) "
+        f"by {len(tokens)} tokens ({tokens[0]} to {tokens[-1]}). "
+    )
+    measured = [row for row in rows if row[value] is not None]
+    if not measured:
+        return text + "No cell is measured."
+    best, worst = (pick(measured, key=lambda row: row[value]) for pick in (max, min))
+    text += (
+        f"Highest {best[value]:.2f} at layer {best['layer']}, token {best['token']}; "
+        f"lowest {worst[value]:.2f} at layer {worst['layer']}, token {worst['token']}."
+    )
+    if len(outline) > 1:
+        text += f" Cells that cannot be told from the best: {len(outline) - 1}."
+    missing = len(rows) - len(measured)
+    return text + (f" {missing} of {len(rows)} cells are not measured." if missing else "")
+
+
+def _describe_panels(panels, measure):
+    parts = [f"{name}: {_describe(rows, measure)}" for name, rows in panels.items()]
+    return f"{len(parts)} heatmaps on one scale. " + " ".join(parts)

@@ -1,0 +1,13 @@
+"""A model answers questions, and its activations are read in the same pass."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "models": ["LanguageModel", "load_model"],
+        "sites": ["SITES"],
+        "one_pass": ["extract"],
+        "responses": ["show_tokens", "token_view"],
+    },
+)

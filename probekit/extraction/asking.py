@@ -1,0 +1,157 @@
+"""What a model says of an answer when it is asked: P(True), and a second model as judge.
+
+Both put a question that is answered by one of two words, and compare the words' probabilities.
+"""
+
+import math
+from collections import defaultdict
+
+import torch
+
+from probekit.extraction.generation import CachedPrefix, generate, not_finite
+
+_LONGEST = 24  # tokens of an exact answer
+
+_EXAMPLES = (
+    (
+        "Who wrote the play Hamlet?",
+        "The play Hamlet was written by the English playwright William Shakespeare around 1600.",
+        "William Shakespeare",
+    ),
+    (
+        "How many legs does a spider have?",
+        "Like all arachnids, a spider has six legs.",
+        "six",
+    ),
+    (
+        "What is the largest planet of the solar system?",
+        "I am not sure which planet is the largest.",
+        "NO ANSWER",
+    ),
+    (
+        "On which river does Vienna lie?",
+        "Vienna, the capital of Austria, lies on the Rhine.",
+        "the Rhine",
+    ),
+)
+
+
+def point_to_answers(lm, questions, responses, batch_size):
+    """Let a model copy the exact answer out of its responses."""
+    if not responses:
+        return []
+    prompts = [
+        _ids(lm, question, response)
+        for question, response in zip(questions, responses, strict=True)
+    ]
+    spans = [None] * len(responses)
+    copied = generate(
+        lm,
+        prompts,
+        (),
+        max_new_tokens=_LONGEST,
+        batch_size=batch_size,
+        stop_ids=lm.line_end_ids,
+        names=questions,
+    )
+    for response in copied:
+        text = lm.tokenizer.decode(response.token_ids, skip_special_tokens=True)
+        spans[response.index] = find_copy(text, responses[response.index])
+    return spans
+
+
+def longest_copying_prompt(lm, question, longest_response):
+    """Tokens that a question with a response of so many tokens can take, reply and all."""
+    return len(_ids(lm, question, "")) + longest_response + _LONGEST
+
+
+def find_copy(copied, response):
+    """Where a response contains what was copied from it, in whole words."""
+    text = copied.strip().strip("\"'").rstrip(".,;:!").strip()
+    start = response.find(text) if text else -1
+    while start >= 0:
+        end = start + len(text)
+        before, after = response[start - 1 : start], response[end : end + 1]
+        if not (before.isalnum() and text[0].isalnum()) and not (
+            after.isalnum() and text[-1].isalnum()
+        ):
+            return start, end
+        start = response.find(text, start + 1)
+    return None
+
+
+def _ids(lm, question, response):
+    shots = [*_EXAMPLES, (question, response, "")]
+    text = "Copy the exact answer from each response.\n\n" + "\n\n".join(
+        f"Question: {q}\nResponse: {' '.join(r.split())}\nExact answer: {a}".rstrip()
+        for q, r, a in shots
+    )
+    return lm.tokenizer(text).input_ids
+
+
+_P_TRUE = """Question: {question}
+Proposed answer: {response}
+Is the proposed answer true or false? Reply with one word: True or False."""
+
+_JUDGE = """Question: {question}
+Accepted answers: {answers}
+Response: {response}
+Does the response give an accepted answer to the question? Reply with one word: Yes or No."""
+
+
+def p_true(lm, questions, responses, batch_size=32):
+    """How likely a model finds its own responses true (Kadavath et al., arXiv 2207.05221)."""
+    texts = [
+        _P_TRUE.format(question=question, response=response.strip())
+        for question, response in zip(questions, responses, strict=True)
+    ]
+    return first_of_two(lm, texts, ("True", "False"), batch_size)
+
+
+def judge(lm, questions, responses, answers, batch_size=32):
+    """Let a model say whether responses give an accepted answer."""
+    texts = [
+        _JUDGE.format(question=question, response=response.strip(), answers="; ".join(accepted))
+        for question, response, accepted in zip(questions, responses, answers, strict=True)
+    ]
+    return [p > 0.5 for p in first_of_two(lm, texts, ("Yes", "No"), batch_size)]
+
+
+def longest_prompt(lm, question, answers, longest_response):
+    """Tokens that a prompt of `p_true` or `judge` can take with a response of so many tokens."""
+    text = _JUDGE.format(question=question, response="", answers="; ".join(answers))
+    return len(lm.tokenize(lm.prompt(text))) + longest_response
+
+
+@torch.inference_mode()
+def first_of_two(lm, texts, words, batch_size=32):
+    """Probability of the first of two words as a model's reply, of the two together."""
+    if not texts:
+        return []
+    prompts = [lm.tokenize(lm.prompt(text)) for text in texts]
+    first, second = (_openings(lm, word) for word in words)
+    prefix = CachedPrefix(lm, prompts)
+    same_length = defaultdict(list)
+    for i, prompt in enumerate(prompts):
+        same_length[len(prompt)].append(i)
+    found = [0.0] * len(texts)
+    for members in same_length.values():
+        for start in range(0, len(members), batch_size):
+            batch = members[start : start + batch_size]
+            logits, _ = prefix.read(lm, [prompts[i] for i in batch])
+            logits = logits.float()
+            # Not a quotient of two probabilities, which may both be too small for any number.
+            odds = logits[:, first].logsumexp(-1) - logits[:, second].logsumexp(-1)
+            finite = logits.amax(-1).isfinite().tolist()
+            for i, share, usable in zip(batch, odds.sigmoid().tolist(), finite, strict=True):
+                if not usable or math.isnan(share):
+                    raise not_finite(lm, texts[i])
+                found[i] = share
+    return found
+
+
+def _openings(lm, word):
+    """Ids of the tokens that a reply of this word can begin with: with a space or without."""
+    texts = (word, f" {word}", word.lower(), f" {word.lower()}")
+    ids = [lm.tokenizer(text, add_special_tokens=False).input_ids for text in texts]
+    return sorted({i[0] for i in ids if len(i) == 1} or {ids[0][0]})

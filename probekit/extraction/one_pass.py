@@ -1,0 +1,533 @@
+"""Answer questions and store the activations of the named tokens, shard by shard.
+
+A shard is a run of consecutive questions, answered on its own, and its activations are one file of
+the store; so a run that was killed goes on with the first shard that is not there, and ends in the
+same store as if nothing had happened.
+"""
+
+import hashlib
+import os
+import re
+import shutil
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import partial
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from probekit import arguments
+from probekit.extraction import asking, memory
+from probekit.extraction.models import LanguageModel
+from probekit.extraction.shards import (
+    Shard,
+    Tally,
+    answer_shard,
+    fitting_batch,
+    shortest_alike,
+)
+from probekit.extraction.sites import SITES, check_sites
+from probekit.extraction.store import (
+    SHARD,
+    ActivationStore,
+    claim,
+    mend,
+    record,
+)
+from probekit.questions.candidates import Candidates
+from probekit.run.directory import Run, store_name
+from probekit.run.files import (
+    explained,
+    no_links,
+    reading,
+    replacing,
+    sha256,
+)
+from probekit.run.lock import writing
+from probekit.run.stopping import stoppable
+
+# What of the answers stands beside the activations, besides whether they are correct.
+_TEXT_COORDINATES = ("id", "question", "exact_answer", "answer")
+
+_GO_ON = "Whole shards of answers are kept: the same call goes on from there."
+
+
+@arguments.plainly()
+def extract(
+    lm,
+    questions,
+    run,
+    site="mlp_out",
+    *,
+    max_new_tokens=64,
+    n_samples=1,
+    temperature=0.0,
+    top_p=1.0,
+    seed=0,
+    judge=None,
+    p_true=False,
+    batch_size=None,
+    scheduler=None,
+    progress=True,
+):
+    """Let a model answer questions, grade the answers, and store activations, in one pass.
+
+    Writes ``answers.parquet`` and ``activations.zarr`` into the run directory, and the extract
+    stage's manifest when all is there. A run that was interrupted goes on where it stopped.
+
+    Parameters
+    ----------
+    lm : LanguageModel
+    questions : DataFrame
+        From `read_questions`. Where a question has candidates, its exact answer is the first that
+        the response answers with; where it has none, the model copies it from its response.
+    run : Run
+    site : str or sequence of str
+        Where to read, of `SITES`. Several are read in the same pass.
+    max_new_tokens : int
+        Longest response, in tokens.
+    n_samples : int
+        Answers to each question; more than one needs a temperature.
+    temperature : float
+        0 takes the likeliest token each time; above 0, tokens are drawn.
+    top_p : float
+        Draw from the likeliest tokens that together have this share.
+    seed : int
+        Of the draws.
+    judge : callable or LanguageModel, optional
+        Grades instead of `grade`: ``judge(question, response, answers) -> bool``, or a model that
+        is asked.
+    p_true : bool
+        Ask the model whether each of its responses is true, which is one more prompt each.
+    batch_size : int, optional
+        Rows that advance together. By default as many as memory allows, at most 256 on a CPU. When
+        memory runs out it is halved and the run goes on. A run that is continued keeps its own
+        unless this one, or what memory allows by now, is smaller; then activations may differ in
+        their last bits from those of a run that was never interrupted.
+    scheduler : str or distributed.Client, optional
+        Address of a Dask scheduler, or a client of it: its workers load the model and answer, a
+        shard of questions at a time. They have to see the run directory. Only on a network that
+        you trust, see `probekit.cluster`.
+    progress : bool
+        Show a bar.
+
+    Returns
+    -------
+    Run
+        The same, to be read from.
+
+    Raises
+    ------
+    TypeError
+        If an argument is of the wrong kind.
+    ValueError
+        If a site, a number or a question can't be used with this model, if the directory holds
+        another run or another process is writing into it, if all answers are right or all are
+        wrong, or if the cluster can't be used.
+    """
+    arguments.instance("lm", lm, LanguageModel, "from load_model")
+    arguments.instance("run", run, Run, 'such as Run("data/runs/cities")')
+    _check_questions(questions)
+    sites = _chosen_sites(lm, site)
+    max_new_tokens = arguments.whole("max_new_tokens", max_new_tokens, 1)
+    n_samples = arguments.whole("n_samples", n_samples, 1, 10_000)
+    temperature = arguments.temperature(temperature)
+    top_p = arguments.number("top_p", top_p, 1e-6, 1)
+    arguments.several_samples(n_samples, temperature)
+    seed = arguments.seed(seed)
+    if not (judge is None or callable(judge) or isinstance(judge, LanguageModel)):
+        raise TypeError(
+            "judge must be a function of a question, a response and its accepted answers, or a "
+            f"LanguageModel, from load_model; got {arguments.shown(judge)}."
+        )
+    p_true = arguments.flag("p_true", p_true)
+    if batch_size is not None:
+        batch_size = arguments.whole("batch_size", batch_size, 1)
+    arguments.flag("progress", progress)
+    asked = _repeat(questions, n_samples)
+    prompts = [lm.tokenize(lm.prompt(question)) for question in asked["question"]]
+    _check_context(lm, asked, prompts, max_new_tokens)
+    _check_later_context(lm, asked, prompts, max_new_tokens, judge, p_true)
+    with stoppable(_GO_ON), _workers(scheduler, lm, judge) as workers, writing(run.path):
+        parameters = {
+            "model": lm.name,
+            "revision": lm.revision,
+            "dtype": workers.dtype if workers else str(lm.model.dtype),
+            "questions": _fingerprint(questions),
+            "n_questions": len(questions),
+            "sites": list(sites),
+            "max_new_tokens": max_new_tokens,
+            "n_samples": n_samples,
+            "temperature": temperature,
+            "top_p": top_p,
+            "seed": seed,
+            "judge": getattr(judge, "name", None) or getattr(judge, "__name__", None),
+            "p_true": p_true,
+        }
+        claimed = claim(run, parameters)
+        damaged = mend(run)
+        if claimed and damaged == []:  # nothing is to be answered
+            batch_size = claimed["batch_size"]
+        else:
+            fitting = workers.fitting_batch if workers else partial(fitting_batch, lm)
+            sizes = max(map(len, prompts)), max_new_tokens, len(sites)
+            batch_size = _batch_size(claimed, batch_size or fitting(*sizes), batch_size)
+        stage = run.begin("extract", parameters, inputs=questions.attrs.get("files", ()))
+        work = _Extraction(lm, asked, prompts, run, sites, parameters, batch_size, judge, workers)
+        work.record(at_work=True)
+        try:
+            answers = work.run(damaged, progress)
+        except BaseException:
+            # It was not killed. An error that this makes too is the lesser one.
+            with suppress(OSError, ValueError):
+                work.record(at_work=False)
+            raise
+        work.record(at_work=False)
+        check_two_classes(answers)
+        stage.finish(
+            [run.path / "answers.parquet", *(store.path for store in work.stores.values())],
+            sites=list(sites),
+            n_examples=len(answers),
+            n_correct=int(answers["correct"].sum()),
+            n_without_exact_answer=int((answers["exact_answer"] == "").sum()),
+            n_unfinished=int((~answers["finished"]).sum()),
+            n_refusals=int(answers["refusal"].sum()),
+            device=workers.device if workers else str(lm.device),
+            batch_size=work.batch_size,
+        )
+    return run
+
+
+def _batch_size(claimed, possible, given):
+    """How many rows at a time, of a run that begins or goes on: its own number if that can be.
+
+    A process that the system kills for want of memory can't halve its batches, so the next one
+    does. Not after every kill, since smaller batches change the activations' last bits: only if
+    the system has counted such a death since, in our control group where there is one.
+    """
+    if claimed is None:
+        return possible
+    before = size = claimed["batch_size"]
+    if memory.ran_out(claimed["deaths"]):
+        size = min(max(1, size // 2), possible)
+        why = "Memory ran out the last time"
+    else:
+        size = min(size, possible)
+        why = "There is less memory than when this run began"
+    if size < before and size != given:
+        arguments.say(f"{why}: going on with batches of {size} instead of {before}.")
+    return size
+
+
+@contextmanager
+def _workers(scheduler, lm, judge):
+    """The cluster's workers, or None where there is no cluster."""
+    if arguments.absent(scheduler):
+        if lm.device.type == "meta":
+            raise ValueError(
+                "lm has no weights: it was loaded with weights=False, for a cluster. Give "
+                "scheduler=, or load it whole."
+            )
+        yield None
+        return
+    from probekit.cluster import connected
+    from probekit.extraction.workers import Workers
+
+    with connected(scheduler) as client:
+        yield Workers(client, lm, judge)
+
+
+def check_two_classes(answers):
+    """Refuse answers that are all right or all wrong: there is nothing to tell apart."""
+    if answers["correct"].nunique() > 1:
+        return
+    verdict = "right" if answers["correct"].iloc[0] else "wrong"
+    examples = "\n".join(
+        f"  {arguments.visible(row.question, 200)}  ->  "
+        f"{arguments.visible(repr(row.response.strip()), 300)}  (graded {verdict})"
+        for row in answers.head(3).itertuples()
+    )
+    raise ValueError(
+        f"All {len(answers)} answers are {verdict}, so there is no error to detect:\n{examples}\n"
+        "Look whether the grading is fair; else take another question file or another model."
+    )
+
+
+def _check_questions(questions):
+    """Refuse what is not from `read_questions`."""
+    arguments.instance("questions", questions, pd.DataFrame, "from read_questions")
+    how = "Read them with read_questions, which takes a DataFrame too."
+    kinds = {
+        "id": (str, "text"),
+        "question": (str, "text"),
+        "answers": (list, "lists of accepted answers"),
+        "candidates": (Candidates | None, "what read_questions made of them"),
+    }
+    for name in kinds:
+        if name not in questions:
+            raise ValueError(f"The questions have no column {name!r}. {how}")
+    if not len(questions):
+        raise ValueError("There is no question: the table is empty.")
+    for name, (kind, what) in kinds.items():
+        for cell in questions[name]:
+            if not isinstance(cell, kind):
+                raise ValueError(
+                    f"The questions' column {name!r} must hold {what}, but {arguments.shown(cell)} "
+                    f"is in it. {how}"
+                )
+    if not questions["id"].is_unique:
+        raise ValueError("The questions' ids are not unique. Give every question one of its own.")
+
+
+def _chosen_sites(lm, site):
+    sites = [site] if isinstance(site, str) else site
+    known = ", ".join(SITES)
+    expected = f"site must be one of {known}, or a list of several; got {arguments.shown(site)}."
+    if not isinstance(sites, (list, tuple)) or not all(isinstance(name, str) for name in sites):
+        raise TypeError(expected)
+    if not sites or len(set(sites)) < len(sites):
+        raise ValueError(expected)
+    check_sites(lm.model, sites)
+    return tuple(sites)
+
+
+def _check_context(lm, questions, prompts, max_new_tokens):
+    """Refuse questions that do not fit the model's context, before any work."""
+    room = _context(lm)
+    for i, prompt in enumerate(prompts):
+        if not prompt:
+            raise ValueError(f"Question {questions['id'].iloc[i]} has no token in this model.")
+        if room and len(prompt) + max_new_tokens > room:
+            raise ValueError(
+                f"Question {questions['id'].iloc[i]} takes {len(prompt)} tokens; with "
+                f"max_new_tokens={max_new_tokens} that is more than the model's context of "
+                f"{room}. Shorten the question or lower max_new_tokens."
+            )
+
+
+def _check_later_context(lm, questions, prompts, max_new_tokens, judge, p_true):
+    """Refuse questions that do not fit once their responses are shown to a model, before any work.
+
+    Of each kind of prompt only that of the longest question is looked at.
+    """
+    unlisted = [i for i, listed in enumerate(questions["candidates"]) if listed is None]
+    later = [(lm, unlisted, "to copy its exact answer", "Give it candidates")] if unlisted else []
+    if p_true:
+        later.append((lm, range(len(prompts)), "to ask for P(True)", "Leave p_true out"))
+    if isinstance(judge, LanguageModel):
+        later.append((judge, range(len(prompts)), "to judge its response", "Take another judge"))
+    for shown_to, members, purpose, way_out in later:
+        row = questions.iloc[max(members, key=lambda i: len(prompts[i]))]
+        if members is unlisted:
+            length = asking.longest_copying_prompt(lm, row["question"], max_new_tokens)
+        else:
+            length = asking.longest_prompt(
+                shown_to, row["question"], row["answers"], max_new_tokens
+            )
+        room = _context(shown_to)
+        if room and length > room:
+            raise ValueError(
+                f"Question {row['id']} takes up to {length} tokens {purpose}; that is more than "
+                f"the context of {room} of {shown_to.name}. {way_out}, shorten the question or "
+                "lower max_new_tokens."
+            )
+
+
+def _context(lm):
+    """Tokens that a model can read at once, or None if it doesn't say."""
+    return getattr(lm.model.config.get_text_config(), "max_position_embeddings", None)
+
+
+def _repeat(questions, n_samples):
+    """Every question as often as it is asked, its ids numbered if more than once."""
+    repeated = questions.loc[questions.index.repeat(n_samples)].reset_index(drop=True)
+    sample = np.tile(np.arange(n_samples), len(questions))
+    repeated["sample"] = sample
+    if n_samples > 1:
+        repeated["id"] = [f"{i}/{k}" for i, k in zip(repeated["id"], sample, strict=True)]
+    return repeated
+
+
+def _fingerprint(questions):
+    """Hash of all that is asked and accepted."""
+    rows = questions[["id", "question", "answers"]].to_json(orient="values", force_ascii=False)
+    lists = sorted({c.sha256 for c in questions["candidates"] if c is not None})
+    return hashlib.sha256((rows + "".join(lists)).encode()).hexdigest()
+
+
+@dataclass
+class _Extraction:
+    """One run's extraction: what is asked, of whom, and where it goes."""
+
+    lm: LanguageModel
+    questions: pd.DataFrame
+    prompts: list
+    where: Run
+    sites: tuple
+    parameters: dict
+    batch_size: int
+    judge: object = None
+    workers: object = None
+    stores: dict = field(init=False)
+
+    def __post_init__(self):
+        self.stores = {
+            site: ActivationStore(
+                self.where.path / store_name(site, self.sites),
+                len(self.prompts),
+                min(SHARD, len(self.prompts)),
+                {"model": self.lm.name, "revision": self.lm.revision, "site": site},
+            )
+            for site in self.sites
+        }
+
+    def record(self, at_work):
+        """Write down the batch size in use, for who continues this run, killed as it may be."""
+        deaths = memory.deaths() if at_work and not self.workers else None
+        record(self.where, self.parameters, self.batch_size, deaths)
+
+    def _halve(self, batch_size):
+        self.batch_size = batch_size
+        self.record(at_work=True)
+
+    @property
+    def shards(self):
+        """The ranges of questions that are worked on and stored as one."""
+        n = len(self.prompts)
+        return [range(start, min(start + SHARD, n)) for start in range(0, n, SHARD)]
+
+    def run(self, damaged, progress):
+        """Go through the shards that are not there yet, then put everything together."""
+        table = self.where.path / "answers.parquet"
+        if damaged != []:
+            self._go_through(damaged is not None, progress)
+            parts = [self._read_part(number) for number in range(len(self.shards))]
+            answers = pd.concat(parts, ignore_index=True)
+            for store in self.stores.values():
+                store.name_coordinates(answers, _TEXT_COORDINATES)
+            with replacing(table) as temporary:
+                answers.to_parquet(temporary, index=False)
+        with reading(table):
+            answers = pd.read_parquet(table)
+        if answers["id"].tolist() != self.questions["id"].tolist():
+            raise ValueError(
+                f"{table} does not hold the answers to this run's {len(self.questions)} questions. "
+                "Give another run directory, or delete this one."
+            )
+        # Whatever happened meanwhile: no manifest is written of a run that lacks something.
+        for store in self.stores.values():
+            store.check(answers)
+        return answers
+
+    def _part(self, shard):
+        """Where a shard's answers are, if they are there as they were written.
+
+        They stay, as a second copy of the table, which can't be made again but by asking.
+        """
+        for path in self._copies(shard):
+            if path.stem.endswith(sha256(path)):
+                return path
+        return None
+
+    def _copies(self, shard):
+        """Files that are named as a shard's answers."""
+        return [
+            path for path in self._left() if re.fullmatch(f"{shard:05d}-.*[.]parquet", path.name)
+        ]
+
+    def _left(self):
+        """All that is in the folder of the shards' answers, none of it a link."""
+        if not no_links(self._parts, self.where.path):
+            return []
+        with reading(self._parts):  # unlike a glob, which passes over what it can't see
+            paths = [self._parts / name for name in sorted(os.listdir(self._parts))]
+        return [path for path in paths if no_links(path, self.where.path)]
+
+    def _read_part(self, number):
+        path = self._part(number)
+        if path is None:
+            raise ValueError(
+                f"The answers of shard {number} are no longer in {self._parts}, though they were "
+                "written: something else wrote or deleted there meanwhile. Run the same again, "
+                "which makes only what is missing."
+            )
+        with reading(path):
+            rows = pd.read_parquet(path)
+        asked = self.questions["id"].iloc[self.shards[number]].tolist()
+        if not {"id", "correct"} <= {*rows} or rows["id"].tolist() != asked:
+            raise ValueError(
+                f"{path} does not hold the answers to this run's questions {asked[0]} to "
+                f"{asked[-1]}. Delete it, then run the same again; or give another run directory."
+            )
+        return rows
+
+    def _write_part(self, number, rows):
+        content = rows.to_parquet(index=False)
+        digest = hashlib.sha256(content).hexdigest()
+        path = self._parts / f"{number:05d}-{digest}.parquet"
+        no_links(self._parts, self.where.path)
+        with replacing(path) as temporary:
+            temporary.write_bytes(content)
+        for other in self._copies(number):
+            if other != path:
+                with explained(other):
+                    other.unlink()
+
+    @property
+    def _parts(self):
+        return self.where.path / "shards"
+
+    def _go_through(self, checked, progress):
+        for left in self._left():
+            if left.name.startswith("by-workers-"):  # of a driver that was killed
+                with explained(left):
+                    shutil.rmtree(left)
+        for store in self.stores.values():
+            store.settle()
+        total = len(self.prompts)
+        with tqdm(total=total, desc="Answering", unit="question", disable=not progress) as bar:
+            tally = Tally(bar)
+            waiting = {}
+            for number, members in enumerate(self.shards):
+                part = self._part(number)
+                if part and all(
+                    store.has(number) and (checked or store.is_intact(number))
+                    for store in self.stores.values()
+                ):
+                    for correct in self._read_part(number)["correct"]:
+                        tally.add(correct)
+                else:
+                    waiting[number] = self._shard(members)
+            answer = self._answers_of_workers if self.workers else self._answers
+            for number, rows, self.batch_size in answer(waiting, tally):
+                # Activations first, answers last, since they say that the shard is there. To read
+                # it once more before takes a sixtieth of the time that answering took.
+                for store in self.stores.values():
+                    if not store.is_intact(number):
+                        raise ValueError(
+                            f"{store.path} does not give back shard {number} as it was written: "
+                            "something else wrote there meanwhile, or the disk is faulty. Run the "
+                            "same again, which makes only what is missing."
+                        )
+                self._write_part(number, rows)
+
+    def _answers(self, shards, tally):
+        for number, shard in shards.items():
+            answered = answer_shard(self.lm, shard, self.batch_size, self.judge, tally, self._halve)
+            for site, values in answered.activations.items():
+                self.stores[site].write(shard.members, values)
+            yield number, answered.rows, answered.batch_size
+
+    def _answers_of_workers(self, shards, tally):
+        return self.workers.answers(shards, self.stores, self.batch_size, tally, self._parts)
+
+    def _shard(self, members):
+        return Shard(
+            members,
+            self.questions.iloc[members.start : members.stop],
+            self.prompts[members.start : members.stop],
+            shortest_alike(self.prompts),
+            self.sites,
+            self.parameters,
+        )

@@ -1,0 +1,311 @@
+"""Answer one shard of questions: responses, grades, exact answers and activations.
+
+A shard is generated on its own, in an order that depends on nothing outside it. All that it needs
+besides the model is small and can be sent to another process, which then gives the same.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from tqdm import tqdm
+
+from probekit.extraction import memory
+from probekit.extraction.asking import judge as judge_answers
+from probekit.extraction.asking import p_true as ask_p_true
+from probekit.extraction.asking import point_to_answers
+from probekit.extraction.generation import (
+    CachedPrefix,
+    Sampler,
+    generate,
+    not_finite,
+)
+from probekit.extraction.models import LanguageModel
+from probekit.extraction.store import half_precision
+from probekit.questions.grading import (
+    find_span,
+    grade,
+    is_refusal,
+    normalize,
+)
+from probekit.tokens import (
+    MISSING,
+    TOKENS,
+    decode_with_offsets,
+    span_tokens,
+    token_positions,
+)
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Consecutive questions that are answered and stored as one."""
+
+    members: range
+    """Which of the run's examples they are."""
+    questions: pd.DataFrame
+    """One row an example."""
+    prompts: list
+    """Token ids of each."""
+    alike: list
+    """Some of the run's prompts that have no longer beginning in common than all of them."""
+    sites: tuple
+    parameters: dict
+    """Of the run: `max_new_tokens`, `temperature`, `top_p`, `seed`, `p_true`."""
+
+    def __len__(self):
+        return len(self.members)
+
+
+@dataclass(frozen=True)
+class Answered:
+    """What became of a shard."""
+
+    rows: pd.DataFrame
+    """Its answers, in the order of its questions."""
+    activations: dict
+    """Per site an array (example, layer, token, feature), NaN where a token is missing."""
+    batch_size: int
+    """The one asked for, or what memory allowed."""
+
+
+class Tally:
+    """Answers so far and how many of them are right, on a bar."""
+
+    def __init__(self, bar=None):
+        self.bar = tqdm(disable=True) if bar is None else bar
+        self.n = self.correct = 0
+
+    def add(self, correct):
+        """Count an answer."""
+        self.n, self.correct = self.n + 1, self.correct + bool(correct)
+        self._describe()
+        self.bar.update()
+
+    @property
+    def state(self):
+        """What to set it back to when a shard is begun again."""
+        return self.n, self.correct
+
+    @state.setter
+    def state(self, state):
+        self.n, self.correct = state
+        self.bar.n = self.n
+        self._describe()
+
+    def _describe(self):
+        share = f"{self.correct / self.n:.0%} correct" if self.n else ""
+        self.bar.set_postfix_str(share, refresh=False)
+
+
+def shortest_alike(prompts):
+    """Three of the prompts that have no longer beginning in common than all of them."""
+    # The first and last in order differ as early as any two; no beginning is a whole prompt.
+    return [min(prompts), max(prompts), min(prompts, key=len)]
+
+
+def fitting_batch(lm, longest_prompt, max_new_tokens, n_sites=1):
+    """Rows for which keys, values, activations and logits take half of the free memory at most."""
+    config = lm.model.config.get_text_config()
+    heads = config.num_attention_heads
+    grouped = getattr(config, "num_key_value_heads", None) or heads
+    wide = max(config.hidden_size, heads * (getattr(config, "head_dim", None) or 0))
+    # Keys and values, with as much room again for rows that take the place of others.
+    a_token = 4 * wide * grouped // heads * (longest_prompt + max_new_tokens)
+    a_row = a_token + n_sites * config.hidden_size * (1 + max_new_tokens)
+    a_row *= config.num_hidden_layers * lm.model.dtype.itemsize
+    # Logits, in the model's precision and in float32.
+    a_row += getattr(config, "vocab_size", 0) * (lm.model.dtype.itemsize + 4)
+    if lm.device.type == "cuda":
+        free, most = torch.cuda.mem_get_info(lm.device)[0], 512
+    else:
+        free, most = memory.available(), 256
+    fitting = max(1, free // 2 // a_row)
+    return min(most, 1 << (int(fitting).bit_length() - 1))
+
+
+def answer_shard(lm, shard, batch_size, judge=None, tally=None, halved=None):
+    """Answer a shard, in smaller and smaller batches if memory runs out."""
+    tally = tally or Tally()
+    prefix = CachedPrefix(lm, shard.alike)
+    while True:
+        before = tally.state
+        try:
+            answering = _Answering(lm, shard, batch_size, judge, prefix, tally)
+            return Answered(answering.rows(), answering.activations, batch_size)
+        except (MemoryError, RuntimeError, OSError) as error:
+            if batch_size == 1 or not memory.is_out_of_memory(error):
+                raise
+            batch_size //= 2
+            tally.state = before
+            tally.bar.write(f"Out of memory: going on with batches of {batch_size}.")
+            if halved is not None:
+                halved(batch_size)
+        # Outside the handler, whose traceback would keep the tensors alive.
+        torch.cuda.empty_cache()
+
+
+class _Answering:
+    """One attempt at a shard: its rows and activations while they come."""
+
+    def __init__(self, lm, shard, batch_size, judge, prefix, tally):
+        self.lm, self.shard, self.batch_size = lm, shard, batch_size
+        self.judge, self.prefix, self.tally = judge, prefix, tally
+        self.activations = {}
+
+    def rows(self):
+        """Answers in the order of the questions; fills `activations` too."""
+        shard, parameters = self.shard, self.shard.parameters
+        rows = [None] * len(shard)
+        pending = []
+
+        def finish():
+            for response, row, span in zip(*self._spans(pending), strict=True):
+                self._complete(row, response, span)
+                self._keep(response, row["positions"])
+                rows[response.index] = row
+            pending.clear()
+
+        for response in generate(
+            self.lm,
+            shard.prompts,
+            shard.sites,
+            max_new_tokens=parameters["max_new_tokens"],
+            batch_size=self.batch_size,
+            prefix=self.prefix,
+            sample=self._sampler(),
+            names=shard.questions["id"].tolist(),
+        ):
+            question = shard.questions.iloc[response.index]
+            row = self._grade(question, response)
+            pending.append((response, row))
+            self.tally.add(row["correct"])
+            # Few are held at a time: all their activations are in memory until the span is known.
+            if question["candidates"] is not None or len(pending) >= self.batch_size:
+                finish()
+        finish()
+        table = pd.DataFrame(rows)
+        asked, responses = table["question"].tolist(), table["response"].tolist()
+        if isinstance(self.judge, LanguageModel):
+            accepted = shard.questions["answers"].tolist()
+            table["correct"] = judge_answers(
+                self.judge, asked, responses, accepted, min(self.batch_size, 32)
+            )
+        if parameters["p_true"]:
+            table["p_true"] = ask_p_true(self.lm, asked, responses, min(self.batch_size, 32))
+        return table
+
+    def _sampler(self):
+        parameters = self.shard.parameters
+        if not parameters["temperature"]:
+            return None
+        settings = {name: parameters[name] for name in ("temperature", "top_p", "seed")}
+        return Sampler(**settings, first=self.shard.members.start)
+
+    def _grade(self, question, response):
+        """One row of the answers, but for what depends on the exact answer."""
+        text, offsets = decode_with_offsets(self.lm.tokenizer, response.token_ids)
+        if callable(self.judge):
+            correct = bool(self.judge(question["question"], text, question["answers"]))
+        else:
+            correct = grade(
+                text,
+                question["answers"],
+                question=question["question"],
+                candidates=question["candidates"],
+            )
+        return {
+            "id": question["id"],
+            "question": question["question"],
+            "sample": question["sample"],
+            "prompt": self.lm.prompt(question["question"]),
+            "response": text,
+            "correct": correct,
+            "accepted": "|".join(question["answers"]),
+            "n_tokens": len(response.token_ids),
+            "finished": response.finished,
+            "refusal": is_refusal(text),
+            "token_ids": response.token_ids,
+            "offsets": offsets,
+            **_summary("logprob", response.logprobs),
+        }
+
+    def _spans(self, pending):
+        """Responses, their rows, and the characters of their exact answers, or None."""
+        responses = [response for response, _ in pending]
+        rows = [row for _, row in pending]
+        asked = [self.shard.questions.iloc[response.index] for response in responses]
+        spans = [
+            find_span(row["response"], row["question"], question["candidates"])
+            for row, question in zip(rows, asked, strict=True)
+        ]
+        for row, question in zip(rows, asked, strict=True):
+            row["candidates"] = question["candidates"]
+        unlisted = [i for i, row in enumerate(rows) if row["candidates"] is None]
+        unlisted = [i for i in unlisted if not rows[i]["refusal"]]
+        pointed = point_to_answers(
+            self.lm,
+            [rows[i]["question"] for i in unlisted],
+            [rows[i]["response"] for i in unlisted],
+            self.batch_size,
+        )
+        for i, span in zip(unlisted, pointed, strict=True):
+            spans[i] = span
+        return responses, rows, spans
+
+    def _complete(self, row, response, span):
+        """Add what depends on the exact answer, if its tokens are found."""
+        offsets, candidates = row.pop("offsets"), row.pop("candidates")
+        tokens = None if span is None else span_tokens(offsets, span)
+        if tokens is not None:
+            # Verified by decoding: a name must never hit a token that lacks the answer.
+            ids = response.token_ids[tokens[0] : tokens[1] + 1]
+            decoded, _ = decode_with_offsets(self.lm.tokenizer, ids)
+            if row["response"][slice(*span)] not in decoded:
+                tokens = None
+        start, end = span if tokens is not None else (-1, -1)
+        exact_answer = row["response"][start:end] if tokens is not None else ""
+        answer = response.logprobs[tokens[0] : tokens[1] + 1] if tokens is not None else ()
+        row |= {
+            "exact_answer": exact_answer,
+            "answer": _answer_name(exact_answer, candidates),
+            "answer_start": start,
+            "answer_end": end,
+            "token_starts": [first for first, _ in offsets],
+            "positions": token_positions(len(response.token_ids), tokens),
+            **_summary("answer_logprob", answer),
+        }
+
+    def _keep(self, response, positions):
+        """Put the named tokens' activations in their place; what is missing stays NaN."""
+        captured = self.activations
+        for site, activations in response.activations.items():
+            values = half_precision(activations.float().cpu().numpy())
+            if values.dtype == np.float32 and not np.isfinite(values).all():
+                # NaN means in the store that a response has no such token.
+                question = self.shard.questions["id"].iloc[response.index]
+                raise not_finite(self.lm, question, len(response.token_ids))
+            if site not in captured:
+                shape = (len(self.shard), values.shape[1], len(TOKENS), values.shape[2])
+                captured[site] = np.full(shape, np.nan, dtype=values.dtype)
+            elif values.dtype == np.float32:
+                captured[site] = captured[site].astype(np.float32, copy=False)
+            for t, position in enumerate(positions):
+                if position != MISSING:
+                    captured[site][response.index, :, t] = values[position + 1]
+
+
+def _answer_name(exact_answer, candidates):
+    """One name for all ways to give an answer: "Indian" and "India" are the same."""
+    named = candidates.canonical(exact_answer) if candidates is not None else None
+    return named or normalize(exact_answer)
+
+
+def _summary(name, logprobs):
+    """Mean, least and greatest of some tokens' log-probabilities; NaN of none."""
+    kinds = {"mean": np.mean, "min": np.min, "max": np.max}
+    return {
+        f"{name}_{kind}": float(of(logprobs)) if len(logprobs) else np.nan
+        for kind, of in kinds.items()
+    }

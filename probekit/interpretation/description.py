@@ -1,0 +1,460 @@
+"""A grid's description in the sections of the reference's, each sentence computed.
+
+Differences are stated with all comparisons of their kind taken together, and the kinds share one
+error rate: at most one in twenty descriptions of pure noise says that anything differs from
+anything.
+"""
+
+from itertools import pairwise
+
+import numpy as np
+import xarray as xr
+
+from probekit import arguments
+from probekit.interpretation.claims import read_claims
+from probekit.interpretation.contrasts import MIN_PER_CLASS, areas, largest_error
+from probekit.interpretation.observations import (
+    CHANCE_ALPHA,
+    View,
+    above_chance,
+    from_the_end,
+    group_name,
+    last_q,
+    lowest_layer,
+    peak,
+    token_peaks,
+)
+from probekit.interpretation.wording import (
+    area,
+    by_how_much,
+    change,
+    code,
+    count,
+    escape,
+    listing,
+    percent,
+    sentence,
+)
+from probekit.probing.baselines import best_control, check_controls
+from probekit.probing.folds import example_groups
+from probekit.tokens import FIGURE_TOKENS
+
+#: What each control is called in a sentence.
+NAMES = {
+    "answer": "how often the answer is right elsewhere",
+    "question": "the question's words",
+    "length": "the response's length",
+    "logprob_mean": "the response's mean log-probability",
+    "logprob_min": "the response's least log-probability",
+    "answer_logprob_mean": "the exact answer's mean log-probability",
+    "answer_logprob_min": "the exact answer's least log-probability",
+    "p_true": "the model's own P(True)",
+}
+
+
+def check_same_run(grid, controls, held_out):
+    """Refuse controls, or a grid of held-out answers, that are not of this grid's examples."""
+    if controls is not None:
+        check_controls(controls, ("auroc", "auroc_low", "auroc_high", "chance", "score"))
+    if held_out is not None:
+        arguments.grid(held_out, ("score", "correct", "n_examples"), name="held_out")
+    for name, other in (("controls", controls), ("held_out", held_out)):
+        if other is None:
+            continue
+        if not all("id" in each.coords for each in (grid, other)):
+            raise ValueError(f"grid and {name} need the coordinate id, to match their examples.")
+        if sorted(grid["id"].to_numpy()) != sorted(other["id"].to_numpy()):
+            raise ValueError(
+                f"grid and {name} have different examples. Take both from the same run."
+            )
+    if controls is not None and not np.array_equal(grid["id"], controls["id"]):
+        raise ValueError("The controls have the examples in another order. Make them anew.")
+
+
+def against_controls(view, controls):
+    """What the best control reaches, and how many cells exceed it."""
+    if controls is None:
+        return (
+            "**Not checked: controls.** Whether the answer's identity, the question's words, the "
+            "response's length or the output probabilities detect errors as well was not compared."
+        )
+    known = controls.sel(control=~controls["chance"].to_numpy()).sortby("auroc", ascending=False)
+    known = known.sel(control=known["auroc"].notnull().to_numpy())
+    if not known.sizes["control"]:
+        return "**Controls.** None has an AUROC, so nothing was compared."
+    each = [
+        f"{NAMES.get(str(name), escape(name))} {area(*values)}"
+        for name, *values in zip(
+            known["control"].to_numpy(),
+            known["auroc"].to_numpy(),
+            known["auroc_low"].to_numpy(),
+            known["auroc_high"].to_numpy(),
+            strict=True,
+        )
+    ]
+    best = best_control(controls)
+    difference, half_width = _gain(
+        view, controls["score"].sel(control=best).reset_coords(drop=True)
+    )
+    if not difference.size:
+        return "**Controls.** Too few examples have both a control's score and a cell's."
+    above, below = int((difference > half_width).sum()), int((difference < -half_width).sum())
+    highest = int(difference.argmax())
+    return (
+        f"**Controls, with no activations.** They detect errors with an AUROC of: "
+        f"{'; '.join(each)}. Of {len(difference)} cells, {above} exceed the best of these, "
+        f"{below} fall short of it, and {len(difference) - above - below} can't be told from it; "
+        f"the largest gain is {change(difference[highest], half_width[highest])}."
+    )
+
+
+def _gain(view, rival):
+    """Each usable cell's area minus the control's on the same examples, and half its interval."""
+    both = view.grid["score"].notnull() & rival.notnull()
+    cells, control = (
+        areas(view.grid.assign(score=score.where(both)), view.areas.tokens)
+        for score in (view.grid["score"], xr.zeros_like(view.grid["score"]) + rival)
+    )
+    chosen = cells.usable
+    difference = (cells.value - control.value)[chosen]
+    influence = (cells.influence - control.influence)[chosen]
+    return difference, cells.half_width(influence, largest_error(influence, view.alpha))
+
+
+def against_held_out(view, held_out):
+    """What is left of the grid when no answer is in both training and test folds."""
+    if held_out is None:
+        if view.grid.attrs.get("split") == "answer":
+            return (
+                "**Held-out answers.** In this grid no exact answer is in both training and test "
+                "folds, so a probe can't have learned which answers tend to be wrong."
+            )
+        return (
+            "**Not checked: held-out answers.** A probe that has seen the same answer in training "
+            "may only have learned which answers tend to be wrong."
+        )
+    held_out = held_out.isel(example=_order(view.grid, held_out))
+    groups = example_groups(held_out, held_out.attrs.get("split", "random"))
+    here, there = (areas(grid, view.areas.tokens, groups) for grid in (view.grid, held_out))
+    if here.tokens != there.tokens or not np.array_equal(here.layers, there.layers):
+        raise ValueError("held_out has other layers or tokens than the grid. Use the same run's.")
+    common = here.usable & there.usable
+    sets = {
+        (name, label): group & band & common
+        for name, group in view.groups.items()
+        for label, band in view.bands.items()
+        if (group & band & common).any()
+    }
+    if not sets:
+        return "**Held-out answers.** The two grids have no cell with an AUROC in common."
+    (value, influence), (value_there, influence_there) = (
+        each.means(sets.values()) for each in (here, there)
+    )
+    difference, paired = value_there - value, influence_there - influence
+    half_width = here.half_width(paired, largest_error(paired, view.alpha))
+    fell = np.flatnonzero(difference < -half_width)
+    text = f"**Held-out answers** (split: {escape(held_out.attrs.get('split', 'unknown'))}). "
+    if len(fell):
+        i = fell[difference[fell].argmin()]
+        name, label = list(sets)[i]
+        text += (
+            f"Of {len(sets)} means over a band of layers and a group of tokens, {len(fell)} "
+            f"{'is' if len(fell) == 1 else 'are'} lower. The largest fall is that of "
+            f"{group_name(name)} in {view.layers_of(view.bands[label])}, from "
+            f"{area(value[i], *here.interval(value[i], influence[i]))} to "
+            f"{area(value_there[i], *there.interval(value_there[i], influence_there[i]))}, by "
+            f"{by_how_much(difference[i], half_width[i])}."
+        )
+    else:
+        text += "No mean over a band of layers and a group of tokens is lower."
+    row, column = np.nonzero(there.usable)
+    value, influence = there.value[row, column], there.influence[row, column]
+    above, _ = above_chance(View(held_out.sortby("layer"), there, view.alpha), CHANCE_ALPHA)
+    i = int(value.argmax())
+    return text + (
+        f" With answers held out, {above or 'none'} of {len(row)} cells "
+        f"{'is' if above == 1 else 'are'} above chance; the highest is "
+        f"{view.place(row[i], column[i])}, "
+        f"{area(value[i], *there.interval(value[i], influence[i]))}."
+    )
+
+
+def _order(grid, other):
+    """Where the other grid has each of this one's examples."""
+    place = {each: i for i, each in enumerate(other["id"].to_numpy())}
+    return [place[each] for each in grid["id"].to_numpy()]
+
+
+#: Chance that a description of pure noise states any difference.
+ALPHA = 0.05
+
+
+# Changes between bands and groups, and the five key observations.
+_KINDS = 6
+
+
+def describe(grid, controls=None, held_out=None):
+    """Describe a grid in words, in the sections of the reference's description.
+
+    Parameters
+    ----------
+    grid : Dataset
+        From `probe_grid`.
+    controls : Dataset, optional
+        From `controls`, of this grid: what detects errors with no activations.
+    held_out : Dataset, optional
+        The same run's grid with ``split="answer"``, where this one's split is random.
+
+    Returns
+    -------
+    str
+        Markdown. Names from outside are escaped.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is no grid, or controls or held_out are of other examples.
+    """
+    measured = areas(grid, FIGURE_TOKENS)
+    check_same_run(grid, controls, held_out)
+    kinds = _KINDS + (controls is not None) + 2 * (held_out is not None)
+    view = View(grid.sortby("layer"), measured, ALPHA / kinds)
+    parts = ["## Heatmap: Layer vs. Token Correlation", "### Overview", *_overview(view)]
+    axes = ["### Components/Axes", _axes(view)]
+    if not view.usable.any():
+        parts += axes
+        nothing = (
+            f"No cell has {MIN_PER_CLASS} wrong and {MIN_PER_CLASS} right answers, so nothing is "
+            "stated."
+        )
+        for title in ("Detailed Analysis", "Specific Data Points", "Key Observations"):
+            parts += [f"### {title}", nothing]
+        parts += ["### Interpretation", "There is nothing to interpret."]
+        return "\n\n".join(parts) + "\n"
+    n_above, chance = above_chance(view, CHANCE_ALPHA)
+    located, located_text, table = token_peaks(view)
+    statements = {
+        "peak": peak(view),
+        "token_peaks": (located, located_text),
+        "from_the_end": from_the_end(view),
+        "lowest_layer": lowest_layer(view),
+        "last_q": last_q(view),
+    }
+    bands_differ, bands = _bands(view)
+    found = {name for name, (said, _) in statements.items() if said}
+    found |= {"bands"} if bands_differ else set()
+    parts[-1] += f" {chance}"
+    parts += [*axes, "### Detailed Analysis", _how_sure(view), *bands]
+    parts += ["### Specific Data Points", _points(view)]
+    parts += ["### Key Observations", "\n".join(f"* {text}" for _, text in statements.values())]
+    if table:
+        parts += ["At which layer each token is highest (resamples draw the answers anew):", table]
+    parts += ["### Interpretation", *_interpretation(view, n_above, found, controls, held_out)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _overview(view):
+    attrs, areas_ = view.grid.attrs, view.areas
+    n = view.grid["score"].notnull().any(("layer", "token")).to_numpy()
+    wrong = ~view.grid["correct"].to_numpy().astype(bool)
+    n_wrong = int((n & wrong).sum())
+    share = f" ({percent(n_wrong / n.sum())})" if n.any() else ""
+    first = (
+        f"The heatmap shows how well a probe reads from a model's activations whether its answer "
+        f"is wrong, at {count(len(areas_.layers), 'layer')} and "
+        f"{count(len(areas_.tokens), 'token')}. The measure is the AUROC of error detection: 0.5 "
+        "is chance, 1.0 is perfect. The reference calls its measure correlation."
+    )
+    second = (
+        f"Model: {escape(attrs.get('model', 'unknown'))}; site: "
+        f"{escape(attrs.get('site', 'unknown'))}; split: "
+        f"{escape(attrs.get('split', 'unknown'))}; protocol: "
+        f"{escape(attrs.get('protocol', 'unknown'))}. Scored are {n.sum()} answers, {n_wrong} of "
+        f"them wrong{share}, each by a probe that was not trained "
+        "on it."
+    )
+    if not view.usable.any():
+        return [first, second]
+    value = areas_.value[view.usable]
+    return [
+        first,
+        second,
+        f"The AUROCs range from {value.min():.2f} to {value.max():.2f}; their mean is "
+        f"{view.area(*areas_.mean(view.usable))}.",
+    ]
+
+
+def _axes(view):
+    areas_ = view.areas
+    sizes = view.of_tokens("n_examples")[view.usable]
+    lines = [
+        f'* **X-axis (horizontal):** "Token": {listing(code(t) for t in areas_.tokens)}.',
+        f'* **Y-axis (vertical):** "Layer", from {areas_.layers[0]} at the top to '
+        f"{areas_.layers[-1]}.",
+        "* **Colour scale (right):** the AUROC, from 0.5 (light blue) to 1.0 (dark blue).",
+        "* **Legend position:** top right.",
+    ]
+    low = int((areas_.value[view.usable] < 0.5).sum())
+    if low:
+        lines[2] += f" {low} of {len(sizes)} cells are below 0.5 and drawn as 0.5."
+    absent = [token for token in FIGURE_TOKENS if token not in areas_.tokens]
+    if absent:
+        lines[0] += f" The grid lacks {listing(code(t) for t in absent)}."
+    if len(sizes):
+        n = f"{sizes.min()}" if sizes.min() == sizes.max() else f"{sizes.min()} to {sizes.max()}"
+        lines.append(f"* **Answers in a cell:** {n}.")
+    empty = int((~view.usable).sum())
+    if empty and len(sizes):
+        tokens = [code(t) for t, no in zip(areas_.tokens, ~view.usable.any(0), strict=True) if no]
+        where = f", among them all of {listing(tokens)}," if tokens else ""
+        lines[-1] += (
+            f" {empty} cells{where} have fewer than {MIN_PER_CLASS} wrong or right answers and are "
+            "left out below."
+        )
+    return "\n".join(lines)
+
+
+def _how_sure(view):
+    unit = "answers" if view.grid.attrs.get("split", "random") == "random" else "groups of answers"
+    text = (
+        f"In brackets are 95 % intervals over {unit}. A difference is stated only if it holds with "
+        "all comparisons of its kind taken together; its interval is then one of all these at "
+        "once. Of descriptions of pure noise, at most one in twenty states any difference; as many "
+        "state a cell to be above chance."
+    )
+    if view.areas.widening > 1:
+        text += (
+            f" Grids of permuted labels scatter {view.areas.widening:.2f} times as far as the "
+            "answers alone would make them, because answers also train the probes; the intervals "
+            "are wider than the chart's by that factor."
+        )
+    return text
+
+
+def _bands(view):
+    """The means of the groups of tokens in each band, and the changes that can be told."""
+    labels, names = list(view.bands), list(view.groups)
+    cells = {
+        (label, name): view.bands[label] & view.groups[name] & view.usable
+        for label in labels
+        for name in names
+    }
+    mean = {key: view.areas.mean(chosen) for key, chosen in cells.items() if chosen.any()}
+    pairs = [((b, g), (a, g)) for a, b in pairwise(labels) for g in names]
+    pairs += [((b, g), (b, h)) for b in labels for i, g in enumerate(names) for h in names[i + 1 :]]
+    pairs = [(one, other) for one, other in pairs if one in mean and other in mean]
+    lines, told = [], {}
+    if pairs:
+        difference = np.array([mean[one][0] - mean[other][0] for one, other in pairs])
+        influence = np.array([mean[one][1] - mean[other][1] for one, other in pairs])
+        half_width = view.areas.half_width(influence, largest_error(influence, view.alpha))
+        for (one, other), d, half in zip(pairs, difference, half_width, strict=True):
+            if abs(d) > max(half, 1e-9):
+                told.setdefault(one[0], []).append(_told(one, other, d, half))
+    for label in labels:
+        means = [
+            f"{group_name(name)} {view.area(*mean[label, name])}"
+            for name in names
+            if (label, name) in mean
+        ]
+        text = f"* **{sentence(view.layers_of(view.bands[label]))}** (the reference's {label}): "
+        lines.append(text + "; ".join(means) + "." + "".join(f" {t}" for t in told.get(label, ())))
+    if told:
+        return True, ["\n".join(lines)]
+    none = "No band can be told from the one before, and no group of tokens from another."
+    return False, ["\n".join(lines), none]
+
+
+def _told(one, other, difference, half_width):
+    size = by_how_much(difference, half_width)
+    if one[1] == other[1]:
+        word = "rises" if difference > 0 else "falls"
+        return f"The mean of {group_name(one[1])} {word} by {size} from the band before."
+    high, low = (one[1], other[1]) if difference > 0 else (other[1], one[1])
+    return f"{sentence(group_name(high))} exceed{_s(high)} {group_name(low)} by {size}."
+
+
+def _s(name):
+    return "s" if name == "last_q" else ""
+
+
+def _points(view):
+    """The cells that the reference names, and the extremes."""
+    lines = []
+    for claim in read_claims()["claims"]:
+        if claim["section"] != "Specific Data Points":
+            continue
+        (rule,) = claim["rules"]
+        chosen = view.areas.at(rule["depth"], rule["tokens"])
+        said = escape(claim["text"])
+        if not (chosen & view.usable).any():
+            lines.append(f"* {code(rule['tokens'][0])}: not in the grid (the reference: {said})")
+            continue
+        row, column = (int(i[0]) for i in np.nonzero(chosen))
+        mean = view.area(*view.areas.mean(chosen))
+        lines.append(f"* {sentence(view.place(row, column))}: {mean} (the reference: {said})")
+    row, column, value, influence = view.listed
+    for word, i in (("Highest", int(value.argmax())), ("Lowest", int(value.argmin()))):
+        lines.append(
+            f"* {word} of {count(len(value), 'cell')}: {view.place(row[i], column[i])}: "
+            f"{view.area(value[i], influence[i])}"
+        )
+    return "\n".join(lines)
+
+
+def _interpretation(view, n_above, found, controls, held_out):
+    differences = {
+        "peak": "between cells",
+        "bands": "between bands of layers or groups of tokens",
+        "token_peaks": "between layers at the same token",
+        "from_the_end": "with depth at the tokens from the end",
+        "lowest_layer": "between layers on average over the tokens",
+        "last_q": "between `last_q` and the answer's tokens",
+    }
+    seen = [text for name, text in differences.items() if name in found]
+    measured = (
+        f"**Measured.** In {n_above or 'none'} of {count(view.usable.sum(), 'cell')} a probe tells "
+        "wrong answers from right ones better than chance. "
+        + (f"Differences can be told {listing(seen)}." if seen else "No differences can be told.")
+    )
+    checked = [against_controls(view, controls), against_held_out(view, held_out)]
+    return [measured, *checked, _conjecture(n_above, found), _cannot()]
+
+
+def _conjecture(n_above, found):
+    texts = []
+    if n_above:
+        texts.append(
+            "The activations may hold whether the answer is right, or only something that goes "
+            "with it, such as which answer it is or how well known the question's subject is."
+        )
+    if found & {"peak", "token_peaks", "lowest_layer", "bands"}:
+        texts.append(
+            "Where the AUROC is higher, this may be easier to read for a linear probe; that the "
+            "model computes or uses it there does not follow."
+        )
+    if "from_the_end" in found:
+        texts.append(
+            "A change with depth at the response's last tokens may be later layers carrying along "
+            "what was said before; that they suppress wrong content, as the reference suggests, "
+            "does not follow."
+        )
+    if "last_q" in found:
+        texts.append(
+            "That `last_q` differs from the answer's tokens may mean that the model judges an "
+            "answer when it has written it, or only that the answer can be read at its own tokens."
+        )
+    if not texts:
+        return "**Conjecture.** None: nothing was found that needs an explanation."
+    return "**Conjecture, not tested here.** " + " ".join(texts)
+
+
+def _cannot():
+    return (
+        "**What the data can't tell.** Whether the model uses what a probe reads: that takes an "
+        "intervention. Whether a low cell lacks the information, or holds it in a form that a "
+        "linear probe can't read. Whether it holds for another model, other questions or another "
+        "prompt. Tokens that only some responses have are measured on those responses only. The "
+        "values are neither attention weights nor correlations between layers and tokens, as "
+        "the reference has it."
+    )

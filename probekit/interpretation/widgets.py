@@ -1,0 +1,239 @@
+"""The explorer's widgets: what the user chooses goes to the explorer, and what it says is shown."""
+
+import html
+from contextlib import contextmanager
+
+import altair as alt
+import anywidget
+import ipywidgets
+
+from probekit.charts.curves import roc, score_distribution
+from probekit.charts.heatmaps import MEASURES, heatmap
+from probekit.charts.look import finished
+from probekit.extraction.responses import LISTS
+from probekit.interpretation.observations import GROUPS
+from probekit.tokens import FIGURE_TOKENS
+
+#: Names of the heatmap's parameters: what was clicked, and the cell that is framed.
+CLICKED, CHOSEN = "clicked", "chosen"
+
+
+def clickable_heatmap(grid, *, measure, tokens, title, cell):
+    """Draw the heatmap with one cell framed; a click on another selects its layer and token."""
+    chart = heatmap(grid, measure=measure, tokens=tokens, title=title)
+    cells = chart.layer[0]
+    # Cleared when the pointer leaves, so that a second click on the same cell is news again.
+    clicked = alt.selection_point(
+        name=CLICKED, fields=["layer", "token"], toggle=False, clear="pointerout"
+    )
+    chosen = alt.param(name=CHOSEN, value=chosen_value(*cell))
+    base = (
+        alt.Chart(cells.data)
+        .encode(x=cells.encoding.x, y=cells.encoding.y, tooltip=cells.encoding.tooltip)
+        .transform_filter(f"datum.layer + ' ' + datum.token === {CHOSEN}")
+    )
+    frames = [
+        base.mark_rect(fill=None, stroke=colour, strokeWidth=width)
+        for colour, width in (("white", 5), ("black", 2.5))
+    ]
+    layers = [cells.mark_rect(cursor="pointer"), *chart.layer[1:], *frames]
+    chart = chart.copy(deep=False)
+    chart.layer = layers
+    return chart.add_params(clicked, chosen)
+
+
+def chosen_value(layer, token):
+    """A cell as the value of the parameter `CHOSEN`."""
+    return f"{layer} {token}"
+
+
+def cell_charts(score, correct, *, title=""):
+    """Draw the ROC curve of a cell over the distribution of its scores."""
+    parts = [
+        roc(score, correct).properties(width=230, height=210),
+        score_distribution(score, correct).properties(width=300, height=150),
+    ]
+    description = " ".join(part.description for part in parts)
+    for part in parts:
+        # Only the whole may have these.
+        part.config = part.background = alt.Undefined
+    # A legend beside its own chart, not over both.
+    chart = alt.vconcat(*parts, spacing=18).resolve_scale(
+        color="independent", strokeDash="independent"
+    )
+    return finished(chart, title, description)
+
+
+class _Chart(alt.JupyterChart):
+    """A chart in JupyterLab that loads nothing from the network."""
+
+
+_OPTIONS = {"renderer": "svg", "ast": True, "actions": False}
+
+
+class _OwnKeys(anywidget.AnyWidget):
+    """Keeps JupyterLab from taking keys as commands while a widget beside it has the focus.
+
+    In a list, an arrow would go to the next notebook cell and "a" would make one. Keys with Ctrl or
+    Cmd stay JupyterLab's.
+    """
+
+    # The mark is on the widget itself: JupyterLab's selectors fit whatever has the focus, so a mark
+    # on the box around it would be looked at too late.
+    _esm = """
+    export default { render({ el }) {
+        const mark = event => {
+            if (el.closest(".probekit-explorer")?.contains(event.target))
+                event.target.toggleAttribute(
+                    "data-lm-suppress-shortcuts", !(event.ctrlKey || event.metaKey));
+        };
+        window.addEventListener("keydown", mark, true);
+        return () => window.removeEventListener("keydown", mark, true);
+    } };
+    """
+
+
+class Widgets:
+    """Widgets of an explorer: each change goes to the explorer, and is then shown."""
+
+    def __init__(self, explorer):
+        _Chart.enable_offline()
+        self.explorer, self.page, self._quiet = explorer, 0, False
+        self.groups = {"all of the figure": FIGURE_TOKENS, **GROUPS}
+        self.run = _menu("Run", [(r.name, i) for i, r in enumerate(explorer.runs)])
+        self.split, self.layer, self.token = (_menu(n) for n in ("Split", "Layer", "Token"))
+        names = {" ".join(legend): measure for measure, (legend, *_) in MEASURES.items()}
+        self.measure = _menu("Measure", names.items(), value=explorer.measure)
+        self.group = _menu("Tokens", self.groups)
+        self.which = _menu("Examples", LISTS)
+        self.search = ipywidgets.Text(
+            description="Search", placeholder="in question, response, exact answer"
+        )
+        self.back, self.forth = (ipywidgets.Button(description=d) for d in ("Previous", "Next"))
+        self.message, self.numbers, self.examples = (ipywidgets.HTML() for _ in range(3))
+        self.heatmap, self.curves = (_Chart(None, embed_options=_OPTIONS) for _ in range(2))
+        self.show_grid()
+        for box in (self.run, self.split, self.measure, self.group):
+            box.observe(self._on_view, "value")
+        for box in (self.layer, self.token):
+            box.observe(self._on_cell, "value")
+        for box in (self.which, self.search):
+            box.observe(self._on_list, "value")
+        self.back.on_click(lambda _: self.turn(-1))
+        self.forth.on_click(lambda _: self.turn(+1))
+        self.box = self._layout()
+
+    def _layout(self):
+        run = [self.run] if len(self.explorer.runs) > 1 else []
+        # As wide as the curves: with the heatmap it fits beside JupyterLab's file browser.
+        behind = ipywidgets.VBox(
+            [self.numbers, self.curves], layout=ipywidgets.Layout(width="420px")
+        )
+        box = ipywidgets.VBox(
+            [
+                _OwnKeys(),
+                _row(*run, self.split, self.measure, self.group),
+                _row(self.layer, self.token),
+                self.message,
+                _row(self.heatmap, behind),
+                _row(self.which, self.search, self.back, self.forth),
+                self.examples,
+            ]
+        )
+        box.add_class("probekit-explorer")
+        for name in ("heatmap", "curves", "numbers", "examples"):
+            getattr(self, name).add_class(f"probekit-{name}")
+        return box
+
+    def show_grid(self):
+        """Show the grid that the explorer looks at, and the cell."""
+        with self._silently():
+            self.split.options, self.split.value = self.explorer.splits, self.explorer.split
+            self.layer.options = self.explorer.grid["layer"].to_numpy().tolist()
+            self.token.options = self.explorer.shown_tokens
+        self.heatmap.chart = self.explorer.heatmap()
+        self.heatmap.selections.observe(self._on_click, CLICKED)
+        self.show_cell()
+
+    def show_cell(self):
+        """Show the cell that the explorer has chosen."""
+        cell = self.explorer.layer, self.explorer.token
+        with self._silently():
+            self.layer.value, self.token.value = cell
+        setattr(self.heatmap.params, CHOSEN, chosen_value(*cell))
+        self.numbers.value = self.explorer.numbers()
+        curves = None
+        with self._telling():
+            curves = self.explorer.curves()
+        self.curves.chart = curves
+        self.turn_to(0)
+
+    def turn_to(self, page):
+        """Show a page of the examples."""
+        self.page = page
+        self.examples.value, is_last = self.explorer.examples(
+            self.which.value, self.search.value, page
+        )
+        self.back.disabled, self.forth.disabled = page == 0, is_last
+
+    def turn(self, by):
+        """Go on by so many pages."""
+        self.turn_to(self.page + by)
+
+    def _on_view(self, change):
+        if self._quiet:
+            return
+        with self._telling():
+            self.explorer.measure = self.measure.value
+            if change["owner"] is self.group:
+                self.explorer.choose_tokens(self.groups[self.group.value])
+            run = self.explorer.runs[self.run.value]
+            # Another run has splits of its own.
+            self.explorer.open(run, self.split.value if run is self.explorer.run else None)
+            self.show_grid()
+            return
+        # It went wrong, so the menus go back to what is shown.
+        with self._silently():
+            self.run.value = self.explorer.runs.index(self.explorer.run)
+            self.split.value = self.explorer.split
+            shown = self.explorer.tokens
+            self.group.value = next(n for n, tokens in self.groups.items() if tokens == shown)
+
+    def _on_cell(self, change):
+        if not self._quiet:
+            self.explorer.layer, self.explorer.token = self.layer.value, self.token.value
+            self.show_cell()
+
+    def _on_click(self, change):
+        for cell in change["new"].value:
+            self.explorer.layer, self.explorer.token = cell["layer"], cell["token"]
+            self.show_cell()
+
+    def _on_list(self, change):
+        self.turn_to(0)
+
+    @contextmanager
+    def _silently(self):
+        """Set menus without taking it for the user's choice."""
+        self._quiet = True
+        try:
+            yield
+        finally:
+            self._quiet = False
+
+    @contextmanager
+    def _telling(self):
+        """Show what went wrong: in a callback, an exception would go to a log."""
+        self.message.value = ""
+        try:
+            yield
+        except (ValueError, OSError) as error:
+            self.message.value = f"<b>{html.escape(str(error))}</b>"
+
+
+def _menu(name, options=(), **given):
+    return ipywidgets.Dropdown(description=name, options=list(options), **given)
+
+
+def _row(*widgets):
+    return ipywidgets.HBox(widgets, layout=ipywidgets.Layout(flex_flow="row wrap"))

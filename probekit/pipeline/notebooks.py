@@ -1,0 +1,291 @@
+"""The four notebooks, executed in order by papermill."""
+
+import logging
+import os
+import re
+import sys
+import warnings
+from contextlib import contextmanager
+from pathlib import Path
+
+from tqdm import tqdm
+
+from probekit import arguments
+from probekit.extraction.models import locate_model
+from probekit.pipeline.parameters import (
+    PLACES,
+    check_parameters,
+    defaults,
+    notebook_parameters,
+    notebook_path,
+)
+from probekit.pipeline.report import TEMPLATE, write_report
+from probekit.questions.table import read_questions
+from probekit.run.directory import Run
+from probekit.run.files import (
+    explained,
+    no_links,
+    sha256,
+    write_json,
+)
+from probekit.run.lock import directing
+from probekit.run.manifest import REPORT, STAGES
+
+
+def run_pipeline(run_dir=None, *, stages=STAGES, progress=True, **parameters):
+    """Execute the notebooks in order; those whose inputs have not changed are left alone.
+
+    Parameters
+    ----------
+    run_dir : str or Path, optional
+        By default ``data/runs/`` and the name of the question file.
+    stages : sequence of str
+    progress : bool
+        Show a bar for the run and one for the long loop inside a notebook.
+    **parameters
+        Of any of the notebooks.
+
+    Returns
+    -------
+    Run
+
+    Raises
+    ------
+    ValueError, TypeError
+        If a parameter is wrong, or a notebook fails: the message names the notebook, the cell and
+        the error. ValueError too if another process is writing into the run directory, or the run
+        is finished but its report can't be made.
+    """
+    parameters = check_parameters(**parameters)
+    stages = _in_order(stages)
+    arguments.flag("progress", progress)
+    questions = parameters.get("questions", defaults()["questions"])
+    run = Run(run_dir if run_dir is not None else default_run_dir(questions))
+    # What is wrong is known at once, not when a kernel has started or the next stage begins.
+    for needed in {_NEEDS[stage] for stage in stages if stage in _NEEDS}.difference(stages):
+        run.manifest(needed)
+    files = ()
+    if "extract" in stages:
+        files = _check_extract(run, stages, defaults() | parameters)
+    with (
+        directing(run.path),
+        tqdm(total=len(stages), desc="probekit", unit="stage", disable=not progress) as bar,
+    ):
+        for stage in stages:
+            bar.set_description(stage)
+            reason = _outdated(run, stage, parameters, files)
+            if reason is None:
+                arguments.say(f"{stage}: nothing has changed, not run again")
+            else:
+                if reason != "not finished":
+                    arguments.say(f"{stage}: {reason}, run again")
+                _run_stage(run, stage, parameters, progress)
+            bar.update()
+        if set(stages) == set(STAGES):
+            _update_report(run)
+    if "interpret" in stages:
+        _print_summary(run)
+    return run
+
+
+# Seconds that a kernel may take to answer for the first time: Jupyter's 60 are too few for a busy
+# machine or a file system on a network.
+_KERNEL_START = 300
+
+
+# The stage that makes what another reads.
+_NEEDS = {"probe": "extract", "visualize": "probe", "interpret": "probe"}
+
+
+def _in_order(stages):
+    """The stages asked for, each once, in the order in which data flows."""
+    stages = arguments.texts("stages", stages)
+    for stage in stages:
+        arguments.one_of("A stage", stage, STAGES)
+    if not stages:
+        raise ValueError(f"There is no stage to run. Give some of {', '.join(STAGES)}.")
+    return [stage for stage in STAGES if stage in stages]
+
+
+def _check_extract(run, stages, parameters):
+    """Refuse questions, models and a device that can't be used; the questions' files."""
+    table = read_questions(
+        parameters["questions"],
+        question=parameters["question_column"],
+        answers=parameters["answers_column"],
+        limit=parameters["limit"],
+    )
+    for name in (parameters["model"], parameters["judge"]):
+        if name:
+            locate_model(name)
+    # A run that was begun elsewhere may be finished where its device is not.
+    elsewhere = parameters["scheduler"] or run.manifest_path("extract").exists()
+    if parameters["device"] not in ("", "auto") and not elsewhere:
+        arguments.device(parameters["device"])
+    n, folds = len(table) * parameters["n_samples"], parameters["folds"]
+    if "probe" in stages and n < 2 * folds:
+        fewer = f" or set folds={n // 2} or less" if n >= 4 else ""
+        shown = arguments.shown(folds)
+        raise ValueError(
+            f"folds={shown} needs at least {shown} right and {shown} wrong answers, but there will "
+            f"be {n} in all. Ask more questions{fewer}."
+        )
+    return table.attrs["files"]
+
+
+def default_run_dir(questions):
+    """Folder of a run that is named after its questions."""
+    name = re.sub(r"[^\w.-]+", "_", Path(questions).stem)
+    return Path("data", "runs", name.lstrip(".") or "questions")
+
+
+def _outdated(run, stage, given, files=()):
+    """Why a stage's notebook has to be executed, or None."""
+    _, key = _to_execute(run, stage, given)
+    output = run.executed_notebook(stage)
+    key["executed notebook"] = sha256(output) if no_links(output, run.path) else None
+    # Large activations are gone through only where the probe stage is about to read them.
+    thorough = stage == "extract" and _outdated(run, "probe", given) is not None
+    read = files if stage == "extract" else ()
+    return run.outdated(stage, run.pipeline_record(stage), key, thorough, read)
+
+
+def _to_execute(run, stage, given):
+    """A notebook's parameters, and what of it and them decides the result."""
+    declared = notebook_parameters(stage)
+    parameters = {name: given.get(name, default) for name, (default, _) in declared.items()}
+    parameters["run_dir"] = str(run.path)
+    incidental = (*PLACES, "run_dir")
+    decisive = {name: value for name, value in parameters.items() if name not in incidental}
+    return parameters, {"parameters": decisive, "notebook": sha256(notebook_path(stage))}
+
+
+def _run_stage(run, stage, given, progress):
+    """Execute one notebook, and see that it finished."""
+    parameters, key = _to_execute(run, stage, given)
+    output = run.executed_notebook(stage)
+    # A stage that is refused leaves the notebook of the last one that finished as it is.
+    unfinished = output.with_suffix(".unfinished.ipynb")
+    if no_links(unfinished, run.path):
+        # papermill writes into what is there, and that may have other names elsewhere.
+        unfinished.unlink()
+    _execute(notebook_path(stage), unfinished, parameters, progress)
+    run.manifest(stage)
+    key |= {"executed notebook": sha256(unfinished), "manifest": sha256(run.manifest_path(stage))}
+    with explained(output):
+        unfinished.replace(output)
+    write_json(run.pipeline_record(stage), key)
+
+
+def _update_report(run):
+    """Write the report, unless it is that of these very stages."""
+    key = {"template": sha256(TEMPLATE)}
+    record = run.pipeline_record(REPORT)
+    if run.outdated(REPORT, record, key):
+        try:
+            write_report(run)
+        except (ValueError, OSError) as error:
+            raise ValueError(
+                f"The run is finished and kept, but no report can be made of it: {error}"
+            ) from error
+        write_json(record, key | {"manifest": sha256(run.manifest_path(REPORT))})
+
+
+def _execute(notebook, output, parameters, progress):
+    # papermill is slow to import and warns of its own dependencies when it is.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        import papermill
+        from jupyter_client.kernelspec import NoSuchKernel
+        from nbclient.exceptions import DeadKernelError
+        from papermill.exceptions import PapermillException, PapermillExecutionError
+
+    # After Ctrl-C asyncio would log the task that waited for the kernel.
+    logging.getLogger("asyncio").addFilter(_is_no_dead_kernel)
+    with _inner_bar(progress) as shown, explained(output):
+        try:
+            papermill.execute_notebook(
+                str(notebook),
+                # papermill takes the path for a format string.
+                str(output).replace("{", "{{").replace("}", "}}"),
+                parameters=parameters,
+                kernel_name="python3",
+                start_timeout=_KERNEL_START,
+                # What it makes is on disk by then; after Ctrl-C it would go on for seconds.
+                shutdown_kernel="immediate",
+                progress_bar=False,
+                stdout_file=shown,
+                stderr_file=shown,
+                # Of a progress bar's many states the executed notebook keeps the last.
+                coalesce_streams=True,
+                # Not on the user's screen that a kernel talks over the loopback interface.
+                extra_arguments=["--IPKernelApp.log_level=50"],
+            )
+        except PapermillExecutionError as error:
+            # An error message may quote what a model wrote, at any length.
+            reason = arguments.visible(f"{error.ename}: {error.evalue}", 1500)
+            raise ValueError(
+                f"{notebook.name}, cell {error.cell_index + 1}: {reason}\n"
+                f"The notebook as far as it got: {output}"
+            ) from error
+        except DeadKernelError as error:
+            raise ValueError(
+                f"{notebook.name}: its kernel died, most often because memory ran out. Free some, "
+                "then run the same again: what is finished is kept."
+            ) from error
+        except NoSuchKernel as error:
+            raise ValueError(
+                f"{notebook.name} needs the Jupyter kernel python3, and there is none. Install it "
+                f"where probekit is: {sys.executable} -m pip install ipykernel"
+            ) from error
+        except (RuntimeError, PapermillException) as error:
+            # What jupyter_client raises if a kernel does not answer, or dies before it does.
+            raise ValueError(
+                f"{notebook.name}: its kernel did not start: {error}. Perhaps the machine is busy "
+                "or short of memory. Run the same again: what is finished is kept."
+            ) from error
+
+
+def _is_no_dead_kernel(record):
+    return not (record.exc_info and type(record.exc_info[1]).__name__ == "DeadKernelError")
+
+
+@contextmanager
+def _inner_bar(progress):
+    """A line on the screen that repeats the kernel's own progress bar, below the run's."""
+    with tqdm(bar_format="{desc}", position=1, leave=False, disable=not progress) as bar:
+        yield _Repeater(bar)
+
+
+class _Repeater:
+    """What papermill writes a kernel's output to: shows the latest state of a progress bar."""
+
+    def __init__(self, bar):
+        self.bar = bar
+
+    def write(self, text):
+        states = [part for part in text.replace("\n", "\r").split("\r") if "%|" in part]
+        if states:
+            # It may hold what a model wrote.
+            self.bar.set_description_str(arguments.visible(states[-1], 300))
+
+    def writelines(self, lines):
+        for line in lines:
+            self.write(line)
+
+    def flush(self):
+        """Nothing is held back."""
+
+
+def _print_summary(run):
+    figure = run.path / "figures" / "heatmap.png"
+    if (run.path / "report.html").exists():
+        arguments.say(f"Report:    {_short(run.path / 'report.html')}")
+    arguments.say(f"Figure:    {_short(figure)}")
+    arguments.say(f"Notebooks: {_short(run.path / 'notebooks')}")
+    arguments.say(run.manifest("interpret")["results"].get("summary", ""))
+
+
+def _short(path):
+    relative = os.path.relpath(path)
+    return relative if not relative.startswith("..") else str(path)

@@ -1,0 +1,205 @@
+"""The notebooks' parameters: what they are, where they come from, what they may be."""
+
+import ast
+import os
+from functools import partial
+
+import nbformat
+import yaml
+
+from probekit import arguments
+from probekit.charts.heatmaps import MEASURES
+from probekit.extraction.sites import SITES
+from probekit.run.directory import notebook_name
+from probekit.run.files import resource
+from probekit.run.manifest import STAGES
+
+# What each may be: as the functions check it that take it in the end, so that none of them refuses
+# after hours what passed here.
+_MAY_BE = {
+    "run_dir": partial(arguments.text, such_as="data/runs/cities"),
+    "model": partial(arguments.text, such_as="smollm2"),
+    "questions": partial(arguments.text, such_as="cities"),
+    "site": partial(arguments.one_of, known=SITES),
+    "question_column": partial(arguments.text, such_as="question"),
+    "answers_column": partial(arguments.text, such_as="answers"),
+    "limit": arguments.whole,
+    "max_new_tokens": partial(arguments.whole, least=1),
+    "n_samples": partial(arguments.whole, least=1, most=10_000),
+    "temperature": lambda _, value: arguments.temperature(value),
+    "top_p": partial(arguments.number, least=1e-6, most=1),
+    "p_true": arguments.flag,
+    "judge": partial(arguments.text, such_as="smollm2", empty=True),
+    "device": partial(arguments.text, such_as="cuda:1", empty=True),
+    "scheduler": partial(arguments.text, such_as="tcp://127.0.0.1:8786", empty=True),
+    "split": partial(arguments.one_of, known=("random", "answer", "published")),
+    "folds": partial(arguments.whole, least=2),
+    "C": partial(arguments.number, least=1e-6, most=1e6),
+    "n_permutations": partial(arguments.whole, most=10_000),
+    "measure": partial(arguments.one_of, known=MEASURES),
+    "seed": lambda _, value: arguments.seed(value),
+}
+
+
+#: Where the work is done, not what is done: a run that was begun here may be finished elsewhere.
+PLACES = ("device", "scheduler")
+
+
+def notebook_path(stage):
+    """Path of a stage's notebook."""
+    return resource("notebooks") / notebook_name(stage)
+
+
+def notebook_parameters(stage):
+    """Parameters of a stage's notebook, as its cell tagged ``parameters`` declares them."""
+    notebook = nbformat.read(notebook_path(stage), as_version=4)
+    source = next(
+        cell.source for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])
+    )
+    found = {}
+    for line, statement in zip(source.splitlines(), ast.parse(source).body, strict=True):
+        comment = line[statement.end_col_offset :].partition("#")[2].strip()
+        found[statement.targets[0].id] = (ast.literal_eval(statement.value), comment)
+    return found
+
+
+def describe_parameters():
+    """All notebooks' parameters with their defaults and meaning, a line each."""
+    lines = {}
+    for stage in STAGES:
+        for name, (default, comment) in notebook_parameters(stage).items():
+            if name != "run_dir":
+                lines.setdefault(name, f"  {name} = {default!r}".ljust(28) + f"  {comment}")
+    return "\n".join(lines.values())
+
+
+def read_parameters(pairs=(), file=None):
+    """Parameters from the command line and a YAML file; the command line counts more."""
+    known = defaults()
+    parameters = {}
+    if file is not None:
+        parameters = _from_file(arguments.path("The parameter file", file), known)
+    for name, text in pairs:
+        parameters[name] = _meant(text, known[_known(name, known)])
+    return parameters
+
+
+def _from_file(path, known):
+    """Parameters of a YAML file; in the messages is the line, where there is one."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"No parameter file {path}.") from None
+    except OSError as error:
+        reason = os.strerror(error.errno)
+        raise ValueError(f"The parameter file {path} can't be read: {reason}.") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text. Save it as UTF-8.") from error
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ValueError(_not_yaml(path, error)) from error
+    if node is None:
+        raise ValueError(f"{path} holds no parameter. {_ONE_A_LINE}")
+    if not isinstance(node, yaml.MappingNode):
+        raise ValueError(f"{path} does not map names to values. {_ONE_A_LINE}")
+    parameters = {}
+    for key, value in node.value:
+        line = f"{path}, line {key.start_mark.line + 1}"
+        if not isinstance(key, yaml.ScalarNode):
+            raise ValueError(f"{line}: the name of a parameter must be text. {_ONE_A_LINE}")
+        try:
+            name = _known(key.value, known)
+        except ValueError as error:
+            raise ValueError(f"{line}: {error}") from None
+        if name in parameters:
+            raise ValueError(f"{line}: {name} is given a second time. Leave one of them out.")
+        # Checked before it is made: a few lines of nested lists can be more than memory holds.
+        if not isinstance(value, yaml.ScalarNode):
+            raise ValueError(f"{line}: {name} must be one value such as {known[name]!r}.")
+        try:
+            content = yaml.constructor.SafeConstructor().construct_document(value)
+        except yaml.YAMLError as error:
+            raise ValueError(_not_yaml(path, error)) from error
+        except ValueError:  # 2026-13-01 is a date to YAML
+            content = value.value
+        if content is None:
+            raise ValueError(f"{line}: {name} has no value. Give one such as {known[name]!r}.")
+        # To YAML 1e-3, which has no point, is text; what else is none of these is a date.
+        if isinstance(known[name], float) or not isinstance(content, (bool, int, float, str)):
+            content = _meant(value.value, known[name])
+        parameters[name] = content
+    return parameters
+
+
+_ONE_A_LINE = "Write one parameter a line, such as `limit: 200`."
+
+
+def _not_yaml(path, error):
+    mark = getattr(error, "problem_mark", None)
+    where = f", line {mark.line + 1}" if mark else ""
+    reason = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error)
+    if isinstance(error, RecursionError):
+        reason = "it is nested too deeply"
+    return f"{path}{where} is not YAML: {reason}. {_ONE_A_LINE}"
+
+
+def _meant(text, default):
+    """A text as a value of the default's type; the text itself where it can't be one."""
+    try:
+        if isinstance(default, bool):
+            return {"true": True, "false": False}[text.lower()]
+        return type(default)(text)
+    except (ValueError, KeyError):
+        return text
+
+
+def _known(name, known):
+    if name not in known:
+        raise ValueError(
+            f"No parameter {arguments.shown(name)}.{arguments.nearest(name, known)} There are: "
+            f"{', '.join(sorted(known))}."
+        )
+    return name
+
+
+def defaults():
+    """Default of every parameter of the notebooks, by name."""
+    return {
+        name: default
+        for stage in STAGES
+        for name, (default, _) in notebook_parameters(stage).items()
+    }
+
+
+def check_parameters(**parameters):
+    """Refuse notebook parameters that can't be right, before any work is done.
+
+    Parameters
+    ----------
+    **parameters
+        Names and values of the notebooks' parameters. At a `scheduler`'s address one is called.
+
+    Returns
+    -------
+    dict
+        The same; whole numbers where the default has a fraction are made so.
+
+    Raises
+    ------
+    ValueError
+        If a name is unknown, a value out of range, or two don't go together; if no Dask scheduler
+        with workers is at the address.
+    TypeError
+        If a value is not of its default's type.
+    """
+    known = defaults()
+    checked = {
+        _known(name, known): _MAY_BE[name](name, value) for name, value in parameters.items()
+    }
+    arguments.several_samples(checked.get("n_samples", 1), checked.get("temperature", 0))
+    if checked.get("scheduler"):
+        from probekit.cluster import connected
+
+        with connected(checked["scheduler"]):
+            pass
+    return checked

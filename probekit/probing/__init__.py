@@ -1,0 +1,13 @@
+"""Error-detection probes in every cell: folds, intervals, permutations and controls."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "grid": ["probe_grid"],
+        "baselines": ["control_table", "controls", "gain_over_controls"],
+        "saved_probes": ["load_probe"],
+        "summary": ["findings"],
+    },
+)

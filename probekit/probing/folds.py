@@ -1,0 +1,193 @@
+"""The fits of one cell: which there are, and what comes out of them.
+
+Within a cell everything is one more fit over the same activations: the folds, the folds of the
+permuted labels, the pairs of folds from which the best cell is chosen without looking at the data
+it is then measured on. The solver advances them in two companies, those of the real labels apart,
+so that these come out the same to the last bit whatever the null is.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.sparse import block_array, coo_array
+from scipy.sparse.csgraph import connected_components
+from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, train_test_split
+
+from probekit import arguments
+from probekit.questions.grading import normalize
+
+_ALIKE = 8  # groups of about the same size, between which labels are permuted
+
+_NO_FOLD = -1  # marks the examples that are trained on only, in the published protocol
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which fits every cell needs: labellings, and what each fit is trained and tested on.
+
+    The first labelling is the real one; the others are its permutations. Labels and folds are the
+    same in all cells, so that the cells of a permutation depend on each other as the real ones do.
+    """
+
+    wrong: np.ndarray  # (labelling, example)
+    fold: np.ndarray  # (labelling, example)
+    n_folds: int
+    C: np.ndarray
+    groups: np.ndarray | None  # (example,)
+    choose: bool  # whether pairs of folds are left out too, to choose a cell or C honestly
+
+    @classmethod
+    def make(cls, wrong, groups, protocol, folds, C, seed, n_permutations):
+        """Divide examples into folds, and permute their labels.
+
+        `wrong` (example,), `groups` (example,).
+        """
+        published = protocol == "published"
+        _check_counts(wrong, groups, 2 if published else folds)
+        random = np.random.default_rng(seed)
+        make_folds = _one_split if published else _folds
+        labellings, fold = [wrong], [make_folds(wrong, groups, folds, seed)]
+        for _ in range(100 * n_permutations):
+            if len(labellings) > n_permutations:
+                break
+            labels = _permuted(wrong, groups, random)
+            try:
+                _check_counts(labels, groups, 2 if published else folds)
+                fold.append(make_folds(labels, groups, folds, seed))
+            except ValueError:
+                continue  # labels that can't be divided into folds would have been refused
+            labellings.append(labels)
+        n_folds = 1 if published else folds
+        if len(C) > 1 and n_folds < 3:
+            given = 'protocol="published"' if published else f"folds={folds}"
+            raise ValueError(
+                f"{given} takes one value of C, got {len(C)}: to choose one inside the training "
+                "folds takes at least 3 folds."
+            )
+        return cls(np.array(labellings), np.array(fold), n_folds, C, groups, choose=n_folds > 2)
+
+    def fits(self):
+        """Per fit: labelling, folds left out (one, or two to choose by), and number of C.
+
+        Those of the real labels come first, and are the same whatever the others are.
+        """
+        listed = []
+        for labelling in range(len(self.wrong)):
+            left_out = [(k, k) for k in range(self.n_folds)]
+            if self.choose and (labelling == 0 or len(self.C) > 1):
+                left_out += [(j, k) for k in range(self.n_folds) for j in range(k)]
+            listed += [(labelling, *pair, c) for pair in left_out for c in range(len(self.C))]
+        return np.array(listed)
+
+    def rows(self):
+        """Where each fit is in `fits`: by labelling, folds left out in either order, and C.
+
+        Gives (labelling, fold, fold, C).
+        """
+        rows = np.full((len(self.wrong), self.n_folds, self.n_folds, len(self.C)), -1)
+        labelling, j, k, c = self.fits().T
+        rows[labelling, j, k, c] = rows[labelling, k, j, c] = np.arange(len(labelling))
+        return rows
+
+
+def _check_counts(wrong, groups, folds):
+    """Refuse what can't be divided into folds, and say what to do."""
+    advice = "Use fewer folds, more questions, or another question file."
+    for name, count in (("wrong", wrong.sum()), ("right", (~wrong).sum())):
+        if count < folds:
+            raise ValueError(
+                f"{folds} folds need at least {folds} {name} answers with an exact answer, got "
+                f"{count} of {len(wrong)}. {advice}"
+            )
+    if groups is not None and len(np.unique(groups)) < folds:
+        raise ValueError(
+            f"{folds} folds need at least {folds} different groups of answers, got "
+            f"{len(np.unique(groups))}. {advice}"
+        )
+
+
+def _folds(wrong, groups, folds, seed):
+    if groups is None:
+        splitter = StratifiedKFold(folds, shuffle=True, random_state=seed)
+    else:
+        splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+    fold = np.empty(len(wrong), dtype=int)
+    for k, (_, test) in enumerate(splitter.split(wrong, wrong, groups)):
+        fold[test] = k
+    for k in range(folds):
+        if len(np.unique(wrong[fold != k])) < 2:
+            raise ValueError(
+                f"Without fold {k}, all answers are of one class: one group holds nearly all of "
+                "the others. Use fewer folds or a random split."
+            )
+    return fold
+
+
+def _one_split(wrong, groups, folds, seed):
+    """80 % to train on and 20 % to test on; with groups, the first of five grouped folds."""
+    fold = np.full(len(wrong), _NO_FOLD)
+    if groups is None:
+        everything = np.arange(len(wrong))
+        test = train_test_split(everything, test_size=0.2, stratify=wrong, random_state=seed)[1]
+    else:
+        test = np.flatnonzero(_folds(wrong, groups, 5, seed) == 0)
+    fold[test] = 0
+    return fold
+
+
+def _permuted(wrong, groups, random):
+    """Labels that have nothing to do with the activations but are as alike within groups.
+
+    Each group gets the labels of another of about its size, some of them twice if that is smaller:
+    groups that are mostly right or mostly wrong stay so, which widens the null as it should. From
+    a group of any size, a large one would often get the single label of a small one, which makes
+    the null too wide.
+    """
+    if groups is None:
+        return random.permutation(wrong)
+    members = [np.flatnonzero(groups == g) for g in np.unique(groups)]
+    members.sort(key=len)
+    permuted = np.empty_like(wrong)
+    for alike in np.array_split(np.arange(len(members)), max(1, len(members) // _ALIKE)):
+        for receiver, donor in zip(alike, random.permutation(alike), strict=True):
+            labels, size = random.permutation(wrong[members[donor]]), len(members[receiver])
+            permuted[members[receiver]] = np.resize(labels, size)
+    return permuted
+
+
+def example_groups(examples, split):
+    """Which examples a split keeps together.
+
+    Gives (example,).
+
+    The same question is never on both sides, whatever the split: samples of it, and exact
+    duplicates, stay together.
+    """
+    questions = examples["question"].to_numpy().astype(str) if "question" in examples.coords else []
+    repeated = len(np.unique(questions)) < len(questions)
+    if split == "random":
+        return np.unique(questions, return_inverse=True)[1] if repeated else None
+    if split == "answer":
+        name = "answer" if "answer" in examples.coords else "exact_answer"
+        if name not in examples.coords:
+            raise ValueError('split="answer" needs the coordinate exact_answer on example.')
+        values = [normalize(answer) for answer in examples[name].to_numpy()]
+    elif split in examples.coords and examples[split].dims == ("example",):
+        values = examples[split].to_numpy().astype(str)
+    else:
+        per_example = [n for n, c in examples.coords.items() if c.dims == ("example",)]
+        raise ValueError(
+            f'split must be "random", "answer" or a coordinate on example '
+            f"({arguments.listed(per_example)}); got {arguments.shown(split)}."
+        )
+    groups = np.unique(values, return_inverse=True)[1]
+    return _joined(groups, questions) if repeated else groups
+
+
+def _joined(groups, questions):
+    """Groups that also keep equal questions together: what either joins, joined."""
+    questions = np.unique(questions, return_inverse=True)[1]
+    shape = (groups.max() + 1, questions.max() + 1)
+    links = coo_array((np.ones(len(groups)), (groups, questions)), shape=shape)
+    both = block_array([[None, links], [links.T, None]])
+    return connected_components(both, directed=False)[1][groups]

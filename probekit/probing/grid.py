@@ -1,0 +1,345 @@
+"""Cross-validated probes in every cell of layers x tokens, with intervals and a null."""
+
+import numbers
+from concurrent.futures.process import BrokenProcessPool
+
+import numpy as np
+import xarray as xr
+from joblib import Parallel, cpu_count, delayed
+from sklearn.base import clone
+from tqdm import tqdm
+
+from probekit import arguments
+from probekit.probing.auroc import auroc_influence, interval, standard_error
+from probekit.probing.cells import Fitter, fit_cell, read_cell
+from probekit.probing.folds import Plan, example_groups
+
+#: Of activations.
+DIMENSIONS = ("example", "layer", "token", "feature")
+
+#: What may stand for `protocol`.
+PROTOCOLS = ("cross-validated", "published")
+
+#: What may stand for `method`, besides a scikit-learn classifier.
+METHODS = ("logistic", "ridge", "discriminant", "mean_difference")
+
+
+def probe_grid(
+    activations,
+    *,
+    split="random",
+    protocol="cross-validated",
+    folds=5,
+    C=1.0,
+    seed=0,
+    method="logistic",
+    standardize=False,
+    n_permutations=19,
+    n_jobs=None,
+    device="cpu",
+    scheduler=None,
+    progress=True,
+):
+    """Train an error-detection probe in every (layer, token) cell and say how far to trust it.
+
+    Parameters
+    ----------
+    activations : Dataset
+        ``activation(example, layer, token, feature)`` with `correct`, and `exact_answer` and `id`
+        if there, on `example`; from `Run.activations`. Examples without an exact answer are left
+        out of the grid.
+    split : str
+        ``"random"``: stratified folds. ``"answer"``: no exact answer is both in training and test
+        folds. Or the name of any other coordinate on `example`, whose values are kept together.
+    protocol : {"cross-validated", "published"}
+        ``"published"`` is one stratified split of 80 % to train and 20 % to test on.
+    folds : int
+        Number of folds; `protocol="published"` does without.
+    C : float or sequence of float
+        Inverse strength of the L2 penalty, from 1e-6 to 1e6. Of several, the best is chosen inside
+        the training folds.
+    seed : int
+        Of the folds, the permutations, and a classifier that has no `random_state`.
+    method : str or scikit-learn classifier
+        ``"logistic"``, ``"ridge"``, ``"discriminant"`` (linear, shrunk covariance) or
+        ``"mean_difference"``; or any classifier, which is cloned and fitted for each fit: mind that
+        there are `folds` times (1 + `n_permutations`) and more in every cell. `C` is of the
+        logistic regression, and 1 / `C` the ridge's penalty.
+    standardize : bool
+        Of the logistic regression: scale every feature by its standard deviation in the training
+        folds.
+    n_permutations : int
+        Times that the labels are permuted and everything is fitted again, for the null. A p-value
+        can't be below 1 / (1 + n_permutations) after correction. At most 10,000. Nothing else
+        depends on it: on one machine all else is the same to the last bit.
+    n_jobs : int, optional
+        Processes, no more than there are cores; by default, or for -1, one a core, and one on a
+        device other than the CPU. The result does not depend on it.
+    device : str
+        Where the fits are computed, as torch names it.
+    scheduler : str or distributed.Client, optional
+        Address of a Dask scheduler, or a client of it, whose workers then take the place of
+        processes. They read their cells from the store if `activations` has not been loaded into
+        memory, so they have to see its file system; else they are sent. Only on a network that
+        you trust, see `probekit.cluster`.
+    progress : bool
+        Show a bar.
+
+    Returns
+    -------
+    Dataset
+        Over (layer, token): `auroc` of the out-of-fold P(error), with a 95 % interval
+        `auroc_low` and `auroc_high` for the area of these probes on any number of such answers;
+        `training_error`, the part of its standard error that comes from the answers being those
+        that the probes were trained on; `p_value` of the cell on its own and `p_corrected` for
+        having looked at the whole grid; `n_examples`, `n_errors`. `score(example, layer, token)`,
+        the out-of-fold P(error). `coef(layer, token, feature)` and `intercept`: a probe fitted on
+        all examples. `fold(example)`. `null_auroc(layer, token, permutation)`. `best_auroc` with
+        interval: the best cell's, chosen and measured on different data.
+
+    Raises
+    ------
+    TypeError
+        If an argument is of the wrong kind.
+    ValueError
+        If there are too few examples of a class, or too few groups, for the folds, or a value
+        cannot be used; or if a process that fits cells was killed.
+    """
+    arguments.text("split", split, such_as="random")
+    arguments.one_of("protocol", protocol, PROTOCOLS)
+    folds, seed = arguments.whole("folds", folds, 2), arguments.seed(seed)
+    C = arguments.penalty(C)
+    _check_method(method)
+    n_permutations = arguments.whole("n_permutations", n_permutations, 0, 10_000)
+    standardize = arguments.flag("standardize", standardize)
+    arguments.flag("progress", progress)
+    here = arguments.absent(scheduler)
+    device = (
+        arguments.device(device) if here else arguments.text("device", device, such_as="cuda:0")
+    )
+    n_jobs = _processes(n_jobs, device)
+    examples, kept = _usable(activations)
+    wrong = ~examples["correct"].to_numpy().astype(bool)
+    groups = example_groups(examples, split)
+    plan = Plan.make(wrong, groups, protocol, folds, C, seed, n_permutations)
+    layers, tokens = activations.sizes["layer"], activations.sizes["token"]
+    cells = [(layer, token) for layer in range(layers) for token in range(tokens)]
+    fitter = Fitter(_seeded(method, seed), standardize, device)
+    if here:
+        results = _fit_here(activations, cells, kept, plan, fitter, n_jobs, progress)
+    else:
+        from probekit.cluster import connected
+        from probekit.probing.workers import fit_cells
+
+        with connected(scheduler) as client:
+            results = fit_cells(client, activations, cells, kept, plan, fitter, progress)
+    return _assemble(examples, results, plan, groups).assign_attrs(
+        {name: activations.attrs.get(name, "unknown") for name in ("model", "revision", "site")},
+        split=split,
+        protocol=protocol,
+        folds=folds if protocol == "cross-validated" else 1,
+        C=C.tolist() if len(C) > 1 else float(C[0]),
+        seed=seed,
+        method=method if isinstance(method, str) else repr(method),
+        standardize=int(standardize),
+        n_permutations=n_permutations,
+    )
+
+
+def _fit_here(activations, cells, kept, plan, fitter, n_jobs, progress):
+    """Fit the probes of the cells in processes of this machine."""
+    jobs = (
+        delayed(fit_cell)(read_cell(activations, layer, token, kept), plan, fitter)
+        for layer, token in cells
+    )
+    parallel = Parallel(n_jobs, return_as="generator", pre_dispatch="2*n_jobs", max_nbytes=None)
+    with tqdm(total=len(cells), desc="Probing", unit="cell", disable=not progress) as bar:
+        results = []
+        try:
+            for result in parallel(jobs):
+                results.append(result)
+                bar.update()
+        except BrokenProcessPool as error:
+            raise ValueError(
+                f"One of {n_jobs} processes that fit probes was killed, with {len(results)} of "
+                f"{len(cells)} cells finished: most often memory runs out. Give fewer processes, "
+                f"n_jobs={max(1, n_jobs // 2)}, or with the notebooks in the environment: "
+                f"LOKY_MAX_CPU_COUNT={max(1, n_jobs // 2)}."
+            ) from error
+    return results
+
+
+def _processes(n_jobs, device):
+    """How many processes to fit in."""
+    cores = cpu_count()  # those that this process may use
+    if n_jobs is None:
+        return cores if device == "cpu" else 1
+    # joblib's own way to ask for all.
+    if isinstance(n_jobs, numbers.Integral) and n_jobs == -1:
+        return cores
+    return min(arguments.whole("n_jobs", n_jobs, 1), cores)
+
+
+def _seeded(method, seed):
+    """A classifier whose randomness is the seed's alone, not numpy's global generator's."""
+    if isinstance(method, str):
+        return method
+    free = {
+        name: seed
+        for name, value in method.get_params().items()
+        if name.rpartition("__")[2] == "random_state" and value is None
+    }
+    return clone(method).set_params(**free)
+
+
+def _check_method(method):
+    if isinstance(method, str):
+        arguments.one_of("method", method, METHODS)
+    elif (
+        isinstance(method, type)
+        or not (hasattr(method, "fit") and hasattr(method, "get_params"))
+        or not (hasattr(method, "decision_function") or hasattr(method, "predict_proba"))
+    ):
+        raise TypeError(
+            f"method must be one of {', '.join(METHODS)}, or a scikit-learn classifier such as "
+            f"LogisticRegression(); got {arguments.shown(method)}."
+        )
+
+
+def _usable(activations):
+    """The examples that count, without their activations, and which those are."""
+    if not isinstance(activations, xr.Dataset) or "activation" not in activations:
+        raise TypeError(
+            "activations must be a Dataset with `activation(example, layer, token, feature)`, "
+            f"such as Run.activations() gives; got {arguments.shown(activations)}."
+        )
+    missing = [f"the dimension {d}" for d in DIMENSIONS if d not in activations.dims]
+    missing += [] if "correct" in activations.coords else ["the coordinate correct"]
+    if missing:
+        raise ValueError(
+            f"The activations lack {', '.join(missing)}. Take them from Run.activations()."
+        )
+    empty = [str(dimension) for dimension, size in activations.sizes.items() if not size]
+    if empty:
+        raise ValueError(f"The activations are empty: they have no {', '.join(empty)}.")
+    for name, dims in (("activation", DIMENSIONS), ("correct", DIMENSIONS[:1])):
+        if set(activations[name].dims) != set(dims):
+            raise ValueError(
+                f"`{name}` must be over ({', '.join(dims)}), it is over "
+                f"({arguments.listed(activations[name].dims)})."
+            )
+    if activations["activation"].dtype.kind not in "fiu":
+        raise ValueError(
+            "The activations must be numbers, they are "
+            f"{arguments.held(activations['activation'].dtype)}."
+        )
+    if activations["correct"].dtype != bool:
+        raise ValueError(
+            "`correct` must hold True and False, it holds "
+            f"{arguments.held(activations['correct'].dtype)}. Convert it: "
+            "activations.assign_coords(correct=activations.correct.astype(bool))."
+        )
+    kept = np.arange(activations.sizes["example"])
+    if "exact_answer" in activations.coords:
+        kept = np.flatnonzero(activations["exact_answer"].to_numpy() != "")
+    return activations.drop_vars("activation").isel(example=kept), kept
+
+
+def _assemble(examples, results, plan, groups):
+    """Put the cells together and do what takes the whole grid: correction and choice."""
+    layers, tokens = examples.sizes["layer"], examples.sizes["token"]
+    wrong = plan.wrong[0]
+
+    def stack(name):
+        values = np.array([result[name] for result in results])
+        return values.reshape(layers, tokens, *values.shape[1:])
+
+    score = stack("score")  # (layer, token, example)
+    area, influence = auroc_influence(score, wrong)
+    training = stack("training_variance")
+    low, high = interval(area, np.sqrt(standard_error(influence, groups) ** 2 + training))
+    scored = ~np.isnan(score)
+    areas = stack("auroc")  # (layer, token, labelling)
+    p_value, p_corrected = _p_values(areas, scored, plan.wrong)
+    cell = ("layer", "token")
+    coords = {
+        name: coord
+        for name, coord in examples.coords.items()
+        if set(coord.dims) <= {"example", "layer", "token"}
+    }
+    return xr.Dataset(
+        {
+            "auroc": (cell, area),
+            "auroc_low": (cell, low),
+            "auroc_high": (cell, high),
+            "training_error": (cell, np.sqrt(training)),
+            "p_value": (cell, p_value),
+            "p_corrected": (cell, p_corrected),
+            "n_examples": (cell, scored.sum(-1)),
+            "n_errors": (cell, (scored & wrong).sum(-1)),
+            "converged": (cell, stack("converged")),
+            "score": (("example", *cell), np.moveaxis(score, -1, 0)),
+            "coef": ((*cell, "feature"), stack("coef")),
+            "intercept": (cell, stack("intercept")),
+            "fold": ("example", plan.fold[0]),
+            "null_auroc": ((*cell, "permutation"), areas[..., 1:]),
+        },
+        coords=coords,
+        attrs=_best(area, stack("choosing"), score, training, plan, examples),
+    )
+
+
+def _p_values(area, scored, labellings):
+    """P-values of each cell alone, and for having looked at all of them.
+
+    Areas are measured in standard errors under the null, so that cells of different size, and
+    labellings of different balance, compare. Corrected: how often the largest of a permuted grid
+    reaches a cell (Westfall and Young 1993). Alone: how often any cell of the permuted grids does,
+    as all share one null.
+
+    `area` (layer, token, labelling), `scored` (layer, token, example), `labellings` (labelling,
+    example).
+    """
+    n_wrong = scored.astype(np.float32) @ labellings.T.astype(np.float32)
+    n = scored.sum(-1, keepdims=True)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        z = (area - 0.5) / np.sqrt((n + 1) / (12 * n_wrong * (n - n_wrong)))
+    z, null = z[..., 0], z[..., 1:]
+    empty = np.isnan(z)
+    if not null.shape[-1] or empty.all():
+        return np.full(z.shape, np.nan), np.full(z.shape, np.nan)
+    # A permutation may leave a cell, or all of few cells, without both classes in every fold.
+    null = null[..., ~np.isnan(null).all((0, 1))]
+    if not null.shape[-1]:
+        return np.full(z.shape, np.nan), np.full(z.shape, np.nan)
+    largest = np.nanmax(null, axis=(0, 1))
+    pool = np.sort(null[~np.isnan(null)])
+    reached = len(pool) - np.searchsorted(pool, z, side="left")
+    alone = (1 + reached) / (1 + len(pool))
+    corrected = (1 + (largest >= z[..., None]).sum(-1)) / (1 + len(largest))
+    return np.where(empty, np.nan, alone), np.where(empty, np.nan, corrected)
+
+
+def _best(area, choosing, score, training, plan, examples):
+    """The best cell, and its area chosen and measured on different data."""
+    if np.isnan(area).all():
+        return {}
+    layer, token = np.unravel_index(np.nanargmax(area), area.shape)
+    best = {
+        "best_layer": int(examples["layer"][layer]),
+        "best_token": str(examples["token"].to_numpy()[token]),
+    }
+    if np.isnan(choosing).all():
+        return best
+    honest, variance = np.full(score.shape[-1], np.nan), []
+    for k in range(plan.n_folds):
+        # Chosen by fits and examples that had nothing of fold k.
+        chosen = np.unravel_index(np.nanargmax(choosing[..., k]), area.shape)
+        tested = plan.fold[0] == k
+        honest[tested] = score[chosen][tested]
+        variance.append(training[chosen])
+    value, influence = auroc_influence(honest, plan.wrong[0])
+    error = np.sqrt(standard_error(influence, plan.groups) ** 2 + np.mean(variance))
+    low, high = interval(value, error)
+    names = ("best_auroc", "best_auroc_low", "best_auroc_high")
+    return best | dict(zip(names, map(float, (value, low, high)), strict=True))

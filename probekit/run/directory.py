@@ -1,0 +1,664 @@
+"""A run directory: where its files are, what is finished, and whether that is still so.
+
+No file is read that is not as its stage left it.
+"""
+
+import io
+import json
+import os
+import stat
+import time
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+import h5py
+import pandas as pd
+import xarray as xr
+
+from probekit import arguments
+from probekit.run import lock
+from probekit.run.files import (
+    TEMPORARY,
+    DamagedError,
+    explained,
+    files_below,
+    no_links,
+    parse_json,
+    reading,
+    replacing,
+    sha256,
+    write_json,
+)
+from probekit.run.manifest import (
+    REPORT,
+    STAGES,
+    check_json,
+    checked,
+    environment,
+    fingerprint,
+    is_plain,
+    is_word,
+    recorded,
+    same_file,
+    sealed,
+)
+
+# A grid is always read whole, so each array is one block: nothing is gained by smaller ones, and
+# compression loses by them. Level 1 takes a third off and no time that is noticed; higher levels
+# take hardly more off.
+_STORAGE = {"zlib": True, "complevel": 1, "fletcher32": True}
+
+
+def netcdf(grids, shuffle=True):
+    """Datasets as one netCDF file, a group each.
+
+    In memory, since HDF5 can take the process down with it when the disk is full.
+    """
+    file = io.BytesIO()
+    for split, grid in grids.items():
+        texts = {n: v.astype(object) for n, v in grid.variables.items() if v.dtype.kind in "TUO"}
+        encoding = {
+            n: {**_STORAGE, "shuffle": shuffle, "chunksizes": v.shape}
+            for n, v in grid.variables.items()
+            if v.dtype.kind in "fiub" and v.size and v.ndim and n not in grid.dims
+        }
+        # As arrays of bytes: netCDF's own strings are neither compressed nor checked.
+        encoding |= {n: {**_STORAGE, "dtype": "S1"} for n, v in texts.items() if v.ndim and v.size}
+        grid.assign(texts).to_netcdf(
+            file, mode="a", group=split, engine="h5netcdf", encoding=encoding
+        )
+    return file.getvalue()
+
+
+# What the variables of a grid and of its controls are over, and what they hold: numpy's kinds.
+_CELL = ("layer", "token")
+
+
+_GRID = {"auroc": (_CELL, "f"), "score": (("example", *_CELL), "f")}
+
+
+_GRID |= {"coef": ((*_CELL, "feature"), "f"), "intercept": (_CELL, "f")}
+
+
+_GRID |= {"layer": (("layer",), "iu"), "token": (("token",), "TUO")}
+
+
+_CONTROLS = {"auroc": (("control",), "f"), "score": (("control", "example"), "f")}
+
+
+_CONTROLS |= {"control": (("control",), "TUO")}
+
+
+_BOTH = {"n_examples": "iu", "auroc_low": "f", "auroc_high": "f", "p_value": "f"}
+
+
+_NEEDED = {"auroc", "layer", "token", "control"}
+
+# Deflate, shuffle and fletcher32, which HDF5 has built in; others are code that a file may name.
+_FILTERS = {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32}
+
+
+_LARGEST_RATIO = 1100  # deflate's own is 1032
+
+
+def read_grid(content, split):
+    """Read a dataset of a file that `netcdf` made."""
+    try:
+        with h5py.File(io.BytesIO(content)) as file:
+            _check_contained(file, len(content))
+        grid = xr.load_dataset(io.BytesIO(content), group=split, engine="h5netcdf")
+    except (OSError, LookupError, TypeError, RuntimeError, AttributeError) as error:
+        raise ValueError(f"it is not as it was written: {error}.") from error
+    texts = {n: v.astype(str) for n, v in grid.variables.items() if v.dtype.kind == "O"}
+    grid = grid.assign(texts)
+    _check_form(grid)
+    return grid
+
+
+def _check_contained(file, size):
+    """Refuse what makes HDF5 read another file, run a plugin, or fill the memory."""
+    claimed = 0
+    for split in file:
+        members = _member(file, split)
+        if not isinstance(members, h5py.Group):
+            raise ValueError(f"{split!r} is in it, which is no split.")
+        for name in members:
+            array = _member(members, name)
+            if not isinstance(array, h5py.Dataset):
+                raise ValueError(f"{name!r} of {split!r} is no array.")
+            made = array.id.get_create_plist()
+            filters = {made.get_filter(i)[0] for i in range(made.get_nfilters())}
+            if array.external or array.is_virtual or not filters <= _FILTERS:
+                raise ValueError(
+                    f"{name!r} of {split!r} is kept in another file or in a form that probekit "
+                    "does not write, so it is not read."
+                )
+            claimed += array.size * array.dtype.itemsize
+    if claimed > _LARGEST_RATIO * size:
+        raise ValueError(
+            f"its {size:,} bytes claim to hold {claimed:,}, which they can't, so it is not read."
+        )
+
+
+def _member(group, name):
+    if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+        raise ValueError(f"{name!r} is a link to another place or file, so it is not read.")
+    return group[name]
+
+
+def _check_form(grid):
+    """Refuse a dataset that the functions on grids could not use."""
+    form = _CONTROLS if "control" in grid.dims else _GRID
+    over = form["auroc"][0]
+    for name, (dims, kinds) in (form | {n: (over, kinds) for n, kinds in _BOTH.items()}).items():
+        if name not in grid.variables:
+            if name in _NEEDED:
+                raise ValueError(f"it has no {name!r}.")
+            continue
+        array = grid[name]
+        if array.dims != dims or array.dtype.kind not in kinds:
+            raise ValueError(
+                f"its {name!r} holds {arguments.held(array.dtype)} over ({', '.join(array.dims)}), "
+                f"and should be over ({', '.join(dims)})."
+            )
+    for name in over:
+        if not grid.indexes[name].is_unique:
+            raise ValueError(f"it has a {name} twice.")
+
+
+@dataclass
+class Stage:
+    """A stage that is being run."""
+
+    run: object
+    """The `Run` that it is a stage of."""
+    name: str
+    parameters: dict
+    inputs: dict
+    started: float = field(default_factory=time.time)
+
+    def finish(self, outputs, **results):
+        """Write the manifest: the stage is finished.
+
+        Parameters
+        ----------
+        outputs : sequence of Path
+            Files and folders in the run directory that the stage made.
+        **results
+            Whatever else should be on record, as JSON can hold it.
+
+        Returns
+        -------
+        dict
+            The manifest.
+
+        Raises
+        ------
+        ValueError, TypeError, FileNotFoundError
+            If an output is not there or not in the run directory, or JSON can't hold a result. If
+            the run directory was renamed or deleted since the stage began.
+        """
+        check_json("results", results)
+        lock.check_place(self.run.path)
+        outputs = arguments.paths("outputs", outputs)
+        for output in outputs:
+            if not output.is_relative_to(self.run.path):
+                raise ValueError(
+                    f"The output {output} is not in the run directory {self.run.path}. Write it "
+                    f"there, and give its whole path, such as {self.run.path / 'grid.nc'}."
+                )
+            if not no_links(output, self.run.path):
+                raise FileNotFoundError(
+                    f"The output {output} is not there. Write it, then finish the stage."
+                )
+        manifest = {
+            "stage": self.name,
+            "parameters": self.parameters,
+            "inputs": self.inputs,
+            "outputs": recorded(outputs, self.run.path),
+            "results": results,
+            "environment": environment(),
+            "started": datetime.fromtimestamp(self.started, UTC).isoformat(timespec="seconds"),
+            "seconds": round(time.time() - self.started, 2),
+        }
+        path = self.run.manifest_path(self.name)
+        write_json(path, sealed(manifest))
+        lock.release(self.run.path)
+        return manifest
+
+
+class Run:
+    """A run directory.
+
+    Parameters
+    ----------
+    path : str or Path
+        Made when something is first written there.
+    """
+
+    def __init__(self, path):
+        path = arguments.path("The run directory", path)
+        # Not pathlib's own, which fail where a user or a link leads nowhere or a name is too long.
+        self.path = Path(os.path.realpath(os.path.expanduser(path)))
+        if os.path.exists(self.path) and not self.path.is_dir():
+            raise ValueError(f"The run directory {self.path} is a file. Give a folder's path.")
+
+    def __repr__(self):
+        return f"Run({str(self.path)!r})"
+
+    @property
+    def name(self):
+        """Last part of the path."""
+        return self.path.name
+
+    @property
+    def figures(self):
+        """Folder of the figures; made if it isn't there."""
+        return self._folder("figures")
+
+    @property
+    def notebooks(self):
+        """Folder of the executed notebooks; made if it isn't there."""
+        return self._folder("notebooks")
+
+    def _folder(self, name):
+        folder = self._inside(name)
+        if not no_links(folder, self.path):
+            lock.occupy(self.path)
+        with explained(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    # What the stages made
+
+    def answers(self):
+        """Questions, responses and grades.
+
+        Returns
+        -------
+        DataFrame
+            One row an example, in the order of the question file.
+        """
+        path, content = self._content("answers.parquet", "extract")
+        try:
+            return pd.read_parquet(io.BytesIO(content))
+        except (ValueError, OSError) as error:
+            raise DamagedError(f"{path} is damaged: {error}. {_again('extract')}") from error
+
+    @arguments.plainly()
+    def activations(self, site=None):
+        """Activations of the named tokens, read from disk only where they are used.
+
+        Parameters
+        ----------
+        site : str, optional
+            By default the run's first site.
+
+        Returns
+        -------
+        Dataset
+            ``activation(example, layer, token, feature)``; NaN where a response has no such token.
+        """
+        if site is not None:
+            arguments.text("site", site, such_as="mlp_out")
+        sites = self.manifest("extract")["results"].get("sites")
+        if not sites:
+            raise ValueError(
+                f"{self.manifest_path('extract')} is damaged: it names no site. {_again('extract')}"
+            )
+        site = site or sites[0]
+        if site not in sites:
+            raise ValueError(
+                f"{self.path} has no site {arguments.shown(site)}. It has: "
+                f"{arguments.listed(sites)}."
+            )
+        path = self._intact(store_name(site, sites), "extract")
+        from probekit.run.activations import read_store  # zarr takes a while to import
+
+        ids = pd.read_parquet(self._intact("answers.parquet", "extract"), columns=["id"])["id"]
+        try:
+            return read_store(path, ids)
+        except DamagedError as error:
+            raise DamagedError(f"{path} is damaged: {error} {_again('extract')}") from error
+
+    def grid(self, split="random"):
+        """Grid of probes that the probe stage fitted.
+
+        Parameters
+        ----------
+        split : str
+            ``"random"``, ``"answer"``, ``"published"`` or whatever else was asked for.
+
+        Returns
+        -------
+        Dataset
+        """
+        return self._load("grid.nc", split)
+
+    def controls(self, split="random"):
+        """Baselines on the same folds as the grid of a split.
+
+        Parameters
+        ----------
+        split : str
+
+        Returns
+        -------
+        Dataset
+        """
+        return self._load("controls.nc", split)
+
+    @arguments.plainly()
+    def _load(self, name, split):
+        arguments.text("split", split, such_as="random")
+        path, content = self._content(name, "probe")
+        splits = self.manifest("probe")["results"].get("splits", [split])
+        if split not in splits:
+            raise ValueError(
+                f"{path} has no split {arguments.shown(split)}. It has: {arguments.listed(splits)}."
+            )
+        try:
+            return read_grid(content, split)
+        except ValueError as error:
+            raise DamagedError(f"{path} is damaged: {error} {_again('probe')}") from error
+
+    def save_grids(self, grids, name="grid.nc", **storage):
+        """Save datasets of the probe stage into one file.
+
+        Parameters
+        ----------
+        grids : dict of {str: Dataset}
+            Per split, as `grid` or `controls` will be asked for it.
+        name : {"grid.nc", "controls.nc"}
+        **storage
+            Of `netcdf`.
+
+        Returns
+        -------
+        Path
+        """
+        path = self._inside(name)
+        of_splits = isinstance(grids, dict) and grids
+        if not of_splits or not all(isinstance(grid, xr.Dataset) for grid in grids.values()):
+            raise TypeError(
+                "grids must be a dict of a Dataset per split, such as {'random': grid}; got "
+                f"{arguments.shown(grids)}."
+            )
+        for split in grids:
+            arguments.text("The name of a split", split, such_as="random")
+            if not is_word(split):
+                raise ValueError(
+                    f"{arguments.shown(split)} can't be the name of a split. Give a word such as "
+                    "'random'."
+                )
+        lock.occupy(self.path)
+        with replacing(path) as temporary:
+            temporary.write_bytes(netcdf(grids, **storage))
+        return path
+
+    def write_text(self, name, text):
+        """Write a text file into the run directory.
+
+        Parameters
+        ----------
+        name : str
+        text : str
+
+        Returns
+        -------
+        Path
+        """
+        path = self._inside(name)
+        arguments.text(f"The content of {name}", text, empty=True)
+        lock.occupy(self.path)
+        with replacing(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+        return path
+
+    def _inside(self, name):
+        """Path of a file of the run; refuses a name or a link that leads out of its directory."""
+        if not is_plain(name):
+            raise ValueError(
+                f"{arguments.shown(name)} is not the name of a file in the run directory "
+                f"{self.path}. Give one such as 'description.md'."
+            )
+        no_links(self.path / name, self.path)
+        return self.path / name
+
+    def _content(self, name, stage):
+        """Path and bytes of a file that a stage made: so no parser opens a file by itself."""
+        path = self._intact(name, stage)
+        with reading(path):
+            return path, path.read_bytes()
+
+    @arguments.plainly()
+    def _intact(self, name, stage):
+        """Path of what a stage made, if it is as the stage left it.
+
+        A shard that was deleted would read as missing tokens, and nothing in the store guards its
+        labels' types and shapes; so files are compared with the manifest before they are read.
+        """
+        manifest = self.manifest(stage)
+        path = self._inside(name)
+        found = no_links(path, self.path)
+        if not found and name in manifest.get("left_out", ()):
+            raise FileNotFoundError(
+                f"{path} was left out of this run, an example, to keep it small. Make a run of "
+                "your own: probekit run, or the notebooks 01 and 02."
+            )
+        if not found:
+            raise FileNotFoundError(f"{path} is not there. {_again(stage)}")
+        if stat.S_ISDIR(found.st_mode):
+            files_below(path)
+        records = {n: r for n, r in manifest["outputs"].items() if Path(n).parts[0] == name}
+        for output, record in records.items():
+            if not self._is_same(output, record):
+                raise DamagedError(
+                    f"{path} is damaged: {self.path / output} is not as the {stage} stage left "
+                    f"it. {_again(stage)}"
+                )
+        if not records:
+            raise ValueError(f"{path} is not what the {stage} stage made. {_again(stage)}")
+        return path
+
+    def _is_same(self, output, record, thorough=False):
+        """Whether what a stage made is there as the stage left it."""
+        return same_file(self._inside(output), record, thorough)
+
+    # Stages
+
+    @arguments.plainly()
+    def manifest(self, stage):
+        """What a finished stage recorded of itself.
+
+        Parameters
+        ----------
+        stage : {"extract", "probe", "visualize", "interpret"}
+
+        Returns
+        -------
+        dict
+
+        Raises
+        ------
+        FileNotFoundError
+            If the stage is not finished.
+        """
+        path = self.manifest_path(stage)
+        try:
+            with reading(path):
+                content = parse_json(path.read_text(encoding="utf-8"))
+            later = isinstance(content, dict) and content.get("schema_version", 1) != 1
+            if not later:
+                return checked(content)
+        except (FileNotFoundError, NotADirectoryError):
+            raise FileNotFoundError(
+                f"{self.path} holds no finished {stage} stage. Run the {stage} stage first: "
+                "probekit run, or its notebook."
+            ) from None
+        except (ValueError, IsADirectoryError) as error:
+            raise DamagedError(f"{path} is damaged: {error}. {_again(stage)}") from error
+        raise ValueError(
+            f"{path} was written by a later version of probekit. Update probekit, or give another "
+            "run directory."
+        )
+
+    def manifest_path(self, stage):
+        """Path of a stage's manifest, or the report's: it is there once the stage is finished."""
+        if not isinstance(stage, str) or stage != REPORT:
+            arguments.one_of("stage", stage, STAGES)
+        return self._inside(f"manifests/{stage}.json")
+
+    def pipeline_record(self, stage):
+        """Path of what the pipeline ran a stage with, so that it knows whether that has changed."""
+        return self._inside(f"manifests/.{self.manifest_path(stage).stem}.pipeline.json")
+
+    def executed_notebook(self, stage):
+        """Path of a stage's notebook as the pipeline executed it."""
+        return self._inside(f"{self.notebooks.name}/{notebook_name(stage)}")
+
+    @arguments.plainly()
+    def begin(self, stage, parameters, inputs=()):
+        """Start a stage: from here on it is unfinished until `Stage.finish`.
+
+        Until then no other process can write into the run directory.
+
+        Parameters
+        ----------
+        stage : {"extract", "probe", "visualize", "interpret"}
+        parameters : dict
+            What was asked for, as JSON can hold it.
+        inputs : sequence of Path
+            Files whose contents decide the result; their hashes are recorded now.
+
+        Returns
+        -------
+        Stage
+
+        Raises
+        ------
+        ValueError, TypeError, FileNotFoundError
+            If another process is writing into the directory: the message says which. If nothing
+            can be written there, an input is not there or a damaged manifest, or JSON can't hold a
+            parameter.
+        """
+        manifest = self.manifest_path(stage)
+        check_json("parameters", parameters)
+        hashes = {self._label(p): self._digest(p) for p in arguments.paths("inputs", inputs)}
+        lock.hold(self.path)
+        # What a killed process had begun to write; nobody else is writing now.
+        with explained(self.path):
+            for folder, _, files in os.walk(self.path):
+                for stray in (Path(folder, file) for file in files):
+                    if TEMPORARY.fullmatch(stray.relative_to(self.path).as_posix()):
+                        stray.unlink()
+            manifest.unlink(missing_ok=True)
+        return Stage(self, stage, parameters, hashes)
+
+    def _label(self, path):
+        """A path as manifests hold it: relative to the run directory if it is inside."""
+        path = Path(path).resolve()
+        return str(path.relative_to(self.path) if path.is_relative_to(self.path) else path)
+
+    def _digest(self, path):
+        """SHA-256 of a file; of a manifest, that of what it says but for times and versions."""
+        here = Path(os.path.abspath(path))
+        if here.is_relative_to(self.path):
+            no_links(here, self.path)
+        for stage in (*STAGES, REPORT):
+            if here.resolve() == self.path / "manifests" / f"{stage}.json":
+                return fingerprint(self.manifest(stage))
+        try:
+            with reading(path):
+                is_file = stat.S_ISREG(os.stat(path).st_mode)
+        except (FileNotFoundError, NotADirectoryError):
+            is_file = False
+        if not is_file:
+            raise FileNotFoundError(f"There is no file {path}, and an input is a file.")
+        return sha256(path)
+
+    def outdated(self, stage, record, key, thorough=False, files=()):
+        """Why a stage has to be run again, if it has to.
+
+        Parameters
+        ----------
+        stage : str
+        record : Path
+            Where the pipeline keeps what it ran the stage with.
+        key : dict
+            What it would run it with now.
+        thorough : bool
+            Read large shards of activations too. They carry their own checksums, so it is enough
+            to compare their sizes where nothing is going to be made of them.
+        files : sequence of Path
+            The questions' files, if the stage reads them: what is in them decides, not where they
+            are.
+
+        Returns
+        -------
+        str or None
+            None if it is finished as the pipeline recorded it, with its files as it left them.
+
+        Raises
+        ------
+        OSError
+            If that can't be told because a file can't be read.
+        """
+        path, record = self.manifest_path(stage), arguments.path("record", record)
+        check_json("key", key)
+        try:
+            manifest = self.manifest(stage)
+        except FileNotFoundError:
+            return "not finished"
+        except DamagedError:
+            return f"{self._label(path)} is damaged"
+        try:
+            with reading(record):
+                recorded = dict(parse_json(record.read_text(encoding="utf-8")))
+            recorded["parameters"] = dict(recorded.get("parameters", {}))
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError, TypeError):
+            return f"{self._label(record)} is missing or damaged"
+        # As JSON gives it back: no tuples.
+        key = json.loads(json.dumps({"parameters": {}} | key)) | {"manifest": sha256(path)}
+        outside = {n: d for n, d in manifest["inputs"].items() if Path(n).is_absolute()}
+        moved = files and _by_content(outside) == _by_content({f: sha256(f) for f in files})
+        # Earlier versions recorded where the run was. Nothing is made anew for having been moved.
+        for name in ("run_dir", *(["questions"] if moved else [])):
+            key["parameters"].pop(name, None)
+            recorded["parameters"].pop(name, None)
+        differing = [name for name in {**key, **recorded} if key.get(name) != recorded.get(name)]
+        if differing:
+            return f"{' and '.join(differing)} changed"
+        for name, digest in manifest["inputs"].items():
+            if moved and name in outside:
+                continue
+            try:
+                if self._digest(self.path / name) != digest:
+                    return f"{name} has changed"
+            except (FileNotFoundError, DamagedError):
+                return f"{name} is missing or damaged"
+        for name, output in manifest["outputs"].items():
+            if not self._is_same(name, output, thorough):
+                return f"{name} is missing or damaged"
+        return None
+
+
+def _by_content(files):
+    """What decides in files outside the run: their formats and hashes, not where they are."""
+    return sorted((Path(name).suffix, digest) for name, digest in files.items())
+
+
+def notebook_name(stage):
+    """File name of a stage's notebook, such as ``02_probe.ipynb``."""
+    arguments.one_of("stage", stage, STAGES)
+    return f"{STAGES.index(stage) + 1:02d}_{stage}.ipynb"
+
+
+def store_name(site, sites):
+    """Name of the store that holds one site of a run's sites."""
+    return "activations.zarr" if site == sites[0] else f"activations_{site}.zarr"
+
+
+def _again(stage):
+    return f"Run the {stage} stage again: probekit run, or its notebook."

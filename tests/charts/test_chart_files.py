@@ -1,0 +1,135 @@
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import altair as alt
+import pytest
+
+from probekit.charts.files import FORMATS, save_chart, static
+from probekit.charts.look import finished
+
+HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(1)>"
+
+
+def make_chart(title="Two bars & a <title>", label="a", description="Two bars."):
+    rows = [{"x": label, "y": 1}, {"x": "b", "y": 2}]
+    bars = alt.Chart(alt.Data(values=rows)).mark_bar().encode(x="x:N", y="y:Q")
+    return finished(bars, title, description)
+
+
+def test_without_a_suffix_all_formats_are_written_and_nothing_else(tmp_path):
+    paths = save_chart(make_chart(), tmp_path / "new" / "bars-1.7B")
+    assert [path.name for path in paths] == [f"bars-1.7B.{form}" for form in FORMATS]
+    assert sorted(paths) == sorted((tmp_path / "new").iterdir())
+    contents = {path.suffix: path.read_bytes() for path in paths}
+    assert json.loads(contents[".json"])["title"] == "Two bars & a <title>"
+    assert contents[".png"].startswith(b"\x89PNG")
+    assert contents[".pdf"].startswith(b"%PDF")
+    assert contents[".svg"].startswith(b'<svg role="img" aria-label="Two bars."')
+    assert b"Two bars &amp; a &lt;title&gt;" in contents[".html"]
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_a_suffix_writes_that_format_only(tmp_path, form):
+    path = tmp_path / f"bars.{form}"
+    assert save_chart(make_chart(), str(path)) == [path]
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def make_rich_chart():
+    """A gradient in the legend, and half-transparent marks."""
+    rows = [{"x": i, "y": i % 5, "z": i / 30} for i in range(30)]
+    base = alt.Chart(alt.Data(values=rows)).encode(x="x:O", y="y:O")
+    chart = alt.layer(base.mark_rect().encode(color="z:Q"), base.mark_rect(opacity=0.5))
+    return finished(chart, "Rich", "A chart with ≥ and −.")
+
+
+def test_same_chart_same_bytes(tmp_path):
+    first = save_chart(make_rich_chart(), tmp_path / "first")
+    save_chart(make_rich_chart(), tmp_path / "second")
+    # In another process hash seeds and counters differ.
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[2]); from test_chart_files import *;"
+        "save_chart(make_rich_chart(), sys.argv[1])"
+    )
+    tests = Path(__file__).parent
+    arguments = [sys.executable, "-c", code, str(tmp_path / "third"), str(tests)]
+    subprocess.run(arguments, check=True, cwd=tests.parent)
+    for path in first:
+        for name in ("second", "third"):
+            assert path.read_bytes() == (tmp_path / f"{name}{path.suffix}").read_bytes(), path.name
+
+
+def test_page_loads_nothing_and_its_text_stays_text(tmp_path):
+    chart = make_chart(title=HOSTILE, label=HOSTILE, description=HOSTILE)
+    (path,) = save_chart(chart, tmp_path / "bars.html")
+    page = path.read_text()
+    # Two scripts, the library and the chart, both inline: the hostile text opened no third.
+    assert re.findall(r"<script[^>]*>", page) == ["<script>", "<script>"]
+    assert page.count("</script>") == 2
+    assert "<img" not in page.partition("</head>")[2]  # the library has one, for tooltips
+    assert not re.search(r"<(link|iframe|object|embed|base)\b", page)
+    assert "default-src 'none'" in page
+    # No CDN: the only addresses are names of formats and links in messages of the libraries.
+    hosts = set(re.findall(r"https?://([\w.-]+)", page))
+    assert hosts <= {"vega.github.io", "www.w3.org", "github.com"}
+
+
+def test_hostile_text_is_escaped_in_the_svg(tmp_path):
+    (path,) = save_chart(make_chart(HOSTILE, HOSTILE, HOSTILE), tmp_path / "bars.svg")
+    assert "<script" not in path.read_text()
+    assert "<img" not in path.read_text()
+
+
+def test_the_network_is_refused(tmp_path):
+    remote = alt.Chart(alt.UrlData("http://127.0.0.1:9/rows.json")).mark_point().encode(x="x:Q")
+    for form in ("svg", "png", "pdf"):
+        with pytest.raises(ValueError, match=r"not allowed"):
+            save_chart(remote, tmp_path / f"remote.{form}")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_settings_of_the_user_do_not_matter(tmp_path):
+    rows = [{"x": i} for i in range(6000)]  # more than Altair's default limit
+    chart = alt.Chart(alt.Data(values=rows)).mark_tick().encode(x="x:Q")
+    with alt.data_transformers.enable("default", max_rows=10):
+        (path,) = save_chart(chart, tmp_path / "many.json")
+    assert len(json.loads(path.read_text())["data"]["values"]) == 6000
+
+
+def test_picture_for_a_notebook():
+    data, metadata = static(make_chart())._repr_mimebundle_()
+    assert set(data) == {"image/png", "text/plain"} or set(data) == {"image/png"}
+    assert metadata["image/png"]["alt"] == "Two bars."
+    assert 50 < metadata["image/png"]["width"] < 400
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch):
+    path = tmp_path / "bars.svg"
+    path.write_text("old")
+
+    def refuse(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pathlib.Path.replace", refuse)
+    with pytest.raises(ValueError, match=r"bars\.svg cannot be written: No space left"):
+        save_chart(make_chart(), path)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_bad_input(tmp_path):
+    with pytest.raises(TypeError, match=r"Expected an Altair chart, got \{\}"):
+        save_chart({}, tmp_path / "a.png")
+    with pytest.raises(TypeError, match=r"Expected an Altair chart, got '"):
+        static("a.png")
+    with pytest.raises(
+        ValueError, match=r"A chart can't be saved as 'a.jpeg'. Use .json, .svg, .png"
+    ):
+        save_chart(make_chart(), tmp_path / "a.jpeg")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match=r"a\.json cannot be written: .* another folder"):
+        save_chart(make_chart(), tmp_path / "file" / "a.json")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

@@ -1,0 +1,291 @@
+import altair as alt
+import numpy as np
+import pytest
+import xarray as xr
+
+from probekit.charts.heatmaps import (
+    MEASURES,
+    compare_splits,
+    gain,
+    heatmap,
+    point_biserial,
+    small_multiples,
+)
+from probekit.tokens import FIGURE_TOKENS, TOKENS
+
+LABELS = ["last_q", "first_answer", "second_answer", "exact_answer_before_first"]
+LABELS += ["exact_answer_first", "exact_answer_last"]
+LABELS += ["-8", "-7", "-6", "-5", "-4", "-3", "-2", "-1"]
+
+
+def make_grid(layers=32, examples=80, seed=0):
+    """A peak in the middle layers at the exact answer; nothing at -8, and not at (3, -7)."""
+    rng = np.random.default_rng(seed)
+    depth = np.arange(layers) / max(layers - 1, 1)
+    height = np.array([0.4 if token.startswith("exact") else 0.12 for token in TOKENS])
+    auroc = 0.5 + height * np.exp(-(((depth[:, None] - 0.45) / 0.35) ** 2))
+    auroc += rng.normal(0, 0.01, auroc.shape)
+    auroc[:, TOKENS.index("-8")] = np.nan
+    auroc[min(3, layers - 1), TOKENS.index("-7")] = np.nan
+    wrong = rng.random(examples) < 0.5
+    score = rng.normal(size=(examples, *auroc.shape)) + 4 * (auroc - 0.5) * wrong[:, None, None]
+    cells = ("layer", "token")
+    return xr.Dataset(
+        {
+            "auroc": (cells, auroc),
+            "auroc_low": (cells, auroc - 0.04),
+            "auroc_high": (cells, auroc + 0.04),
+            "p_value": (cells, np.exp(-60 * np.abs(auroc - 0.5))),
+            "n_examples": (cells, np.where(np.isnan(auroc), 0, examples)),
+            "score": (("example", *cells), 1 / (1 + np.exp(-score))),
+        },
+        coords={
+            "layer": np.arange(layers),
+            "token": list(TOKENS),
+            "correct": ("example", ~wrong),
+            "id": ("example", [f"q{i}" for i in range(examples)]),
+        },
+    )
+
+
+@pytest.fixture(scope="module")
+def grid():
+    return make_grid()
+
+
+def rows_of(spec, layer=0):
+    # Altair moves data that all layers share to the top.
+    return (spec if "data" in spec else spec["layer"][layer])["data"]["values"]
+
+
+def test_figure_is_as_specified(grid):
+    spec = heatmap(grid).to_dict()
+    encoding = spec["layer"][0]["encoding"]
+    assert spec["title"] == "Layer vs. Token Correlation"
+    assert spec["layer"][0]["mark"]["type"] == "rect"
+    assert encoding["x"]["title"] == "Token"
+    assert encoding["x"]["scale"]["domain"] == LABELS == list(FIGURE_TOKENS)
+    assert encoding["y"]["title"] == "Layer"
+    assert encoding["y"]["scale"]["domain"] == list(range(32))  # an ordinal's first is at the top
+    assert encoding["y"]["axis"]["values"] == list(range(0, 32, 2))
+    colour = encoding["color"]
+    assert colour["field"] == "auroc"
+    assert colour["scale"] == {"scheme": "blues", "domain": [0.5, 1.0], "clamp": True}
+    assert colour["title"] == ["AUROC of", "error detection"]
+    assert colour["legend"]["orient"] == "right"
+    assert colour["legend"]["values"] == [0.5, 0.6, 0.7, 0.8, 0.9, 1.0]
+
+
+def test_cells_are_the_grids_values(grid):
+    rows = rows_of(heatmap(grid).to_dict())
+    assert len(rows) == 32 * 14
+    for row in rows:
+        cell = grid.sel(layer=row["layer"], token=row["token"])
+        for name in ("auroc", "auroc_low", "auroc_high", "n_examples", "p_value"):
+            expected = float(cell[name])
+            assert row[name] == (None if np.isnan(expected) else expected)
+
+
+def test_missing_cells_are_hatched_and_named_in_the_legend(grid):
+    spec = heatmap(grid).to_dict()
+    assert [layer["mark"]["type"] for layer in spec["layer"]] == ["rect", "rect", "point"]
+    missing = {(row["layer"], row["token"]) for row in rows_of(spec, layer=1)}
+    assert missing == {(layer, "-8") for layer in range(32)} | {(3, "-7")}
+    assert spec["layer"][2]["encoding"]["shape"]["scale"]["domain"] == ["not measured"]
+    assert "33 of 448 cells are not measured" in spec["description"]
+
+
+def test_grid_without_gaps_has_no_such_legend(grid):
+    spec = heatmap(grid.fillna(0.5)).to_dict()
+    assert len(spec["layer"]) == 1
+
+
+def test_correlation_is_that_of_numpy(grid):
+    gaps = grid.copy()
+    gaps["score"] = grid.score.where(~((grid.token == "-5") & (grid.example < 30)))
+    r = point_biserial(gaps)
+    for layer, token in [(0, "last_q"), (14, "exact_answer_last"), (7, "-5")]:
+        score = gaps.score.sel(layer=layer, token=token).values
+        scored = ~np.isnan(score)
+        expected = np.corrcoef(score[scored], gaps.correct.values[scored])[0, 1]
+        assert float(r.sel(layer=layer, token=token)) == pytest.approx(abs(expected), abs=1e-12)
+    colour = heatmap(gaps, measure="correlation").to_dict()["layer"][0]["encoding"]["color"]
+    assert colour["field"] == "correlation"
+    assert colour["scale"]["domain"] == [0.0, 1.0]
+    assert colour["title"] == MEASURES["correlation"][0]
+
+
+def test_correlation_is_missing_where_it_has_no_meaning(grid):
+    flat = grid.copy()
+    flat["score"] = grid.score.where(grid.token != "-5", 0.3)
+    flat["score"] = flat.score.where((grid.token != "-6") | (grid.example < 2))
+    r = point_biserial(flat)
+    assert r.sel(token=["-5", "-6"]).isnull().all()
+    assert r.sel(token="-4").notnull().all()
+    one_sided = flat.assign_coords(correct=("example", np.ones(80, bool)))
+    assert point_biserial(one_sided).isnull().all()
+
+
+def test_bad_input(grid, tmp_path):
+    with pytest.raises(
+        ValueError, match=r"measure must be one of auroc, correlation; got 'accuracy'"
+    ):
+        heatmap(grid, measure="accuracy")
+    with pytest.raises(TypeError, match=r"xarray Dataset.*got a DataFrame"):
+        heatmap(grid.auroc.to_dataframe())
+    with pytest.raises(ValueError, match=r"no variable 'auroc'; it has p_value"):
+        heatmap(grid[["p_value"]])
+    with pytest.raises(ValueError, match=r"no variable 'score'"):
+        heatmap(grid.drop_vars("score"), measure="correlation")
+    with pytest.raises(ValueError, match=r"must be over"):
+        heatmap(grid.rename(layer="depth"))
+    with pytest.raises(ValueError, match=r"The grid is empty"):
+        heatmap(grid.isel(layer=[]))
+    with pytest.raises(ValueError, match=r"Unknown token 'last'.*The grid has last_q"):
+        heatmap(grid, tokens=["last_q", "last"])
+    with pytest.raises(TypeError, match=r"tokens must be a list"):
+        heatmap(grid, tokens="last_q")
+    with pytest.raises(ValueError, match=r"A token is given twice"):
+        heatmap(grid, tokens=["-1", "-1"])
+    with pytest.raises(ValueError, match=r"none of the tokens asked for"):
+        heatmap(grid.sel(token=["-1"]), tokens=["last_q"])
+    with pytest.raises(
+        ValueError, match=r"outline names cells that are not drawn: \[\(99, '-1'\)\]"
+    ):
+        heatmap(grid, outline=[(99, "-1")])
+    with pytest.raises(ValueError, match=r"mute must be True, False or a level"):
+        heatmap(grid, mute=5)
+    with pytest.raises(ValueError, match=r"mute needs p_corrected or p_value"):
+        heatmap(grid.drop_vars("p_value"), mute=True)
+    with pytest.raises(TypeError, match=r"dict of name to grid, .*; got a list"):
+        compare_splits([grid, grid])
+    with pytest.raises(ValueError, match=r"no grid to draw"):
+        small_multiples({})
+    with pytest.raises(ValueError, match=r"different layers. Use small_multiples"):
+        compare_splits({"a": grid, "b": make_grid(layers=6)})
+    with pytest.raises(ValueError, match=r"columns must be a whole number of at least 1, got 0"):
+        small_multiples({"a": grid}, columns=0)
+    with pytest.raises(ValueError, match=r"no variable 'gain'"):
+        gain(grid)
+    twice = xr.concat([grid, grid], dim="layer")
+    with pytest.raises(ValueError, match=r"needs a coordinate 'layer' with a different label"):
+        heatmap(twice.drop_vars("correct").assign_coords(correct=grid.correct))
+
+
+def test_columns_are_those_asked_for(grid):
+    spec = heatmap(grid.sel(token=["-1", "last_q"]), tokens=["-1", "exact_answer_last"]).to_dict()
+    assert spec["layer"][0]["encoding"]["x"]["scale"]["domain"] == ["-1", "exact_answer_last"]
+    rows = rows_of(spec)
+    assert {row["token"] for row in rows if row["auroc"] is None} == {"exact_answer_last"}
+
+
+def test_nothing_measured_is_drawn_as_such(grid):
+    chart = heatmap(grid.assign(auroc=grid.auroc * np.nan))
+    assert chart.description.endswith("No cell is measured.")
+    assert len(rows_of(chart.to_dict(), layer=1)) == 32 * 14
+
+
+def test_muted_cells_are_those_without_significance(grid):
+    corrected = grid.assign(p_corrected=(grid.p_value * 20).clip(max=1))
+    for drawn, p, words in [
+        (grid, "p_value", "p > 0.01, uncorrected"),
+        (corrected, "p_corrected", "p > 0.01"),
+    ]:
+        spec = heatmap(drawn, mute=0.01).to_dict()
+        shape = spec["layer"][-1]["encoding"]["shape"]
+        assert shape["scale"]["domain"] == ["not measured", words]
+        veiled = {(row["layer"], row["token"]) for row in rows_of(spec, layer=2)}
+        expected = {
+            (int(layer), str(token))
+            for layer in drawn.layer
+            for token in FIGURE_TOKENS
+            if float(drawn[p].sel(layer=layer, token=token)) > 0.01
+        }
+        assert veiled == expected
+
+
+def test_the_least_p_that_permutations_can_give_is_significant_at_its_level(grid):
+    """Of 19 permutations it is 0.05 itself: what the text counts as beating chance isn't muted."""
+    least = grid.assign(p_corrected=xr.full_like(grid.p_value, 1 / (1 + 19)))
+    assert "p > 0.05" not in str(heatmap(least, mute=True).to_dict())
+
+
+def test_outlines_are_named_in_the_legend(grid):
+    chart = heatmap(grid, outline=[(14, "exact_answer_last"), (13, "exact_answer_first")])
+    spec = chart.to_dict()
+    marks = rows_of(spec, layer=len(spec["layer"]) - 1)
+    named = {(row["layer"], row["token"]): row["state"] for row in marks}
+    assert named[14, "exact_answer_last"] == "best cell"
+    assert named[13, "exact_answer_first"] == "not told apart"
+    assert "1 cells cannot be told" not in chart.description
+    assert "cannot be told from the best: 1" in chart.description
+
+
+@pytest.mark.parametrize("layers", [1, 2, 12, 30, 80, 126])
+def test_any_depth_keeps_ticks_and_room_for_their_labels(layers):
+    spec = heatmap(make_grid(layers=layers, examples=4)).to_dict()
+    assert spec["layer"][0]["encoding"]["y"]["axis"]["values"] == list(range(0, layers, 2))
+    assert spec["height"] % layers == 0  # whole pixels
+    assert 2 * spec["height"] / layers >= 15
+
+
+def test_layers_that_were_not_all_captured(grid):
+    for layers in ([1, 5, 9], [0, 5, 10]):
+        spec = heatmap(grid.sel(layer=layers)).to_dict()
+        assert spec["layer"][0]["encoding"]["y"]["axis"]["values"] == layers
+
+
+def test_splits_share_scale_and_legend(grid):
+    held_out = grid.assign(auroc=grid.auroc.fillna(0.5))
+    spec = compare_splits({"random": grid, "answer": held_out}, mute=True).to_dict()
+    assert [panel["title"] for panel in spec["hconcat"]] == ["random", "answer"]
+    colours = [panel["layer"][0]["encoding"]["color"] for panel in spec["hconcat"]]
+    assert colours[0] == colours[1]
+    # One legend: each panel has all notes, in one order, or their marks would be mixed up.
+    shapes = [panel["layer"][-1]["encoding"]["shape"]["scale"] for panel in spec["hconcat"]]
+    assert shapes[0] == shapes[1]
+    assert "random: Heatmap of the AUROC" in spec["description"]
+
+
+def test_small_multiples_have_their_own_layers(grid):
+    spec = small_multiples({"deep": grid, "shallow": make_grid(12)}, columns=2).to_dict()
+    domains = [panel["layer"][0]["encoding"]["y"]["scale"]["domain"] for panel in spec["concat"]]
+    assert domains == [list(range(32)), list(range(12))]
+    assert spec["columns"] == 2
+    assert spec["resolve"]["scale"]["y"] == "independent"
+
+
+def test_gain_is_symmetric_and_marks_what_is_unclear_or_worse(grid):
+    difference = (grid.auroc - 0.62).rename("gain")
+    gains = xr.Dataset(
+        {"gain": difference, "gain_low": difference - 0.05, "gain_high": difference + 0.05}
+    )
+    chart = gain(gains)
+    spec = chart.to_dict()
+    colour = spec["layer"][0]["encoding"]["color"]["scale"]
+    low, high = colour["domain"]
+    assert -low == high >= float(np.abs(difference).max())
+    assert colour["scheme"] == "blueorange"
+    marks = rows_of(spec, layer=len(spec["layer"]) - 1)
+    for row in marks:
+        cell = gains.sel(layer=row["layer"], token=row["token"])
+        if row["state"] == "worse":
+            assert cell.gain_high < 0
+        elif row["state"] == "interval includes 0":
+            assert cell.gain_low <= 0 <= cell.gain_high
+        else:
+            assert cell.gain.isnull()
+    assert {row["state"] for row in marks} == {"worse", "interval includes 0", "not measured"}
+    assert "gain in AUROC over the best control" in chart.description
+
+
+def test_a_click_can_be_listened_to(grid):
+    selection = alt.selection_point(name="cell", fields=["layer", "token"])
+    spec = heatmap(grid, mute=True).add_params(selection).to_dict()
+    assert spec["params"][0]["name"] == "cell"
+
+
+def test_charts_use_no_hidden_state(grid):
+    before = alt.theme.active
+    assert heatmap(grid).to_dict() == heatmap(grid).to_dict()
+    assert alt.theme.active == before

@@ -1,0 +1,150 @@
+import numpy as np
+import pytest
+import xarray as xr
+from sklearn.metrics import roc_auc_score
+
+from probekit.charts.curves import calibration, roc, score_distribution
+from probekit.charts.lines import by_layer, by_token
+from probekit.tokens import FIGURE_TOKENS, TOKENS
+
+
+@pytest.fixture(scope="module")
+def grid():
+    rng = np.random.default_rng(3)
+    auroc = 0.5 + 0.4 * rng.random((10, len(TOKENS)))
+    auroc[4, TOKENS.index("last_q")] = np.nan
+    cells = ("layer", "token")
+    return xr.Dataset(
+        {
+            "auroc": (cells, auroc),
+            "auroc_low": (cells, auroc - 0.15),
+            "auroc_high": (cells, auroc + 0.05),
+        },
+        coords={"layer": np.arange(10), "token": list(TOKENS)},
+    )
+
+
+@pytest.fixture(scope="module")
+def answers():
+    """Scores that tell errors apart somewhat; a few are missing."""
+    rng = np.random.default_rng(4)
+    correct = rng.random(200) < 0.4
+    score = np.clip(0.5 + 0.2 * ~correct - 0.1 + 0.2 * rng.normal(size=200), 0, 1)
+    score[:7] = np.nan
+    return score, correct
+
+
+def rows_of(part):
+    return part["data"]["values"]
+
+
+def test_lines_by_layer_are_the_grids_values(grid):
+    chart = by_layer(grid, tokens=["last_q", "-1"])
+    chance, band, line = chart.to_dict()["layer"]
+    assert rows_of(chance) == [{"chance": 0.5}]
+    assert band["encoding"]["y2"]["field"] == "auroc_high"
+    assert line["encoding"]["color"]["scale"]["domain"] == ["last_q", "-1"]
+    assert line["encoding"]["strokeDash"]["scale"]["domain"] == ["last_q", "-1"]
+    assert line["encoding"]["y"]["scale"]["domain"][1] == 1.0
+    rows = rows_of(line)
+    assert len(rows) == 20
+    for row in rows:
+        value = float(grid.auroc.sel(layer=row["layer"], token=row["token"]))
+        assert row["auroc"] == (None if np.isnan(value) else value)
+    best = int(grid.auroc.sel(token="-1").argmax("layer"))
+    assert f"Token -1: highest {float(grid.auroc.sel(token='-1').max()):.2f} at layer {best}." in (
+        chart.description
+    )
+
+
+def test_without_intervals_there_are_no_bands(grid):
+    bare = grid[["auroc"]]
+    assert len(by_layer(bare).to_dict()["layer"]) == 2
+    assert len(by_token(bare).to_dict()["layer"]) == 2
+
+
+def test_points_by_token(grid):
+    spec = by_token(grid, layers=[2, 7]).to_dict()
+    points = spec["layer"][-1]
+    assert points["encoding"]["x"]["scale"]["domain"] == list(FIGURE_TOKENS)
+    assert points["encoding"]["shape"]["scale"]["domain"] == [2, 7]
+    assert {row["layer"] for row in rows_of(points)} == {2, 7}
+    defaults = by_token(grid).to_dict()["layer"][-1]
+    assert {row["layer"] for row in rows_of(defaults)} == {0, 5, 9}
+
+
+def test_roc_has_the_area_it_states(answers):
+    score, correct = answers
+    chart = roc(score, correct)
+    curve = rows_of(chart.to_dict()["layer"][1])
+    x, y = ([row[name] for row in curve] for name in ("flagged", "found"))
+    there = ~np.isnan(score)
+    expected = roc_auc_score(~correct[there], score[there])
+    assert np.trapezoid(y, x) == pytest.approx(expected)
+    assert f"AUROC {expected:.3f}" in chart.description
+    assert curve[0]["threshold"] is None  # infinity, which JSON does not have
+
+
+def test_calibration_groups_hold_all_examples(answers):
+    score, correct = answers
+    rows = rows_of(calibration(score, correct, bins=8).to_dict()["layer"][1])
+    assert sum(row["n"] for row in rows) == 193
+    assert [row["predicted"] for row in rows] == sorted(row["predicted"] for row in rows)
+    assert all(0 <= row["low"] <= row["observed"] <= row["high"] <= 1 for row in rows)
+    share = sum(row["observed"] * row["n"] for row in rows) / 193
+    assert share == pytest.approx((~correct[7:]).mean())
+
+
+def test_calibration_interval_is_the_exact_one():
+    score, correct = np.linspace(0, 1, 20), np.arange(20) < 10
+    low, high = rows_of(calibration(score, correct, bins=2).to_dict()["layer"][1])
+    assert (low["low"], high["high"]) == (0.0, 1.0)
+    # Clopper and Pearson, 0 of 10: the upper bound is 1 - 0.025 ** (1 / 10).
+    assert low["high"] == pytest.approx(1 - 0.025**0.1)
+
+
+def test_distribution_shares_sum_to_one_a_class(answers):
+    spec = score_distribution(*answers, bins=10).to_dict()
+    wrong = int((~answers[1][7:]).sum())
+    domain = spec["encoding"]["color"]["scale"]["domain"]
+    assert domain == [f"correct (n = {193 - wrong})", f"wrong (n = {wrong})"]
+    for name in domain:
+        shares = [row["share"] for row in rows_of(spec) if row["answers"] == name]
+        assert sum(shares) == pytest.approx(2)  # every bin has a record at both its edges
+
+
+def test_every_chart_has_a_text_alternative_and_one_font(grid, answers):
+    charts = [by_layer(grid), by_token(grid), roc(*answers), calibration(*answers)]
+    for chart in [*charts, score_distribution(*answers)]:
+        spec = chart.to_dict()
+        assert len(spec["description"]) > 40
+        assert spec["config"]["font"].startswith("Liberation Sans")
+
+
+def test_bad_input(grid, answers):
+    score, correct = answers
+    with pytest.raises(ValueError, match=r"Unknown token 'lastq'"):
+        by_layer(grid, tokens=["lastq"])
+    with pytest.raises(ValueError, match=r"8 tokens are more lines than can be told apart"):
+        by_layer(grid, tokens=TOKENS[:8])
+    with pytest.raises(ValueError, match=r"Unknown layer 99"):
+        by_token(grid, layers=[99])
+    with pytest.raises(TypeError, match=r"layers must be a list such as .3., got 3"):
+        by_token(grid, layers=3)
+    with pytest.raises(ValueError, match=r"no variable 'auroc'"):
+        by_layer(grid.drop_vars("auroc"))
+    for chart in (roc, calibration, score_distribution):
+        with pytest.raises(ValueError, match=r"one value an example, got shapes"):
+            chart(score[:5], correct)
+        with pytest.raises(ValueError, match=r"correct must hold True and False, it holds numbers"):
+            chart(score, score)
+        with pytest.raises(ValueError, match=r"Both correct and wrong answers are needed"):
+            chart(score, np.ones(200, bool))
+        with pytest.raises(ValueError, match=r"got 0 wrong among 0 scored"):
+            chart(np.full(200, np.nan), correct)
+    with pytest.raises(ValueError, match=r"needs probabilities, got scores from"):
+        calibration(score * 3 - 1, correct)
+    with pytest.raises(ValueError, match=r"bins=500 must be between 1 and the 193"):
+        calibration(score, correct, bins=500)
+    with pytest.raises(ValueError, match=r"bins must be a whole number from 1 to 10,000, got 0"):
+        score_distribution(score, correct, bins=0)

@@ -1,0 +1,285 @@
+import numpy as np
+import pytest
+import yaml
+from synthetic import flat, make_grid
+
+from probekit.interpretation.claims import check_claims, read_claims
+from probekit.interpretation.contrasts import BANDS, areas
+from probekit.tokens import FIGURE_TOKENS
+
+START = ["first_answer", "second_answer"]
+FROM_END = list(FIGURE_TOKENS[-8:])
+# Statements of direction: on noise, none of these is true and none is false.
+DIRECTIONS = [
+    "layers-0-4.decrease",
+    "layers-6-8.exact-answer",
+    "observation.answer-start",
+    "observation.exact-answer-peak",
+    "observation.from-end-increase",
+    "observation.from-end-peak",
+    "observation.last-layer",
+    "observation.last-q",
+]
+
+
+def verdicts(grid):
+    table = check_claims(grid)
+    assert table["verdict"].isin(["supported", "contradicted", "undecided"]).all()
+    return table.set_index("id")
+
+
+def as_described(layers=32):
+    """True areas as the reference's detailed analysis has them, scaled to a number of layers."""
+    true = flat(0.56, layers)
+    place = areas(make_grid(true, n=40))
+    first = {"0-4": 0.95, "6-8": 0.87, "10-12": 0.85, "14-16": 0.75}
+    exact = {
+        "0-4": 0.6, "6-8": 0.66, "10-12": 0.76, "14-16": 0.97, "18-20": 0.86, "22-24": 0.75,
+        "26-28": 0.65,
+    }  # fmt: skip
+    end = {"18-20": 0.65, "22-24": 0.72, "26-28": 0.68}
+    for label, band in BANDS.items():
+        rows = place.at(band).any(1)
+        true.loc[rows, START] = first.get(label, 0.56)
+        true.loc[rows, ["exact_answer_before_first", "exact_answer_first"]] = exact.get(label, 0.56)
+        true.loc[rows, "exact_answer_last"] = {"10-12": 0.75}.get(label, 0.56)
+        true.loc[rows, FROM_END] = end.get(label, 0.56)
+    return true
+
+
+# The file
+
+
+def plain(text):
+    return " ".join(text.replace("\\", "").replace("*", "").split())
+
+
+def test_every_claim_is_quoted_from_the_reference(repository):
+    reference = plain((repository / "data/reference/figure-description.txt").read_text())
+    for claim in read_claims()["claims"]:
+        assert plain(claim["text"]) in reference, claim["id"]
+
+
+def test_every_statement_of_the_reference_is_a_claim(repository):
+    text = (repository / "data/reference/figure-description.txt").read_text()
+    start, end = text.index("* **Layer 0-4:**"), text.index("### Interpretation")
+    left = plain(text[start:end].replace("**Specific Data Points (Approximate):**", ""))
+    left = left.replace("### Key Observations", "").replace("#", "")
+    for claim in read_claims()["claims"]:
+        left = left.replace(plain(claim["text"]), "", 1)
+    for label in BANDS:
+        left = left.replace(f"Layer {label}:", "", 1)
+    assert left.strip(" ,.") == ""
+
+
+def test_depths_follow_from_the_layers_named():
+    for claim in read_claims()["claims"]:
+        kind, rest = claim["id"].split(".", 1)
+        for rule in claim["rules"]:
+            if kind == "point":
+                assert rule["depth"] == (int(rest.split(".")[0]) + 0.5) / 32
+            elif kind.startswith("layer"):
+                band = list(BANDS[kind.split("-", 1)[1]])
+                assert rule.get("depth", rule.get("cells", {}).get("depth")) is not None
+                depths = [each["depth"] for each in rule.values() if isinstance(each, dict)]
+                assert band in [rule.get("depth"), *depths], claim["id"]
+
+
+def test_a_damaged_file_is_refused(tmp_path):
+    path = tmp_path / "claims.yaml"
+    claim = {"id": "a", "section": "s", "text": "t", "rules": [{"kind": "eval", "code": "1"}]}
+    for content, match in (
+        ({"reading_precision": 0.05, "claims": [claim]}, "kind 'eval'"),
+        ({"reading_precision": 0.05, "claims": [{"id": "a"}]}, "lacks"),
+        ({"claims": []}, "reading_precision"),
+        ([], "not a file of claims"),
+        (
+            {
+                "reading_precision": 0.05,
+                "claims": [claim | {"rules": [{"kind": "within", "depth": 0.5}]}],
+            },
+            "within",
+        ),
+        (
+            {
+                "reading_precision": 0.05,
+                "claims": [
+                    claim
+                    | {
+                        "rules": [
+                            {"kind": "within", "depth": 0.5, "tokens": ["x"], "range": [0, 1]}
+                        ]
+                    }
+                ],
+            },
+            "unknown token",
+        ),
+    ):
+        path.write_text(yaml.safe_dump(content))
+        with pytest.raises(ValueError, match=match):
+            read_claims(path)
+
+
+# Verdicts
+
+
+def test_a_grid_as_described_supports_the_detailed_analysis():
+    table = verdicts(make_grid(as_described(), n=6000, shared=0.3))
+    detailed = table[table["section"] == "Detailed Analysis"]
+    not_supported = detailed.index[detailed["verdict"] != "supported"]
+    assert list(not_supported) == []
+    assert table.loc["observation.exact-answer-peak", "verdict"] == "supported"
+    assert table.loc["observation.from-end-increase", "verdict"] == "supported"
+    assert table.loc["observation.answer-start", "verdict"] == "supported"
+    # Where the reference contradicts itself, the grid that follows one part fails the other.
+    assert table.loc["observation.last-q", "verdict"] != "supported"
+
+
+@pytest.mark.parametrize("layers", [16, 30, 80])
+def test_depths_are_compared_as_fractions_of_the_network(layers):
+    table = verdicts(make_grid(as_described(layers), n=2000, shared=0.3))
+    peak = table.loc["observation.exact-answer-peak"]
+    assert peak["verdict"] == "supported"
+    assert table.loc["layers-14-16.exact-answer", "verdict"] == "supported"
+    assert table.loc["point.14.exact-answer-first", "verdict"] != "contradicted"
+
+
+def test_the_reverse_of_the_described_grid_contradicts_it():
+    true = as_described()
+    true[:] = true.to_numpy()[::-1]
+    table = verdicts(make_grid(true, n=2000, shared=0.3))
+    for name in (
+        "layers-0-4.answer-start",
+        "layers-22-24.from-end",
+        "layer-30.all",
+        "point.0.first-answer",
+        "observation.answer-start",
+        "observation.from-end-increase",
+        "observation.from-end-peak",
+    ):
+        assert table.loc[name, "verdict"] == "contradicted", name
+
+
+def test_intervals_decide():
+    table = verdicts(make_grid(as_described(), n=1000))
+    sure = table[table["verdict"] == "contradicted"]
+    assert (sure["low"] <= sure["value"]).all()
+    assert (sure["value"] <= sure["high"]).all()
+    row = table.loc["point.0.first-answer"]
+    assert row["verdict"] == "supported"
+    assert 0.9 <= row["low"] <= row["value"] <= row["high"] <= 1.0
+
+
+@pytest.mark.parametrize("last_q, verdict", [(0.6, "supported"), (0.9, "contradicted")])
+def test_last_q_against_the_answer_in_every_band(last_q, verdict):
+    true = flat(0.75)
+    true.loc[:, "last_q"] = last_q
+    row = verdicts(make_grid(true, n=1000)).loc["observation.last-q"]
+    assert row["verdict"] == verdict
+    assert "the answer tokens minus last_q" in row["measured"]
+
+
+def test_one_band_to_the_contrary_contradicts_consistently():
+    true = flat(0.75)
+    true.loc[:, "last_q"] = 0.6
+    true.loc[5:6, "last_q"] = 0.95
+    assert verdicts(make_grid(true, n=1000)).loc["observation.last-q", "verdict"] == "contradicted"
+
+
+def test_lowest_band_last_and_not_last():
+    true = flat(0.75)
+    true.loc[11] = 0.6
+    assert verdicts(make_grid(true, 1000)).loc["observation.last-layer", "verdict"] == "supported"
+    true.loc[11], true.loc[0] = 0.75, 0.6
+    row = verdicts(make_grid(true, 1000)).loc["observation.last-layer"]
+    assert row["verdict"] == "contradicted"
+
+
+def test_stable_is_an_equality_that_must_be_shown():
+    name = "layers-26-28.from-end"
+    precise = verdicts(make_grid(flat(0.65, 16), 4000, shared=0.8)).loc[name]
+    assert precise["verdict"] == "supported"
+    assert verdicts(make_grid(flat(0.65, 16), 60)).loc[name, "verdict"] == "undecided"
+
+
+def test_noise_contradicts_high_values_and_supports_low_ones():
+    table = verdicts(make_grid(flat(0.55), 2000))
+    assert table.loc["layers-0-4.answer-start", "verdict"] == "contradicted"
+    assert table.loc["point.14.exact-answer-first", "verdict"] == "contradicted"
+    assert table.loc["layer-30.all", "verdict"] == "supported"
+
+
+@pytest.mark.parametrize("shared", [0.0, 0.6])
+def test_noise_decides_no_direction_but_at_the_stated_rate(shared):
+    false = 0
+    for seed in range(40):
+        table = verdicts(make_grid(flat(), 150, seed, shared, absent={"-8": 0.6}))
+        false += (table.loc[DIRECTIONS, "verdict"] != "undecided").any()
+    # 2 of 40 expected at most; 6 or more would happen in under 2 % of cases.
+    assert false < 6
+
+
+def test_noise_in_groups_of_answers_decides_no_direction():
+    false = 0
+    for seed in range(20):
+        table = verdicts(make_grid(flat(), 200, seed, 0.5, groups=60))
+        false += (table.loc[DIRECTIONS, "verdict"] != "undecided").any()
+    assert false < 4
+
+
+# What can't be measured
+
+
+def test_missing_tokens_are_undecided_with_a_reason():
+    tokens = [token for token in FIGURE_TOKENS if token != "last_q"]
+    row = verdicts(make_grid(flat(0.7, tokens=tokens))).loc["observation.last-q"]
+    assert row["verdict"] == "undecided"
+    assert row["note"].startswith("Not measured: the grid has no token last_q.")
+    assert np.isnan(row["value"])
+
+
+def test_rare_tokens_are_undecided_with_a_reason():
+    grid = make_grid(flat(0.9), 100, absent={"-8": 0.9})
+    row = verdicts(grid).loc["observation.from-end-peak"]
+    assert row["verdict"] == "undecided"
+    assert "too few answers have the token -8" in row["note"]
+
+
+def test_three_layers_leave_bands_undecided():
+    table = verdicts(make_grid(flat(0.7, 3), 500))
+    row = table.loc["layers-6-8.answer-start"]
+    assert row["verdict"] == "undecided"
+    assert "no layer at 19% to 31% of the depth" in row["note"]
+    assert table.loc["layers-14-16.answer-start", "measured"].startswith(
+        "first_answer and second_answer, layer 1: 0.7"
+    )
+
+
+def test_a_contradicted_part_outweighs_what_is_missing():
+    tokens = [token for token in FIGURE_TOKENS if token != "-1"]
+    row = verdicts(make_grid(flat(0.99, tokens=tokens), 500)).loc["layer-30.all"]
+    assert row["verdict"] == "undecided"  # one rule for all tokens: it can't be applied
+    true = flat(0.7, tokens=tokens)
+    true.loc[:, "exact_answer_last"] = 0.95
+    row = verdicts(make_grid(true, 1000)).loc["layers-0-4.decrease"]
+    assert row["verdict"] == "contradicted"
+
+
+@pytest.mark.parametrize("n", [6, 18])
+def test_tiny_n_decides_nothing(n):
+    assert (verdicts(make_grid(flat(0.9), n))["verdict"] == "undecided").all()
+
+
+def test_rules_and_notes_are_in_words():
+    table = verdicts(make_grid(flat(0.7, 30), 300))
+    assert table["note"].str.contains("AUROC").all()
+    assert table.loc["point.0.first-answer", "rule"] == (
+        "mean AUROC is 0.95, give or take 0.05 (first_answer, layer 0)"
+    )
+    assert "above that of every other band" in table.loc["observation.exact-answer-peak", "rule"]
+    assert not table["measured"].str.contains("nan|inf").any()
+
+
+def test_the_same_grid_gives_the_same_verdicts():
+    grid = make_grid(flat(0.7), 200)
+    assert check_claims(grid).equals(check_claims(grid))

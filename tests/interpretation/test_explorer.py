@@ -1,0 +1,346 @@
+"""The examples behind a cell, their tokens coloured, and the explorer without a browser."""
+
+import re
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+from made_run import PEAKS, made_run
+from sklearn.metrics import roc_auc_score
+
+import probekit as pk
+from probekit.extraction.responses import LISTS, by_id, cell_examples, token_view
+from probekit.interpretation import explorer as explorer_module
+from probekit.interpretation.explorer import PAGE
+from probekit.interpretation.observations import GROUPS
+from probekit.interpretation.widgets import CHOSEN, CLICKED, cell_charts
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return made_run(tmp_path_factory.mktemp("runs") / "made")
+
+
+@pytest.fixture(scope="module")
+def scores(run):
+    return run.grid().score.sel(layer=2, token="exact_answer_last")
+
+
+# The examples behind a cell
+
+
+def expected(run, layer, token, split="random"):
+    """P(error) by id, from the file, by nothing of probekit's but reading it."""
+    grid = run.grid(split)
+    row = grid["layer"].to_numpy().tolist().index(layer)
+    column = grid["token"].to_numpy().tolist().index(token)
+    values = grid["score"].transpose("example", "layer", "token").to_numpy()[:, row, column]
+    return dict(zip(grid["id"].to_numpy().tolist(), values.tolist(), strict=True))
+
+
+def test_lists_have_the_answers_that_their_names_say_in_order(run, scores):
+    answers, p = run.answers(), expected(run, 2, "exact_answer_last")
+    right = {i for i, correct in zip(answers["id"], answers["correct"], strict=True) if correct}
+    wrong = set(p) - right
+    lists = {
+        "most confidently wrong": sorted(wrong, key=lambda i: -p[i]),
+        "misses": sorted(wrong, key=lambda i: p[i]),
+        "false alarms": sorted(right, key=lambda i: -p[i]),
+        "all": [*sorted(p, key=lambda i: -p[i]), answers["id"].iloc[-1]],
+    }
+    assert set(lists) == set(LISTS)
+    for which, ids in lists.items():
+        table = cell_examples(answers, scores, which)
+        assert table["id"].tolist() == ids
+        assert [p.get(i) for i in ids] == [v if v == v else None for v in table["p_error"]]
+
+
+def test_answers_are_matched_by_id_and_not_by_place(run, scores):
+    answers = run.answers()
+    shuffled = answers.sample(frac=1, random_state=1)
+    one, other = (cell_examples(table, scores)["id"].tolist() for table in (answers, shuffled))
+    assert one == other
+
+
+def test_search_looks_in_question_response_and_exact_answer_as_plain_text(run, scores):
+    answers = run.answers()
+    found = cell_examples(answers, scores, search=" iTALY ")
+    assert found["response"].str.endswith("Italy.").all()
+    assert len(found) == answers["response"].str.contains("Italy").sum()
+    assert len(cell_examples(answers, scores, search="city number 17?")) == 1
+    assert len(cell_examples(answers, scores, search=".*")) == 0
+    wrong = cell_examples(answers, scores, "most confidently wrong", "italy")
+    assert 0 < len(wrong) < len(found)
+
+
+def test_scores_that_cannot_be_matched_are_refused(run, scores):
+    answers = run.answers()
+    with pytest.raises(ValueError, match="No list 'best'"):
+        cell_examples(answers, scores, "best")
+    with pytest.raises(ValueError, match="coordinate id"):
+        cell_examples(answers, scores.drop_vars("id"))
+    twice = scores.assign_coords(id=("example", ["a", *scores["id"].to_numpy()[:-1]]))
+    twice = twice.assign_coords(id=("example", ["q0", *twice["id"].to_numpy()[1:]]))
+    with pytest.raises(ValueError, match="'q0' more than once"):
+        by_id(twice, answers["id"])
+
+
+# Tokens coloured by P(error)
+
+
+def test_every_named_token_has_the_p_error_of_its_own_probe(run):
+    grid, answers = run.grid(), run.answers()
+    view = token_view(answers.iloc[[7]], grid["score"].sel(layer=2), "exact_answer_last")
+    text = repr(view)
+    for name in ("last_q", "first_answer", "exact_answer_last", "-1"):
+        p = expected(run, 2, name)["q7"]
+        assert re.search(rf"(?<![\w-]){name}: {p:.2f}\b", text)
+    # Named, but no probe has it.
+    assert re.search(r"exact_answer_after_last(,|$)", text, re.MULTILINE)
+    assert f"P(error) {expected(run, 2, 'exact_answer_last')['q7']:.2f}" in text.splitlines()[0]
+
+
+def backgrounds(page):
+    return re.findall(r"background:([^;]+);", page)
+
+
+def test_colour_is_orange_for_wrong_blue_for_right_and_none_where_nothing_is_known(run):
+    grid, answers = run.grid(), run.answers()
+    score = grid["score"].sel(layer=2).copy()
+    score[7], score[8] = 1.0, 0.0
+    score[9] = np.nan
+    for i, colour in ((7, "213, 94, 0, 0.60"), (8, "0, 114, 178, 0.60"), (9, None)):
+        page = token_view(answers.iloc[[i]], score)._repr_html_()
+        known = [each for each in backgrounds(page) if each != "transparent"]
+        assert set(known) == ({f"rgba({colour})"} if colour else set())
+        assert len(backgrounds(page)) == 8
+
+
+def test_a_token_of_several_names_has_the_colour_of_the_chosen_one(run):
+    answers = run.answers()
+    score = run.grid()["score"].sel(layer=2).copy()
+    score.loc[{"token": "exact_answer_first"}] = 0.0
+    score.loc[{"token": "exact_answer_last"}] = 1.0
+    for chosen, colour in (("exact_answer_first", "0, 114, 178"), ("exact_answer_last", "213, 94")):
+        page = token_view(answers.iloc[[3]], score, chosen)._repr_html_()
+        (token,) = [p for p in page.split("<span style='border") if "exact_answer_first" in p]
+        assert colour in token
+        assert f"font-weight:bold'>{chosen}: " in page
+
+
+def test_show_tokens_takes_the_scores_of_a_layer(run):
+    text = repr(pk.show_tokens(run, n=2, scores=run.grid()["score"].sel(layer=1)))
+    assert re.search(r"last_q: 0\.\d\d", text)
+
+
+# The explorer
+
+
+@pytest.fixture
+def explorer(run):
+    return pk.explore(run)
+
+
+def widgets(explorer):
+    assert explorer.widget is explorer.widget
+    return explorer._widgets
+
+
+def auroc_shown(chart):
+    """The area that a curve's subtitle states."""
+    return re.search(r"AUROC (0\.\d+)", str(chart.to_dict()))[1]
+
+
+def test_it_opens_at_the_best_cell_of_the_main_split(explorer):
+    assert (explorer.split, explorer.layer, explorer.token) == (
+        "random",
+        PEAKS["random"][0],
+        "exact_answer_last",
+    )
+    assert "layer 2, exact_answer_last" in repr(explorer)
+
+
+def check_shows(explorer, layer, token):
+    """Everything is of this cell, compared with the file."""
+    view, p = widgets(explorer), expected(explorer.run, layer, token, explorer.split)
+    answers = explorer.answers.set_index("id").loc[list(p)]
+    area = roc_auc_score(~answers["correct"], list(p.values()))
+    assert (view.layer.value, view.token.value) == (layer, token)
+    assert getattr(view.heatmap.params, CHOSEN) == f"{layer} {token}"
+    assert auroc_shown(view.curves.chart) == f"{area:.3f}"
+    assert f"Layer {layer}, {token}" in view.numbers.value
+    assert f">{area:.3f}, 95 %" in view.numbers.value
+    wrong = answers[~answers["correct"]].index
+    first = max(wrong, key=lambda i: p[i])
+    assert f"city number {first[1:]}?" in view.examples.value.split("</b>")[1]
+    assert f"of {len(wrong)}: wrong answers" in view.examples.value
+
+
+def test_menus_of_layer_and_token_show_that_cell(explorer):
+    view = widgets(explorer)
+    view.layer.value = 0
+    check_shows(explorer, 0, "exact_answer_last")
+    view.token.value = "last_q"
+    check_shows(explorer, 0, "last_q")
+    assert (explorer.layer, explorer.token) == (0, "last_q")
+
+
+def click(view, *cells):
+    value = {"vlPoint": {"or": [{"layer": layer, "token": token} for layer, token in cells]}}
+    view.heatmap._vl_selections = {CLICKED: {"value": value if cells else {}, "store": []}}
+
+
+def test_a_click_shows_that_cell_and_leaving_it_changes_nothing(explorer):
+    view = widgets(explorer)
+    check_shows(explorer, 2, "exact_answer_last")
+    click(view, (3, "first_answer"))
+    check_shows(explorer, 3, "first_answer")
+    click(view)
+    check_shows(explorer, 3, "first_answer")
+    view.layer.value = 1
+    click(view, (3, "first_answer"))
+    check_shows(explorer, 3, "first_answer")
+
+
+def test_another_split_shows_the_same_cell_of_it(explorer):
+    view = widgets(explorer)
+    view.split.value = "answer"
+    check_shows(explorer, 2, "exact_answer_last")
+    drawn = view.heatmap.spec
+    assert drawn["title"] == "made, answer split"
+    click(view, (0, "-1"))
+    check_shows(explorer, 0, "-1")
+
+
+def test_tokens_and_measure_change_the_heatmap(explorer):
+    view = widgets(explorer)
+    view.measure.value = "correlation"
+    assert "correlation" in str(view.heatmap.spec["layer"][0]["encoding"]["color"])
+    name = "the exact answer's tokens"
+    view.group.value = name
+    assert view.token.options == GROUPS[name]
+    assert explorer.token == "exact_answer_last"
+    view.group.value = "last_q"
+    assert explorer.token == "last_q"
+    check_shows(explorer, explorer.layer, "last_q")
+
+
+def test_a_cell_that_was_not_measured_is_said_to_be_so(explorer):
+    view = widgets(explorer)
+    view.token.value = "-8"
+    assert "not measured" in view.numbers.value
+    assert "Both correct and wrong answers are needed" in view.message.value
+    assert view.curves.spec is None
+    view.token.value = "-1"
+    assert view.message.value == ""
+    assert auroc_shown(view.curves.chart)
+
+
+def test_examples_are_listed_searched_and_paged(explorer):
+    view = widgets(explorer)
+    view.which.value = "all"
+    assert f"1–{PAGE} of 121" in view.examples.value
+    assert view.back.disabled
+    view.forth.click()
+    assert f"{PAGE + 1}–{2 * PAGE} of 121" in view.examples.value
+    view.search.value = "city number 99?"
+    assert "1–1 of 1" in view.examples.value
+    assert view.back.disabled
+    assert view.forth.disabled
+    view.search.value = "no such thing"
+    assert "None: all answers" in view.examples.value
+
+
+def test_runs_beside_it_can_be_chosen(tmp_path):
+    first, second = made_run(tmp_path / "b"), made_run(tmp_path / "a", layers=3)
+    (tmp_path / "empty").mkdir()
+    explorer = pk.explore(first)
+    view = widgets(explorer)
+    assert [name for name, _ in view.run.options] == ["b", "a"]
+    view.layer.value = 3
+    view.run.value = 1
+    assert explorer.run.path == second.path
+    assert list(view.layer.options) == [0, 1, 2]
+    check_shows(explorer, 2, "exact_answer_last")
+    alone = pk.explore([second])
+    assert len(widgets(alone).run.options) == 1
+
+
+def test_a_damaged_run_is_told_of_and_what_was_seen_stays(tmp_path):
+    first, second = made_run(tmp_path / "a"), made_run(tmp_path / "b<i>")
+    (second.path / "grid.nc").write_bytes(b"nothing")
+    explorer = pk.explore(first)
+    view = widgets(explorer)
+    view.run.value = 1
+    assert "is damaged" in view.message.value
+    assert "<i>" not in view.message.value
+    assert (explorer.run.path, view.run.value) == (first.path, 0)
+
+
+def test_a_group_of_tokens_that_the_grid_lacks_is_told_of(tmp_path):
+    run = made_run(tmp_path / "a", tokens=["last_q", "exact_answer_last"])
+    view = widgets(pk.explore(run))
+    view.group.value = "the tokens from the end"
+    assert "none of the tokens -8, -7" in view.message.value
+    assert view.group.value == "all of the figure"
+    assert view.token.options == ("last_q", "exact_answer_last")
+
+
+def test_what_cannot_be_explored_is_refused(run, tmp_path):
+    with pytest.raises(TypeError, match="The run directory must be text or a Path"):
+        pk.explore(3)
+    with pytest.raises(FileNotFoundError, match="no finished probe stage"):
+        pk.explore(tmp_path / "nothing")
+    with pytest.raises(ValueError, match="no split 'other'"):
+        pk.explore(run, split="other")
+    with pytest.raises(ValueError, match=r"measure must be .*'accuracy'"):
+        pk.explore(run, measure="accuracy")
+    with pytest.raises(ValueError, match="is empty"):
+        pk.explore([])
+
+
+# Shown where nobody can click
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    """What is displayed, by a kernel of which ``shown.stdin`` says whether a person is there."""
+    shown = SimpleNamespace(stdin=False, objects=[])
+    parent = {"content": {}}
+    shell = SimpleNamespace(kernel=object(), get_parent=lambda: parent)
+    monkeypatch.setattr(explorer_module, "get_ipython", lambda: shell)
+    monkeypatch.setattr(explorer_module, "display", lambda *o: shown.objects.extend(o))
+    shown.ask = lambda stdin: parent["content"].update(allow_stdin=stdin)
+    return shown
+
+
+def test_an_executed_notebook_gets_pictures_and_no_widget(explorer, shown):
+    shown.ask(False)
+    explorer._ipython_display_()
+    kinds = [type(each).__name__ for each in shown.objects]
+    assert kinds == ["Image", "HTML", "Image", "HTML"]
+    assert explorer._widgets is None
+    assert "Layer 2, exact_answer_last" in shown.objects[1].data
+    assert shown.objects[3].data.count("class='mathjax_ignore'") == PAGE
+
+
+def test_a_person_gets_the_widget(explorer, shown):
+    shown.ask(True)
+    explorer._ipython_display_()
+    assert shown.objects == [explorer.widget]
+
+
+def test_a_terminal_gets_a_line(explorer, capsys):
+    explorer._ipython_display_()
+    assert capsys.readouterr().out.startswith("Explorer of made, random split")
+
+
+def test_curves_of_a_cell_are_one_chart_with_a_text_alternative():
+    random = np.random.default_rng(0)
+    correct = random.random(50) < 0.5
+    chart = cell_charts(random.random(50), correct)
+    assert len(chart.vconcat) == 2
+    assert "ROC curve" in chart.description
+    assert "Distribution of P(error)" in chart.description
+    assert not pd.isna(chart.to_dict()["config"])

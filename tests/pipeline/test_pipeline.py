@@ -1,0 +1,320 @@
+import json
+import logging
+import subprocess
+import sys
+
+import nbformat
+import pytest
+from nbclient.exceptions import DeadKernelError
+from small_disk import small_disk
+from test_report import finished_run
+
+from probekit.__main__ import main
+from probekit.pipeline import notebooks, parameters
+from probekit.run.directory import Run
+from probekit.run.manifest import STAGES
+
+GOOD = "id,question,answers\na,What is one?,1\nb,What is two?,2\n"
+
+# What is wrong, the parameter file or question file that has it, and what the user must be told.
+BAD_QUESTIONS = {
+    "empty file": (b"", "is empty"),
+    "header only": (b"question,answers\n", "has no questions"),
+    "column missing": (b"question,solution\nWhat?,1\n", "answers"),
+    "empty question": (b"question,answers\nWhat?,1\n ,2\n", "row 2"),
+    "no accepted answer": (b"question,answers\nWhat?,\n", "row 1"),
+    "duplicate ids": (b"id,question,answers\na,What?,1\na,Who?,2\n", "repeat: a"),
+    "not UTF-8": ("question,answers\nWhere is Köln?,1\n".encode("latin-1"), "UTF-8"),
+}
+BAD_PARAMETERS = {
+    "unknown model": (("model", "/no/such/folder"), "No folder '/no/such/folder'"),
+    "unknown parameter": (("limits", "10"), "Did you mean 'limit'?"),
+    "wrong in the second notebook": (("folds", "1"), "folds must be a whole number of at least 2"),
+    "wrong in the third": (("measure", "r2"), "measure must be one of auroc, correlation"),
+    "missing question file": (("questions", "no/such.csv"), "does not exist"),
+    "unknown shipped file": (("questions", "towns"), "cities"),
+}
+
+
+def fails(capsys, run_dir, *arguments):
+    """Run the command in this process; what it says, once it has failed and left nothing."""
+    assert main(["run", "--run-dir", str(run_dir), *arguments]) == 1
+    said = capsys.readouterr().err
+    assert "Traceback" not in said
+    assert not list(run_dir.rglob("*.json")), "something that looks finished was written"
+    return said
+
+
+@pytest.mark.parametrize("case", BAD_QUESTIONS)
+def test_bad_question_file(case, tmp_path, capsys):
+    content, expected = BAD_QUESTIONS[case]
+    path = tmp_path / "bad.csv"
+    path.write_bytes(content)
+    assert expected in fails(capsys, tmp_path / "run", "-p", "questions", str(path))
+
+
+@pytest.mark.parametrize("case", BAD_PARAMETERS)
+def test_bad_parameter(case, tmp_path, capsys):
+    (name, value), expected = BAD_PARAMETERS[case]
+    assert expected in fails(capsys, tmp_path / "run", "-p", name, value)
+
+
+def test_no_scheduler_at_the_address(tmp_path, capsys, monkeypatch):
+    cluster = pytest.importorskip("probekit.cluster")
+    monkeypatch.setattr(cluster, "_CONNECTING", 0.5)
+    said = fails(capsys, tmp_path / "run", "-p", "scheduler", "tcp://127.0.0.1:9")
+    assert "No Dask scheduler answers at 'tcp://127.0.0.1:9'" in said
+    assert not (tmp_path / "run").exists(), "no notebook was begun"
+
+
+def test_a_mistake_ends_without_traceback_and_with_an_exit_code(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "probekit", "run", "--run-dir", tmp_path / "r", "-p", "site", "x"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("probekit: site must be one of")
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "r").exists()
+
+
+def test_parameters_are_read_with_their_defaults_and_meaning():
+    declared = parameters.notebook_parameters("extract")
+    assert declared["model"][0] == "smollm2"
+    assert declared["limit"] == (0, "number of questions; 0 asks all")
+    for stage in STAGES:
+        assert all(meaning for _, meaning in parameters.notebook_parameters(stage).values())
+
+
+def test_values_from_the_command_line_become_what_their_defaults_are(tmp_path):
+    path = tmp_path / "params.yaml"
+    path.write_text("limit: 5\nC: 2\nquestions: capitals\n")
+    read = parameters.read_parameters([("limit", "7"), ("p_true", "true"), ("model", "7")], path)
+    assert read == {"limit": 7, "C": 2, "questions": "capitals", "p_true": True, "model": "7"}
+    checked = parameters.check_parameters(**read)
+    assert isinstance(checked["C"], float)
+
+
+# A pipeline of four small notebooks, so that skipping and failing are seen in seconds.
+
+CELLS = """
+from probekit import Run
+run = Run(run_dir)
+inputs = [run.path / "manifests" / f"{before}.json"] if before else []
+stage = run.begin(name, {"x": x}, inputs=inputs)
+assert x < 10, "x is too large"
+if x == 6:
+    import os
+    os.kill(os.getpid(), 9)
+if x == 8:
+    run.path.rename(run.path.with_name("elsewhere"))
+if x == 7:
+    run.write_text("large.txt", "x" * 10**6)
+(run.path / f"{name}.txt").write_text(str(x))
+if x != 5:
+    stage.finish([run.path / f"{name}.txt"], summary="best cell", splits=["random"])
+"""
+
+
+@pytest.fixture
+def small_notebooks(tmp_path, monkeypatch):
+    folder = tmp_path / "notebooks"
+    folder.mkdir()
+    declared_defaults = parameters.defaults()
+    for i, name in enumerate(STAGES):
+        before = STAGES[i - 1] if i else ""
+        declared = 'run_dir = "r"  # folder\nx = 1  # number\ndevice = ""  # place'
+        tagged = nbformat.v4.new_code_cell(declared)
+        tagged.metadata["tags"] = ["parameters"]
+        setting = nbformat.v4.new_code_cell(f"name, before = {name!r}, {before!r}")
+        cells = [tagged, setting, nbformat.v4.new_code_cell(CELLS)]
+        metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3"}}
+        metadata["language_info"] = {"name": "python"}
+        notebook = nbformat.v4.new_notebook(cells=cells, metadata=metadata)
+        nbformat.write(notebook, folder / f"{i + 1:02d}_{name}.ipynb")
+    monkeypatch.setattr(parameters, "resource", lambda relative: tmp_path / relative)
+    for module in (parameters, notebooks):
+        monkeypatch.setattr(module, "defaults", lambda: declared_defaults | {"x": 1})
+    monkeypatch.setitem(parameters._MAY_BE, "x", lambda _, value: value)
+    return folder
+
+
+def finished(run):
+    return [stage for stage in STAGES if (run.path / "manifests" / f"{stage}.json").exists()]
+
+
+def test_stages_run_once_and_again_only_if_something_changed(small_notebooks, tmp_path, capsys):
+    run = Run(tmp_path / "a {run} folder")
+    stages = STAGES[2:]
+
+    def go(**parameters):
+        notebooks.run_pipeline(run.path, stages=stages, progress=False, **parameters)
+        made = [run.notebooks / f"{STAGES.index(s) + 1:02d}_{s}.ipynb" for s in stages]
+        return [path.stat().st_mtime_ns for path in made], capsys.readouterr().out
+
+    run.begin("probe", {}).finish([])
+    first, said = go()
+    assert "best cell" in said
+    second, said = go()
+    assert second == first
+    assert said.count("not run again") == 2
+    assert go(device="cpu")[0] == first, "done elsewhere it would be the same"
+    # Another input: everything after it runs again.
+    run.begin("probe", {}).finish([], note="made anew")
+    third, _ = go()
+    assert third[0] > first[0]
+    assert third[1] > first[1]
+    # A lost output: its stage runs again; so does one that is given another parameter.
+    (run.path / "interpret.txt").unlink()
+    fourth, _ = go()
+    assert fourth[0] == third[0]
+    assert fourth[1] > third[1]
+    stages = STAGES[3:]
+    fifth, _ = go(x=2)
+    assert fifth[0] > fourth[1]
+    manifest = json.loads((run.path / "manifests" / "interpret.json").read_text())
+    assert manifest["parameters"] == {"x": 2}
+
+
+def test_the_first_failure_stops_the_run_and_names_notebook_cell_and_error(
+    small_notebooks, tmp_path
+):
+    run = Run(tmp_path / "run")
+    run.begin("extract", {}).finish([])
+    with pytest.raises(
+        ValueError, match=r"02_probe\.ipynb, cell \d+: AssertionError: x is too"
+    ) as e:
+        notebooks.run_pipeline(run.path, stages=STAGES[1:], progress=False, x=11)
+    assert len(str(e.value).splitlines()) <= 3
+    assert finished(run) == ["extract"]
+
+
+def test_a_notebook_that_ends_without_a_manifest_has_failed(small_notebooks, tmp_path):
+    run = Run(tmp_path / "run")
+    run.begin("extract", {}).finish([])
+    with pytest.raises(FileNotFoundError, match="no finished probe stage"):
+        notebooks.run_pipeline(run.path, stages=STAGES[1:], progress=False, x=5)
+
+
+def test_what_is_damaged_is_named_and_its_stage_alone_is_run_again(
+    small_notebooks, tmp_path, capsys
+):
+    run, stages = Run(tmp_path / "run"), STAGES[2:]
+    run.begin("probe", {}).finish([])
+
+    def go():
+        notebooks.run_pipeline(run.path, stages=stages, progress=False)
+        return capsys.readouterr().out
+
+    go()
+    for name, why in {
+        "interpret.txt": "interpret.txt is missing or damaged",
+        "notebooks/04_interpret.ipynb": "executed notebook changed",
+        "manifests/interpret.json": "manifests/interpret.json is damaged",
+        "manifests/.interpret.pipeline.json": "manifests/.interpret.pipeline.json is missing or",
+    }.items():
+        path = run.path / name
+        whole = path.read_bytes()
+        path.write_bytes(whole[:-1] + b"?")
+        said = go()
+        assert f"interpret: {why}" in said
+        assert "visualize: nothing has changed" in said
+        assert path.read_bytes()[-1:] == whole[-1:]
+        assert "interpret: nothing has changed" in go()
+
+
+def test_a_kernel_that_is_killed(small_notebooks, tmp_path, caplog):
+    run = Run(tmp_path / "run")
+    with pytest.raises(ValueError, match=r"01_extract\.ipynb: its kernel died.*kept"):
+        notebooks.run_pipeline(
+            run.path, stages=["extract"], progress=False, x=6, questions="cities"
+        )
+    run.begin("probe", {}).finish([])
+    # asyncio logs a task that nobody waits for any more, which after Ctrl-C was on the screen.
+    for error in DeadKernelError("Kernel died"), ValueError("of somebody else"):
+        logging.getLogger("asyncio").error("Task exception was never retrieved", exc_info=error)
+    logged = [r.exc_info[1] for r in caplog.records if r.name == "asyncio" and r.exc_info]
+    assert logged == [error]
+
+
+def test_a_run_directory_that_is_renamed_meanwhile(small_notebooks, tmp_path):
+    run = Run(tmp_path / "run")
+    run.begin("probe", {}).finish([])
+    go = {"stages": ["visualize"], "progress": False}
+    with pytest.raises(ValueError, match="renamed or deleted"):
+        notebooks.run_pipeline(run.path, **go, x=8)
+    assert not run.path.exists()
+    assert not finished(Run(tmp_path / "elsewhere"))[1:], "what was begun there is not finished"
+    (tmp_path / "elsewhere").rename(run.path)
+    notebooks.run_pipeline(run.path, **go)
+    assert finished(run) == ["probe", "visualize"]
+
+
+@pytest.mark.parametrize("does", ["import time; time.sleep(60)", "raise SystemExit(3)"])
+def test_a_kernel_that_does_not_answer(does, small_notebooks, tmp_path, monkeypatch, capfd):
+    """A busy machine; a kernel that dies as it starts, as where a package of its is broken."""
+    spec = tmp_path / "jupyter" / "kernels" / "python3" / "kernel.json"
+    spec.parent.mkdir(parents=True)
+    spec.write_text(json.dumps({"argv": [sys.executable, "-c", does], "display_name": "silent"}))
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
+    monkeypatch.setattr(notebooks, "_KERNEL_START", 3)
+    with pytest.raises(ValueError, match=r"01_extract\.ipynb: its kernel did not start: .*kept"):
+        notebooks.run_pipeline(tmp_path / "run", stages=["extract"], progress=False)
+
+
+def test_a_kernel_that_is_not_installed(small_notebooks, tmp_path, monkeypatch):
+    from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
+
+    def none(_, name):
+        raise NoSuchKernel(name)
+
+    monkeypatch.setattr(KernelSpecManager, "get_kernel_spec", none)
+    with pytest.raises(ValueError, match=r"there is none\. Install it .*pip install ipykernel"):
+        notebooks.run_pipeline(tmp_path / "run", stages=["extract"], progress=False)
+
+
+@pytest.mark.parametrize("report", ["a {{ broken", "{{ nothing.of.this }}", "{% include 'x' %}"])
+def test_a_template_that_is_wrong(report, tmp_path, monkeypatch):
+    """The run is finished all the same, and no stage is run again for the report's sake."""
+    run = finished_run(tmp_path / "run")
+    template = tmp_path / "report.html.j2"
+    template.write_text(report)
+    for module in ("probekit.pipeline.report", "probekit.pipeline.notebooks"):
+        monkeypatch.setattr(f"{module}.TEMPLATE", template)
+    monkeypatch.setattr(notebooks, "_outdated", lambda *_: None)
+    with pytest.raises(ValueError, match=r"finished and kept, .*: (Templ|Undef|TypeE).*"):
+        notebooks.run_pipeline(run.path, progress=False, questions="cities")
+    assert finished(run) == list(STAGES)
+
+
+def test_a_long_hostile_error_of_a_notebook_is_cut(small_notebooks, tmp_path):
+    run = Run(tmp_path / "run")
+    run.begin("probe", {}).finish([])
+    path = small_notebooks / "03_visualize.ipynb"
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells[-1].source = "raise ValueError('\\x1b[2J\\u202e' * 10**6)"
+    nbformat.write(notebook, path)
+    with pytest.raises(ValueError, match=r"ValueError: \\x1b\[2J.* characters left out") as e:
+        notebooks.run_pipeline(run.path, stages=["visualize"], progress=False)
+    assert len(str(e.value)) < 2500
+    assert "\x1b" not in str(e.value)
+    assert "The notebook as far as it got" in str(e.value)
+
+
+def test_a_full_disk(small_notebooks, tmp_path, require):
+    with small_disk(tmp_path / "disk", 200) as disk:
+        require(disk, "a file system can't be mounted here")
+        run = Run(disk.path / "run")
+        run.begin("probe", {}).finish([])
+        full = "cannot be written: No space left on device"
+        with pytest.raises(ValueError, match=rf"03_\S+, cell 4: ValueError: \S+large\.txt {full}"):
+            notebooks.run_pipeline(run.path, stages=["visualize"], progress=False, x=7)
+        disk.fill()
+        with pytest.raises(ValueError, match=full):
+            notebooks.run_pipeline(run.path, stages=["visualize"], progress=False)
+        assert finished(run) == ["probe"]
+        disk.grow(400)
+        notebooks.run_pipeline(run.path, stages=["visualize"], progress=False)
+        assert finished(run) == ["probe", "visualize"]

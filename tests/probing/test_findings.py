@@ -1,0 +1,439 @@
+import numpy as np
+import pytest
+import xarray as xr
+from synthetic import flat, make_grid
+
+from probekit import findings
+from probekit.interpretation.contrasts import BANDS, areas, largest_error
+from probekit.interpretation.description import describe
+from probekit.interpretation.wording import (
+    by_how_much,
+    change,
+    escape,
+    layers,
+    listing,
+    number,
+    spans,
+)
+from probekit.tokens import FIGURE_TOKENS
+
+SECTIONS = [
+    "### Overview",
+    "### Components/Axes",
+    "### Detailed Analysis",
+    "### Specific Data Points",
+    "### Key Observations",
+    "### Interpretation",
+]
+FROM_END = list(FIGURE_TOKENS[-8:])
+EXACT = list(FIGURE_TOKENS[3:6])
+ANSWER = list(FIGURE_TOKENS[1:6])
+NONE = "No differences can be told."
+
+
+def observation(text, title):
+    """The bullet of a key observation."""
+    (line,) = [line for line in text.splitlines() if line.startswith(f"* **{title}")]
+    return line
+
+
+def hill(profile, tokens, base=0.6, layers=16):
+    """Areas that are `base` but follow a profile over the layers at some tokens."""
+    true = flat(base, layers)
+    true.loc[:, list(tokens)] = np.asarray(profile, float)[:, None]
+    return true
+
+
+def middle_peak(layers=16):
+    depth = (np.arange(layers) + 0.5) / layers
+    return 0.6 + 0.35 * np.exp(-(((depth - 0.5) / 0.1) ** 2))
+
+
+# findings: the tables
+
+
+def test_findings_names_the_best_cell_and_every_tokens_best_layer():
+    grid = make_grid(hill(middle_peak(), ["exact_answer_first"]))
+    found = findings(grid)
+    assert found.peak.token == "exact_answer_first"
+    assert found.peak.layer in (6, 7, 8, 9)
+    assert list(found.tokens.index) == list(FIGURE_TOKENS)
+    assert len(found.layers) == 16
+    assert found.summary.startswith("The best cell is layer ")
+    assert found.markdown.startswith("- The best cell")
+    assert "layer 7.0" not in found.markdown
+
+
+def test_findings_refuses_what_is_no_grid():
+    with pytest.raises(TypeError, match="probe_grid"):
+        findings([1])
+    grid = make_grid(flat(layers=2), n=20)
+    with pytest.raises(ValueError, match="no cell"):
+        findings(grid.assign(auroc=grid["auroc"] * np.nan))
+
+
+# describe: structure that is there is found
+
+
+def test_sections_come_in_the_references_order():
+    text = describe(make_grid(flat(0.7)))
+    places = [text.index(section) for section in SECTIONS]
+    assert places == sorted(places)
+    assert "nan" not in text
+
+
+def test_peak_in_the_middle_is_found_and_located():
+    text = describe(make_grid(hill(middle_peak(), ["exact_answer_first"]), n=1000))
+    peak = observation(text, "Peak")
+    assert "`exact_answer_first`: 0.9" in peak
+    assert "lower; " in peak
+    assert "can't be told from it, in layer" in peak
+    assert "can be named for `exact_answer_first`;" in observation(text, "Layer of each")
+    assert "The mean of the exact answer's tokens rises by" in text
+    assert "The mean of the exact answer's tokens falls by" in text
+
+
+def test_cells_as_high_as_the_peak_are_not_called_lower():
+    true = flat(0.6)
+    true.loc[4:6, EXACT] = 0.9
+    peak = observation(describe(make_grid(true, n=1000)), "Peak")
+    assert "159 of the other 167 cells are lower; 8 can't be told from it, in layers 4–6" in peak
+
+
+def test_a_lone_peak_has_no_rival():
+    true = flat(0.55)
+    true.loc[5, "last_q"] = 0.97
+    peak = observation(describe(make_grid(true, n=1000)), "Peak")
+    assert "layer 5, `last_q`" in peak
+    assert "All other cells are lower." in peak
+
+
+def test_rising_tail_rises_up_to_its_top():
+    tail = np.linspace(0.5, 0.8, 16)
+    line = observation(describe(make_grid(hill(tail, FROM_END), n=1000)), "Tokens from the end")
+    assert "rises with depth, from 0.5" in line
+    assert "to 0.7" in line or "to 0.8" in line
+    assert "falls" not in line
+    assert "slope is +0.3" in line
+
+
+def test_tail_that_rises_and_falls_says_both():
+    tail = 0.55 + 0.3 * np.sin(np.linspace(0, np.pi, 16))
+    line = observation(describe(make_grid(hill(tail, FROM_END), n=1000)), "Tokens from the end")
+    assert "rises with depth" in line
+    assert "After it the mean falls" in line
+
+
+def test_falling_tail_does_not_rise():
+    tail = np.linspace(0.8, 0.55, 16)
+    line = observation(describe(make_grid(hill(tail, FROM_END), n=1000)), "Tokens from the end")
+    assert "does not rise" in line
+    assert "falls to 0.5" in line
+    assert "rises" not in line
+
+
+def test_last_q_below_the_answer_in_every_layer():
+    true = flat(0.8)
+    true.loc[:, "last_q"] = 0.6
+    line = observation(describe(make_grid(true, n=1000)), "`last_q`")
+    assert "`last_q` is below the answer's tokens by 0.2" in line or "by 0.1" in line
+    assert "Of 12 layers it is below in 12 (0–11)." in line
+
+
+def test_last_q_above_the_answer_in_the_late_layers_only():
+    true = flat(0.6)
+    true.loc[6:, "last_q"] = 0.85
+    line = observation(describe(make_grid(true, n=1000)), "`last_q`")
+    assert "above in 6 (6–11)" in line
+    assert "can't be told from them in 6" in line
+
+
+def test_lowest_layer_is_the_last():
+    true = flat(0.75)
+    true.loc[11] = 0.6
+    line = observation(describe(make_grid(true, n=1000)), "Lowest layer")
+    assert "Layer 11 has the lowest mean" in line
+    assert "in 100 % of resamples. Higher: layers 0–10." in line
+
+
+def test_lowest_layer_is_the_first_and_the_last_is_higher():
+    true = flat(0.75)
+    true.loc[0] = 0.6
+    line = observation(describe(make_grid(true, n=1000)), "Lowest layer")
+    assert "Layer 0 has the lowest mean" in line
+    assert "The last layer, 11, is higher by 0.1" in line
+
+
+def test_equal_signal_everywhere_is_above_chance_but_differs_nowhere():
+    text = describe(make_grid(flat(0.8), n=1000))
+    assert "In 168 of the 168 cells the AUROC is above chance" in text
+    assert NONE in text
+    assert "the grid shows no peak" in text
+    assert "No band can be told from the one before" in text
+
+
+# describe: noise
+
+
+@pytest.mark.parametrize("shared", [0.0, 0.6])
+def test_noise_has_no_findings_but_at_the_stated_rate(shared):
+    seeds = range(30)
+    texts = [describe(make_grid(flat(layers=6), 150, seed, shared)) for seed in seeds]
+    # 1.5 of 30 expected at most; 5 or more would happen in under 2 % of cases.
+    assert sum(NONE not in text for text in texts) < 5
+    assert sum("In none of the 84 cells" not in text for text in texts) < 5
+    quiet = [text for text in texts if NONE in text and "In none of the 84" in text]
+    assert all("nothing was found that needs an explanation" in text for text in quiet)
+    assert not any(word in text for text in quiet for word in ("rises", "falls", "exceed"))
+
+
+def test_noise_with_few_examples_of_a_token_has_no_findings():
+    absent = {"-8": 0.85, "-7": 0.5}
+    seeds = range(20)
+    texts = [
+        describe(make_grid(flat(layers=5), 200, seed, 0.3, 0.3, absent=absent)) for seed in seeds
+    ]
+    assert sum(NONE not in text for text in texts) < 4
+
+
+def test_noise_in_groups_of_answers_has_no_findings():
+    seeds = range(20)
+    grids = [make_grid(flat(layers=5), 200, seed, 0.5, groups=60) for seed in seeds]
+    assert sum(NONE not in describe(grid) for grid in grids) < 4
+    assert "95 % intervals over groups of answers" in describe(grids[0])
+
+
+# describe: what is missing
+
+
+def test_missing_tokens_are_named_and_nothing_is_said_of_them():
+    tokens = [t for t in FIGURE_TOKENS if t not in ("last_q", *FROM_END)]
+    text = describe(make_grid(flat(0.7, tokens=tokens)))
+    assert "The grid lacks `last_q`, `-8`" in text
+    assert "lacks `last_q` or the answer's tokens" in observation(text, "`last_q`")
+    assert "no trend can be told" in observation(text, "Tokens from the end")
+    assert "`last_q`: not in the grid (the reference: Layer 30" in text
+
+
+def test_a_token_that_few_responses_have_is_left_out_and_counted():
+    text = describe(make_grid(flat(0.7), 100, absent={"-8": 0.95}))
+    assert "12 cells, among them all of `-8`, have fewer than 10" in text
+
+
+@pytest.mark.parametrize("n_layers", [1, 2, 3, 80])
+def test_any_number_of_layers(n_layers):
+    text = describe(make_grid(flat(0.7, n_layers), n=100))
+    assert "nan" not in text
+    assert [section for section in SECTIONS if section in text] == SECTIONS
+
+
+def test_three_layers_with_a_peak_in_the_middle():
+    true = flat(0.55, 3)
+    true.loc[1, EXACT] = 0.9
+    text = describe(make_grid(true, n=500))
+    assert "Layer 1, `exact_answer_first`: 0.9" in text
+    assert "2 can't be told from it, in layer 1 at" in observation(text, "Peak")
+
+
+def test_eighty_layers_with_a_peak_in_the_middle():
+    text = describe(make_grid(hill(middle_peak(80), ["exact_answer_last"], layers=80), n=500))
+    assert "`exact_answer_last`" in observation(text, "Peak")
+    assert "(the reference's 14-16): " in text
+    assert "**Layers 35–44**" in text
+
+
+@pytest.mark.parametrize("n", [6, 18])
+def test_tiny_n_states_nothing(n):
+    text = describe(make_grid(flat(0.9, 3), n))
+    assert "nothing is stated" in text
+    assert "There is nothing to interpret." in text
+    assert "[" not in text.split("### Detailed")[1]
+
+
+def test_thirty_examples_do_not_make_a_peak_of_noise():
+    texts = [describe(make_grid(flat(layers=8), 30, seed, 0)) for seed in range(20)]
+    assert sum(NONE not in text for text in texts) < 4
+
+
+def test_a_grid_with_some_layers_of_a_deeper_network():
+    grid = make_grid(flat(0.7, 4)).assign_coords(layer=[3, 11, 19, 27])
+    grid.attrs["n_layers"] = 32
+    text = describe(grid)
+    assert "**Layer 11** (the reference's 10-12)" in text
+    assert "**Layer 27** (the reference's 26-28)" in text
+
+
+def test_perfect_cells_have_an_interval():
+    true = flat(0.6, 4)
+    true.loc[2, "last_q"] = 1 - 1e-12
+    text = describe(make_grid(true, n=100))
+    assert "`last_q`: 1.00 [0.9" in text
+    assert "nan" not in text
+
+
+# describe: input
+
+
+def test_names_from_outside_are_shown_as_text():
+    name = "<script>alert(1)</script> [x](http://evil) `a` *b* | c"
+    text = describe(make_grid(flat(0.7, 3), n=60, model=name))
+    assert "<script>" not in text
+    assert (
+        "&lt;script&gt;alert(1)&lt;/script&gt; \\[x\\](http:\\/\\/evil) \\`a\\` \\*b\\* \\| c"
+        in text
+    )
+
+
+def test_what_is_no_grid_is_refused():
+    with pytest.raises(TypeError, match="probe_grid"):
+        describe("grid")
+    with pytest.raises(ValueError, match="score"):
+        describe(make_grid(flat(layers=2), n=40).drop_vars("score"))
+    with pytest.raises(ValueError, match="none of the tokens"):
+        describe(make_grid(flat(tokens=["a", "b"], layers=2), n=40))
+
+
+def test_numpys_string_dtype_of_a_fresh_grid():
+    grid = make_grid(flat(0.7, 3), n=60)
+    fresh = grid.assign_coords(token=grid["token"].to_numpy().astype(np.dtypes.StringDType()))
+    assert describe(fresh) == describe(grid)
+    assert findings(fresh).markdown == findings(grid).markdown
+
+
+# describe: confounds
+
+
+def test_nothing_is_called_checked_that_was_not_given():
+    text = describe(make_grid(flat(0.7, 4)))
+    assert "**Not checked: controls.**" in text
+    assert "**Not checked: held-out answers.**" in text
+    text = describe(make_grid(flat(0.7, 4), groups=80))
+    assert "In this grid no exact answer is in both" in text
+
+
+def held_out_pair(fall):
+    """A grid and its held-out twin of the same examples in another order."""
+    true = flat(0.8, 8)
+    grid = make_grid(true, n=800, groups=200)
+    true.loc[:3, EXACT] -= fall
+    held_out = make_grid(true, n=800, groups=200).isel(example=np.arange(800)[::-1])
+    return grid.assign_attrs(split="random"), held_out
+
+
+def test_a_fall_with_held_out_answers_is_found():
+    grid, held_out = held_out_pair(0.25)
+    text = describe(grid, held_out=held_out)
+    assert "The largest fall is that of the exact answer's tokens in layer" in text
+    assert "from 0.80" in text or "from 0.79" in text or "from 0.81" in text
+
+
+def test_no_fall_with_held_out_answers_is_said():
+    grid, held_out = held_out_pair(0.0)
+    text = describe(grid, held_out=held_out)
+    assert "No mean over a band of layers and a group of tokens is lower." in text
+
+
+def test_grids_of_different_examples_are_refused():
+    grid, held_out = held_out_pair(0.0)
+    with pytest.raises(ValueError, match="different examples"):
+        describe(grid, held_out=held_out.isel(example=range(500)))
+    with pytest.raises(TypeError, match="held_out"):
+        describe(grid, held_out={})
+
+
+def make_controls(grid, areas_):
+    """Controls over the grid's examples, each with an area."""
+    names = list(areas_)
+    true = xr.DataArray([list(areas_.values())], {"layer": [0], "token": names}, ("layer", "token"))
+    fake = make_grid(true, n=grid.sizes["example"], shared=0)
+    wrong = ~grid["correct"].to_numpy()
+    # Scores of the same labels: of a wrong answer from a wrong one, of a right from a right.
+    order = np.empty(len(wrong), int)
+    order[np.argsort(wrong, kind="stable")] = np.argsort(~fake["correct"], kind="stable")
+    score = fake["score"].to_numpy()[order, 0].T
+    return xr.Dataset(
+        {
+            "auroc": ("control", fake["auroc"].to_numpy()[0]),
+            "auroc_low": ("control", fake["auroc_low"].to_numpy()[0]),
+            "auroc_high": ("control", fake["auroc_high"].to_numpy()[0]),
+            "chance": ("control", [name == "random_features" for name in names]),
+            "score": (("control", "example"), score),
+        },
+        coords={"control": np.array(names, object), "id": grid["id"], "correct": grid["correct"]},
+    )
+
+
+def test_cells_are_compared_with_the_best_control():
+    true = flat(0.6, 4)
+    true.loc[2, EXACT] = 0.95
+    grid = make_grid(true, n=800)
+    text = describe(grid, make_controls(grid, {"answer": 0.75, "length": 0.5}))
+    assert "how often the answer is right elsewhere 0.7" in text
+    assert "Of 56 cells, 3 exceed the best of these, 53 fall short of it" in text
+
+
+def test_controls_of_other_examples_are_refused():
+    grid = make_grid(flat(0.6, 3), n=100)
+    others = make_controls(grid, {"answer": 0.7}).isel(example=range(50))
+    with pytest.raises(ValueError, match="different examples"):
+        describe(grid, others)
+
+
+# The arithmetic behind it
+
+
+def test_interval_of_a_mean_over_cells_with_different_examples_covers():
+    true = flat(0.5, 6)
+    true[:] = np.linspace(0.6, 0.85, true.size).reshape(true.shape)
+    truth, covered = float(true.mean()), 0
+    for seed in range(200):
+        grid = make_grid(true, 150, seed, 0.5, 0.4, absent={"-8": 0.5, "-7": 0.4, "-6": 0.3})
+        measured = areas(grid)
+        low, high = measured.interval(*measured.mean(measured.at()))
+        covered += low <= truth <= high
+    assert 0.92 <= covered / 200 <= 0.99
+
+
+def test_largest_error_of_one_contrast_is_the_normal_quantile():
+    influence = np.random.default_rng(0).normal(size=(1, 300))
+    assert largest_error(influence, 0.05) == pytest.approx(1.96, abs=0.15)
+
+
+def test_largest_error_over_independent_contrasts_is_sidaks():
+    influence = np.eye(50)
+    assert largest_error(influence, 0.05) == pytest.approx(3.28, abs=0.2)
+
+
+def test_equal_cells_have_no_difference():
+    score = np.random.default_rng(0).normal(size=(1, 100)).repeat(3, 0)
+    assert largest_error([score], 0.05, pairs=True) == 0
+
+
+def test_permuted_grids_that_scatter_more_widen_the_intervals():
+    grid = make_grid(flat(0.7, 5), n=200)
+    null = 0.5 + 0.1 * np.random.default_rng(0).standard_normal((5, 14, 20))
+    wide = areas(grid.assign(null_auroc=(("layer", "token", "permutation"), null)))
+    # 200 examples have a standard error of 0.041 under the null.
+    assert wide.widening == pytest.approx(0.1 / 0.041, rel=0.1)
+    assert areas(grid).widening == 1
+    narrow = 0.5 + 0.001 * null
+    same = areas(grid.assign(null_auroc=(("layer", "token", "permutation"), narrow)))
+    assert same.widening >= 1
+
+
+def test_bands_cover_the_network_once():
+    for n_layers in (3, 12, 30, 32, 80):
+        measured = areas(make_grid(flat(0.7, n_layers), n=40))
+        total = sum(measured.at(band).astype(int) for band in BANDS.values())
+        assert (total == 1).all()
+
+
+def test_words():
+    assert spans([3, 1, 2, 7]) == "1–3, 7"
+    assert layers([4]) == "layer 4"
+    assert listing(["a", "b", "c"]) == "a, b and c"
+    assert number(-0.001) == "0.00"
+    assert number(-0.001, "+") == "+0.00"
+    assert change(0.1, 0.2) == "+0.10 [-0.10, +0.30]"
+    assert by_how_much(-0.1, 0.05) == "0.10 [0.05, 0.15]"
+    assert escape("a_b\n<c>") == "a\\_b &lt;c&gt;"

@@ -1,0 +1,339 @@
+import numpy as np
+import pytest
+import torch
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.linear_model import LogisticRegression, RidgeClassifier
+from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import StratifiedKFold
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from probekit.probing.linear import fit_discriminant, fit_mean_difference, fit_ridge
+from probekit.probing.logistic import fit_logistic
+
+TIGHT = {"tol": 1e-10, "dtype": torch.float64, "max_iter": 2000}
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def make_cell(rng, n=300, d=40, signal=1.0, scale=None):
+    """Correlated features around a large mean, and noisy labels of a planted direction."""
+    mixing = rng.normal(size=(d, d)) * np.logspace(0, -2, d)
+    X = rng.normal(size=(n, d)) @ mixing + 3 * rng.normal(size=d)
+    if scale is not None:
+        X = X * scale
+    margin = X @ (signal * rng.normal(size=d))
+    y = rng.random(n) < 1 / (1 + np.exp(-(margin - margin.mean()) / margin.std()))
+    return X, y
+
+
+def make_folds(X, y, folds=5):
+    train = np.ones((folds, len(y)), dtype=bool)
+    for k, (_, test) in enumerate(StratifiedKFold(folds, shuffle=True, random_state=0).split(X, y)):
+        train[k, test] = False
+    return train
+
+
+def reference(X, y, C=1.0, sample_weight=None):
+    model = LogisticRegression(C=C, solver="newton-cholesky", tol=1e-12, max_iter=500)
+    return model.fit(np.asarray(X, dtype=np.float64), y, sample_weight=sample_weight)
+
+
+def objective(coef, intercept, X, y, weight, C):
+    """scikit-learn's objective in float64, written out apart from the solver's own."""
+    coef, intercept = np.asarray(coef, np.float64), np.asarray(intercept, np.float64)
+    margin = coef @ np.asarray(X, np.float64).T + intercept[:, None]
+    loss = np.logaddexp(0, np.where(y, -margin, margin))
+    return 0.5 * (coef**2).sum(1) + C * (weight * loss).sum(1)
+
+
+def out_of_fold(probes, X, train):
+    score = np.asarray(probes.decision_function(X))
+    return np.where(~train, score, 0).sum(0)
+
+
+def reference_out_of_fold(X, y, train, C=1.0):
+    score, objectives = np.empty(len(y)), []
+    for rows in train:
+        model = reference(X[rows], y[rows], C)
+        score[~rows] = model.decision_function(np.asarray(X[~rows], np.float64))
+        objectives.append(objective(model.coef_, model.intercept_, X, y, rows, C)[0])
+    return score, np.array(objectives)
+
+
+@pytest.mark.parametrize(("n", "d"), [(300, 40), (60, 200)])
+def test_coefficients_are_those_of_scikit_learn(n, d):
+    X, y = make_cell(np.random.default_rng(0), n, d)
+    train = make_folds(X, y)
+    probes = fit_logistic(X, y, train, **TIGHT)
+    assert probes.converged.all()
+    for fold, rows in enumerate(train):
+        model = reference(X[rows], y[rows])
+        np.testing.assert_allclose(probes.coef[fold], model.coef_[0], rtol=1e-3, atol=1e-4)
+        np.testing.assert_allclose(
+            probes.intercept[fold], model.intercept_[0], rtol=1e-3, atol=1e-3
+        )
+
+
+@pytest.mark.parametrize(("n", "d"), [(300, 40), (60, 200)])
+def test_gradient_is_zero_at_the_solution(n, d):
+    X, y = make_cell(np.random.default_rng(1), n, d)
+    C = 0.7
+    probes = fit_logistic(X, y, C=C, **TIGHT)
+    coef, intercept = np.asarray(probes.coef[0]), float(probes.intercept[0])
+    residual = C * (1 / (1 + np.exp(-(X @ coef + intercept))) - y)
+    scale = C * (np.abs(X).sum(0))
+    assert np.abs(residual.sum()) < 1e-5 * C * n
+    assert (np.abs(coef + residual @ X) < 1e-5 * scale).all()
+
+
+@pytest.mark.parametrize("n, d", [(1000, 100), (400, 4096)])
+def test_agreement_on_synthetic_cells(n, d):
+    rng = np.random.default_rng(2)
+    cells = 6 if d < 1000 else 2
+    differences, excess = [], []
+    for _ in range(cells):
+        if d < 1000:
+            X, y = make_cell(rng, n, d)
+        else:
+            X = rng.normal(size=(n, d))
+            y = rng.random(n) < 1 / (1 + np.exp(-X[:, :20].sum(1)))
+        X = X.astype(np.float32)
+        train = make_folds(X, y)
+        if d < 1000:
+            score, objectives = reference_out_of_fold(X, y, train)
+        else:
+            score, objectives = reference_out_of_fold_in_span(X, y, train)
+        expected = roc_auc_score(y, score)
+        default = fit_logistic(X, y, train)
+        tight = fit_logistic(X, y, train, tol=1e-7)
+        assert default.converged.all()
+        assert tight.converged.all()
+        differences.append(abs(roc_auc_score(y, out_of_fold(default, X, train)) - expected))
+        reached = objective(tight.coef, tight.intercept, X, y, train, 1.0)
+        excess.append((reached / objectives - 1).max())
+    assert max(differences) <= 0.005
+    assert np.median(differences) <= 0.001
+    assert max(excess) <= 1e-4
+
+
+def reference_out_of_fold_in_span(X, y, train):
+    """As reference_out_of_fold, over the principal components: d=4096 would take minutes."""
+    X = X.astype(np.float64)
+    mean = X.mean(0)
+    left, singular, _ = np.linalg.svd(X - mean, full_matrices=False)
+    components = left * singular
+    return reference_out_of_fold(components, y, train)
+
+
+def test_badly_scaled_features_in_float32():
+    rng = np.random.default_rng(3)
+    X, y = make_cell(rng, 400, 60, scale=10.0 ** rng.integers(-3, 4, size=60))
+    X = X.astype(np.float32)
+    train = make_folds(X, y)
+    score, objectives = reference_out_of_fold(X, y, train)
+    probes = fit_logistic(X, y, train, tol=1e-6)
+    assert probes.converged.all()
+    reached = objective(probes.coef, probes.intercept, X, y, train, 1.0)
+    assert (reached / objectives - 1).max() < 1e-4
+    assert roc_auc_score(y, out_of_fold(probes, X, train)) == pytest.approx(
+        roc_auc_score(y, score), abs=0.005
+    )
+
+
+def test_weights_are_repeated_rows():
+    rng = np.random.default_rng(4)
+    X, y = make_cell(rng)
+    counts = rng.integers(0, 4, size=(3, len(y)))
+    probes = fit_logistic(X, y, counts, **TIGHT)
+    for fit, count in enumerate(counts):
+        repeated = fit_logistic(np.repeat(X, count, axis=0), np.repeat(y, count), **TIGHT)
+        np.testing.assert_allclose(probes.coef[fit], repeated.coef[0], atol=1e-4)
+        model = reference(X, y, sample_weight=count)
+        np.testing.assert_allclose(probes.coef[fit], model.coef_[0], rtol=1e-3, atol=1e-4)
+
+
+def test_labels_and_penalties_of_each_fit():
+    rng = np.random.default_rng(5)
+    X, y = make_cell(rng)
+    labels = np.stack([y, *(rng.permutation(y) for _ in range(6))])
+    C = 10.0 ** np.arange(-4, 3)
+    probes = fit_logistic(X, labels, C=C, **TIGHT)
+    assert probes.converged.all()
+    for fit in range(len(labels)):
+        model = reference(X, labels[fit], C[fit])
+        np.testing.assert_allclose(probes.coef[fit], model.coef_[0], rtol=2e-3, atol=2e-4)
+
+
+def test_rows_do_not_influence_each_other():
+    rng = np.random.default_rng(6)
+    X, y = make_cell(rng)
+    train = make_folds(X, y)
+    labels = np.concatenate([np.tile(y, (5, 1)), [rng.permutation(y) for _ in range(20)]])
+    many = fit_logistic(X, labels, np.tile(train, (5, 1)), **TIGHT)
+    few = fit_logistic(X, y, train, **TIGHT)
+    np.testing.assert_allclose(many.coef[:5], few.coef, atol=1e-4)
+
+
+def test_wide_and_tall_forms_agree():
+    rng = np.random.default_rng(7)
+    X, y = make_cell(rng, 80, 79)
+    # Columns of zeros change nothing but make the matrix wide.
+    wide = np.concatenate([X, np.zeros((80, 10))], axis=1)
+    tall_probes, wide_probes = fit_logistic(X, y, **TIGHT), fit_logistic(wide, y, **TIGHT)
+    np.testing.assert_allclose(wide_probes.coef[:, :79], tall_probes.coef, atol=1e-4)
+    np.testing.assert_allclose(wide_probes.coef[:, 79:], 0, atol=1e-8)
+    np.testing.assert_allclose(wide_probes.intercept, tall_probes.intercept, atol=1e-3)
+
+
+@pytest.mark.parametrize(("n", "d"), [(300, 40), (60, 100)])
+def test_standardize_is_a_scaler_inside_the_fold(n, d):
+    rng = np.random.default_rng(8)
+    X, y = make_cell(rng, n, d, scale=10.0 ** rng.integers(-2, 3, size=d))
+    train = make_folds(X, y)
+    X[:, 3] = 7.0
+    X[train[0], 5] = 1.0
+    probes = fit_logistic(X, y, train, standardize=True, **TIGHT)
+    assert probes.converged.all()
+    for fold, rows in enumerate(train):
+        model = make_pipeline(
+            StandardScaler(), LogisticRegression(solver="newton-cholesky", tol=1e-12)
+        ).fit(X[rows], y[rows])
+        expected = model.decision_function(X)
+        if fold == 0:
+            expected = expected - model[-1].coef_[0, 5] * (X[:, 5] - 1)
+        np.testing.assert_allclose(probes.decision_function(X)[fold], expected, atol=5e-3)
+
+
+def test_constant_features_get_no_weight():
+    X, y = make_cell(np.random.default_rng(9))
+    with_constant = np.concatenate([X, np.full((len(X), 2), 5.0)], axis=1)
+    probes = fit_logistic(with_constant, y, **TIGHT)
+    np.testing.assert_allclose(probes.coef[:, -2:], 0, atol=1e-8)
+    np.testing.assert_allclose(probes.coef[:, :-2], fit_logistic(X, y, **TIGHT).coef, atol=1e-4)
+    flat = fit_logistic(np.ones((len(X), 3)), y)
+    assert flat.converged.all()
+    np.testing.assert_allclose(flat.coef, 0)
+    assert float(flat.intercept[0]) == pytest.approx(np.log(y.mean() / (1 - y.mean())), abs=1e-4)
+
+
+def test_separable_data_with_a_weak_penalty():
+    rng = np.random.default_rng(10)
+    X = rng.normal(size=(200, 20))
+    y = X[:, 0] > 0
+    probes = fit_logistic(X, y, C=1e4, tol=1e-8, dtype=torch.float64, max_iter=3000)
+    assert probes.converged.all()
+    model = reference(X, y, 1e4)
+    best = objective(model.coef_, model.intercept_, X, y, np.ones(200), 1e4)
+    reached = objective(probes.coef, probes.intercept, X, y, np.ones(200), 1e4)
+    assert reached / best - 1 < 1e-4
+
+
+def test_says_when_it_did_not_converge():
+    X, y = make_cell(np.random.default_rng(11))
+    labels = np.stack([y, y])
+    probes = fit_logistic(X, labels, C=[1.0, 1.0], tol=1e-9, max_iter=2)
+    assert not probes.converged.any()
+    assert probes.n_iter == 2
+    assert torch.isfinite(probes.coef).all()
+
+
+def test_float16_and_tensors_are_taken():
+    X, y = make_cell(np.random.default_rng(12))
+    half = torch.as_tensor(X, dtype=torch.float16)
+    probes = fit_logistic(half, torch.as_tensor(y))
+    again = fit_logistic(half.double().numpy(), y)
+    assert probes.coef.dtype == torch.float32
+    np.testing.assert_allclose(probes.coef, again.coef, atol=2e-3)
+
+
+def bad(X, y, **kwargs):
+    return lambda: fit_logistic(X, y, **kwargs)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"X": np.full((20, 3), np.nan)}, "60 values that are not finite.*example 0, feature 0"),
+        ({"X": np.zeros(20)}, r"X must have shape \(examples, features\), got \(20,\)"),
+        ({"y": np.zeros(20)}, "1 of 1 fits have examples of one class only"),
+        ({"y": np.arange(20)}, "y must be boolean or 0 and 1"),
+        ({"y": np.ones(19)}, r"y must have shape \(20,\) or \(fits, 20\)"),
+        ({"sample_weight": -np.ones(20)}, "sample_weight must be finite and >= 0"),
+        (
+            {"sample_weight": np.ones((2, 20)), "C": [1.0, 1.0, 1.0]},
+            "sample_weight for 2 and C for 3",
+        ),
+        ({"C": 0.0}, "C must be positive, got 0.0"),
+    ],
+)
+def test_bad_input_is_explained(change, message):
+    rng = np.random.default_rng(13)
+    arguments = {"X": rng.normal(size=(20, 3)), "y": np.arange(20) % 2} | change
+    with pytest.raises(ValueError, match=message):
+        fit_logistic(arguments.pop("X"), arguments.pop("y"), **arguments)
+
+
+def test_a_training_fold_of_one_class_is_named():
+    X, y = make_cell(np.random.default_rng(14))
+    train = np.ones((3, len(y)))
+    train[1, y] = 0
+    with pytest.raises(ValueError, match=r"1 of 3 fits .* the first is fit 1"):
+        fit_logistic(X, y, train)
+
+
+def test_mean_difference():
+    rng = np.random.default_rng(15)
+    X, y = make_cell(rng)
+    count = rng.integers(0, 3, size=len(y))
+    probes = fit_mean_difference(X, y, count, dtype=torch.float64)
+    repeated, labels = np.repeat(X, count, axis=0), np.repeat(y, count)
+    means = repeated[~labels].mean(0), repeated[labels].mean(0)
+    np.testing.assert_allclose(probes.coef[0], means[1] - means[0])
+    margin = np.asarray(probes.decision_function(np.stack(means)))[0]
+    assert margin[0] == pytest.approx(-margin[1])
+
+
+@pytest.mark.parametrize("shrinkage", ["auto", 0.0, 0.3])
+def test_discriminant_is_scikit_learns(shrinkage):
+    rng = np.random.default_rng(16)
+    X, y = make_cell(rng)
+    count = rng.integers(0, 3, size=len(y))
+    probes = fit_discriminant(
+        X, np.stack([y, rng.permutation(y)]), count, shrinkage=shrinkage, dtype=torch.float64
+    )
+    model = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=shrinkage)
+    model.fit(np.repeat(X, count, axis=0), np.repeat(y, count))
+    np.testing.assert_allclose(probes.coef[0], model.coef_[0], rtol=1e-6, atol=1e-8)
+    np.testing.assert_allclose(probes.intercept[0], model.intercept_[0], rtol=1e-6)
+
+
+def test_discriminant_of_few_examples():
+    X, y = make_cell(np.random.default_rng(17), 30, 50)
+    with pytest.raises(ValueError, match="covariance of fit 0 is singular with shrinkage=0"):
+        fit_discriminant(X, y, shrinkage=0.0, dtype=torch.float64)
+    with pytest.raises(ValueError, match="shrinkage must be"):
+        fit_discriminant(X, y, shrinkage="ledoit")
+    assert torch.isfinite(fit_discriminant(X, y).coef).all()
+
+
+@pytest.mark.parametrize(("n", "d"), [(300, 40), (60, 100)])
+def test_ridge_is_scikit_learns(n, d):
+    rng = np.random.default_rng(18)
+    X, y = make_cell(rng, n, d)
+    train = make_folds(X, y)
+    labels = np.concatenate([np.tile(y, (5, 1)), np.tile(rng.permutation(y), (5, 1))])
+    probes = fit_ridge(X, labels, np.tile(train, (2, 1)), alpha=2.0, dtype=torch.float64)
+    for fit in range(10):
+        rows = train[fit % 5]
+        model = RidgeClassifier(alpha=2.0).fit(X[rows], labels[fit, rows])
+        np.testing.assert_allclose(probes.coef[fit], model.coef_.ravel(), rtol=1e-5, atol=1e-8)
+        np.testing.assert_allclose(probes.intercept[fit], np.ravel(model.intercept_)[0], rtol=1e-5)
+    with pytest.raises(ValueError, match="alpha must be positive"):
+        fit_ridge(X, y, alpha=0)

@@ -1,0 +1,167 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.metrics import roc_auc_score
+
+from probekit.probing.auroc import auroc, auroc_influence, interval, standard_error
+
+
+def scores_with_ties(seed, n=60, rows=5, missing=0.2):
+    random = np.random.default_rng(seed)
+    positive = random.random(n) < 0.4
+    score = np.round(random.normal(positive * 0.8, 1, (rows, n)), 1)
+    score[random.random((rows, n)) < missing] = np.nan
+    return score, positive
+
+
+def delong_variance(score, positive):
+    """DeLong's variance by comparing every positive with every negative."""
+    kept = ~np.isnan(score)
+    x, y = score[kept & positive], score[kept & ~positive]
+    wins = np.array([[(a > b) + 0.5 * (a == b) for b in y] for a in x])
+    of_positives, of_negatives = wins.mean(1), wins.mean(0)
+    return of_positives.var(ddof=1) / len(x) + of_negatives.var(ddof=1) / len(y)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_auroc_is_sklearns(seed):
+    score, positive = scores_with_ties(seed)
+    expected = [roc_auc_score(positive[~np.isnan(row)], row[~np.isnan(row)]) for row in score]
+    np.testing.assert_allclose(auroc(score, positive), expected, rtol=1e-12)
+    np.testing.assert_allclose(auroc_influence(score, positive)[0], expected, rtol=1e-12)
+
+
+def test_labels_may_differ_by_row():
+    score, positive = scores_with_ties(0, missing=0)
+    labels = np.array([positive, ~positive, positive, ~positive, positive])
+    expected = [roc_auc_score(y, row) for y, row in zip(labels, score, strict=True)]
+    np.testing.assert_allclose(auroc(score, labels), expected, rtol=1e-12)
+    np.testing.assert_allclose(auroc_influence(score, labels)[0], expected, rtol=1e-12)
+
+
+def test_one_row_gives_a_number():
+    assert auroc([0.1, 0.9, 0.5], [False, True, False]) == 1
+    area, influence = auroc_influence([0.1, 0.9, 0.5], [False, True, False])
+    assert area == 1
+    assert influence.shape == (3,)
+
+
+@pytest.mark.parametrize(
+    ("score", "positive"),
+    [
+        ([1.0, 2.0], [True, True]),
+        ([1.0, 2.0], [False, False]),
+        ([np.nan, np.nan], [True, False]),
+        ([1.0, np.nan, 2.0], [True, False, True]),
+    ],
+)
+def test_one_class_has_no_area(score, positive):
+    assert np.isnan(auroc(score, positive))
+    area, influence = auroc_influence(score, positive)
+    assert np.isnan(area)
+    low, high = interval(area, standard_error(influence))
+    assert np.isnan(low)
+    assert np.isnan(high)
+
+
+def test_infinite_scores_are_scores():
+    score, positive = np.array([-np.inf, 0.0, np.inf, 1.0]), np.array([False, True, True, False])
+    assert auroc(score, positive) == 0.75
+    assert auroc_influence(score, positive)[0] == 0.75
+    # Nor is what is left out one of them.
+    score, positive = np.append(score, [np.nan] * 2), np.append(positive, [True, False])
+    assert auroc(score, positive) == 0.75
+    assert auroc_influence(score, positive)[0] == 0.75
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_influences_squares_sum_to_delongs_variance(seed):
+    score, positive = scores_with_ties(seed)
+    _, influence = auroc_influence(score, positive)
+    expected = [delong_variance(row, positive) for row in score]
+    np.testing.assert_allclose(standard_error(influence) ** 2, expected, rtol=1e-10)
+    np.testing.assert_allclose(influence.sum(-1), 0, atol=1e-12)
+    assert (influence[np.isnan(score)] == 0).all()
+
+
+def test_clusters_of_one_are_no_clusters():
+    score, positive = scores_with_ties(1, rows=3, missing=0)
+    _, influence = auroc_influence(score, positive)
+    alone = standard_error(influence, cluster=np.arange(len(positive))[::-1])
+    # The correction for few clusters, n / (n - 1), is the only difference.
+    n = (influence != 0).sum(-1)
+    np.testing.assert_allclose(alone, standard_error(influence) * np.sqrt(n / (n - 1)))
+
+
+def test_clusters_add_up_before_they_are_squared():
+    """Every example four times over tells as much as once, and clusters know it."""
+    score, positive = scores_with_ties(2, n=200, rows=1, missing=0)
+    once = standard_error(auroc_influence(score, positive)[1])
+    influence = auroc_influence(np.repeat(score, 4, -1), np.repeat(positive, 4))[1]
+    assert standard_error(influence) < 0.55 * once
+    clustered = standard_error(influence, cluster=np.repeat(np.arange(200), 4))
+    np.testing.assert_allclose(clustered, once, rtol=0.02)
+
+
+def test_the_names_of_clusters_do_not_matter():
+    score, positive = scores_with_ties(3)
+    _, influence = auroc_influence(score, positive)
+    cluster = np.random.default_rng(0).integers(0, 7, len(positive))
+    names = np.array([90, 4, 17, 3, 55, 8, 12])[cluster]
+    np.testing.assert_allclose(
+        standard_error(influence, cluster), standard_error(influence, names), rtol=1e-12
+    )
+
+
+@pytest.mark.parametrize("area", [0.6, 0.75, 0.9])
+def test_the_interval_covers_the_area_as_often_as_it_says(area):
+    """500 samples of 60 errors and 90 right answers, normal scores of known area."""
+    from scipy.stats import norm
+
+    random = np.random.default_rng(int(1000 * area))
+    positive = np.arange(150) < 60
+    shift = np.sqrt(2) * norm.ppf(area)
+    score = random.normal(positive * shift, 1, (500, 150))
+    found, influence = auroc_influence(score, positive)
+    low, high = interval(found, standard_error(influence))
+    coverage = ((low <= area) & (area <= high)).mean()
+    print(f"AUROC {area}: covered {coverage:.1%}")
+    assert 0.93 <= coverage <= 0.97
+
+
+def test_the_interval_covers_where_examples_come_in_groups():
+    """Without clusters it would be far too narrow."""
+    random = np.random.default_rng(0)
+    covered, naive = [], []
+    cluster = np.repeat(np.arange(40), 5)
+    for _ in range(500):
+        positive = np.repeat(random.random(40) < 0.5, 5)
+        score = np.repeat(random.normal(size=40), 5) + 0.5 * random.normal(size=200)
+        found, influence = auroc_influence(score, positive)
+        for kept, error in (
+            (covered, standard_error(influence, cluster)),
+            (naive, standard_error(influence)),
+        ):
+            low, high = interval(found, error)
+            kept.append(low <= 0.5 <= high)
+    print(f"covered {np.mean(covered):.1%}, without clusters {np.mean(naive):.1%}")
+    assert 0.92 <= np.mean(covered) <= 0.98
+    assert np.mean(naive) < 0.8
+
+
+@given(
+    st.lists(st.tuples(st.integers(-5, 5), st.booleans()), min_size=2, max_size=40),
+    st.floats(0.5, 0.999),
+)
+def test_the_interval_holds_the_area_and_stays_in_range(examples, level):
+    score = np.array([s for s, _ in examples], float)
+    positive = np.array([p for _, p in examples])
+    area, influence = auroc_influence(score, positive)
+    low, high = interval(area, standard_error(influence), level)
+    if np.isnan(low):
+        assert min(positive.sum(), (~positive).sum()) < 2
+    else:
+        assert 0 <= low <= area + 1e-5
+        assert area - 1e-5 <= high <= 1
+        assert auroc(-score, positive) == pytest.approx(1 - area)
