@@ -28,7 +28,6 @@ _HIDDEN = re.compile(
 
 _CELL = ("layer", "token")
 
-
 # Over what the variables of a grid are, where that is not (layer, token).
 _DIMS = {"score": ("example", *_CELL)} | dict.fromkeys(("correct", "fold", "id"), ("example",))
 

@@ -34,11 +34,7 @@ except ImportError:  # the extra is optional; `connected` says so
     distributed = None
 
 _CONNECTING = 10  # seconds to wait for the scheduler
-
-
 _APPEARING = 30  # and for its first worker
-
-
 _PATIENCE = 300  # and for another when none is left
 
 

@@ -25,10 +25,7 @@ MEASURES = {
     "correlation": (["|r| of score", "with correctness"], (0.0, 1.0), (0, 0.2, 0.4, 0.6, 0.8, 1)),
 }
 
-
 FIGURE_TITLE = "Layer vs. Token Correlation"
-
-
 MISSING_FILL = "#efefef"
 
 
@@ -323,8 +320,6 @@ def _panel(rows, colour, marked, states, *, cell=None, mark_height=None, y_title
 
 
 UNMEASURED, UNCLEAR, WORSE = "not measured", "interval includes 0", "worse"
-
-
 BEST, RIVAL = "best cell", "not told apart"
 
 

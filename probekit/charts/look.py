@@ -11,18 +11,12 @@ from probekit.tokens import TOKENS
 # others are for a browser that has no Liberation. One weight only: with two, vl-convert writes the
 # fonts of a PDF in an order that changes from run to run.
 FONT = "Liberation Sans, Arial, Helvetica, sans-serif"
-
-
 INK, FAINT = "#222222", "#767676"
 
 # Okabe and Ito's colours, which colour-blind readers tell apart (https://jfly.uni-koeln.de/color/),
 # less the yellow, which is lost on white. Dashes and shapes tell the lines apart in greyscale.
 COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000"]
-
-
 DASHES = [[1, 0], [6, 2], [2, 2], [8, 2, 2, 2], [4, 4], [10, 3], [1, 3]]
-
-
 SHAPES = ["circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right"]
 
 

@@ -11,8 +11,6 @@ import psutil
 import torch
 
 _PROCESS = Path("/proc/self")
-
-
 _COUNTED = Path("/proc/vmstat"), "oom_kill"
 
 # Files of a control group, version 2 and version 1: the most, what is used, and what of that is

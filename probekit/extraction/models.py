@@ -39,10 +39,7 @@ SHORT_NAMES = {
 
 # What else of a folder decides how a model answers: settings, vocabularies, templates.
 _OTHERS = {".json", ".jinja", ".model", ".txt", ".tiktoken", ".codes", ".tokenizer"}
-
 _WEIGHTS = "model.safetensors"
-
-
 _INDEX = "model.safetensors.index.json"
 
 #: How the name of a folder begins that is there while a model is loaded.

@@ -49,7 +49,6 @@ from probekit.run.stopping import stoppable
 
 # What of the answers stands beside the activations, besides whether they are correct.
 _TEXT_COORDINATES = ("id", "question", "exact_answer", "answer")
-
 _GO_ON = "Whole shards of answers are kept: the same call goes on from there."
 
 

@@ -63,12 +63,10 @@ _STYLE = (
     "display:inline-block;text-align:center;line-height:1.3;vertical-align:top;white-space:pre"
 )
 
-
 _NAME_STYLE = (
     "display:block;font-size:10px;color:var(--jp-ui-font-color1, #444);font-family:sans-serif;"
     "line-height:1.2"
 )
-
 
 # Okabe and Ito's blue and vermilion, as in the charts: right and wrong.
 _RIGHT, _WRONG = "0, 114, 178", "213, 94, 0"

@@ -92,8 +92,6 @@ class Workers:
 
 
 _one_at_a_time = threading.Lock()  # a model's hooks are for one batch
-
-
 _loaded = []  # (request, revision), LanguageModel
 
 

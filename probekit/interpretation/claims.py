@@ -28,9 +28,7 @@ from probekit.tokens import FIGURE_TOKENS, TOKENS
 
 #: Chance that any verdict but "undecided" in the table is wrong.
 ALPHA = 0.05
-
 SUPPORTED, CONTRADICTED, UNDECIDED = "supported", "contradicted", "undecided"
-
 _MEASURE = "Correlation is read as the AUROC of error detection."
 
 
@@ -317,7 +315,6 @@ _KINDS = {
     "higher_in_every_band": _higher_in_every_band,
 }
 
-
 _FIELDS = {
     "within": {"depth", "tokens", "range"},
     "higher": {"cells", "than"},
@@ -327,7 +324,6 @@ _FIELDS = {
     "rises": {"depth", "tokens"},
     "higher_in_every_band": {"tokens", "than"},
 }
-
 
 # Words
 

@@ -34,20 +34,10 @@ BANDS = {
 }
 
 _TAIL = 1e-4
-
-
 _DRAWS = 2000
-
-
 _MIN_DRAWS = 500
-
-
 _MAX_WORK = 1e8  # of differences times draws
-
-
 _CACHED = 128  # draws whose differences stay in the processor's cache
-
-
 _MIN_PERMUTATIONS = 10
 
 

@@ -188,7 +188,6 @@ def _order(grid, other):
 #: Chance that a description of pure noise states any difference.
 ALPHA = 0.05
 
-
 # Changes between bands and groups, and the five key observations.
 _KINDS = 6
 

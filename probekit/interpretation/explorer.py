@@ -22,7 +22,6 @@ from probekit.tokens import FIGURE_TOKENS
 #: Examples on a page of the list.
 PAGE = 8
 
-
 _LEGEND = (
     "<div style='margin:6px 0'>Colour and number: P(error) from the probe of that token in this "
     "layer, from <span style='background:rgba(0, 114, 178, 0.6)'>&nbsp;0&nbsp;</span> to "

@@ -39,9 +39,7 @@ GROUPS = {
     "the tokens from the end": TOKENS[-8:],
 }
 
-
 ANSWER_TOKENS = TOKENS[1:6]
-
 
 #: Chance that a description of pure noise states any cell to be above chance.
 CHANCE_ALPHA = 0.05

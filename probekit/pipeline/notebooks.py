@@ -92,7 +92,6 @@ def run_pipeline(run_dir=None, *, stages=STAGES, progress=True, **parameters):
 # machine or a file system on a network.
 _KERNEL_START = 300
 
-
 # The stage that makes what another reads.
 _NEEDS = {"probe": "extract", "visualize": "probe", "interpret": "probe"}
 

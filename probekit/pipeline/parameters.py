@@ -40,7 +40,6 @@ _MAY_BE = {
     "seed": lambda _, value: arguments.seed(value),
 }
 
-
 #: Where the work is done, not what is done: a run that was begun here may be finished elsewhere.
 PLACES = ("device", "scheduler")
 

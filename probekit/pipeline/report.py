@@ -34,7 +34,6 @@ _CELLS = """\
 {%- block stream_stderr -%}{%- endblock -%}
 """
 
-
 _SHOWN = [
     "text/html",
     "text/markdown",
@@ -50,9 +49,7 @@ _TAGS = (  # noqa: SIM905
     "tr ul"
 ).split()
 
-
 _ATTRIBUTES = ["alt", "border", "class", "colspan", "height", "rowspan", "scope", "style", "width"]
-
 
 # Nothing that takes an element out of its place: no position, no transform, no float.
 _STYLES = (  # noqa: SIM905

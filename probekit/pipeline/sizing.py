@@ -28,7 +28,6 @@ DEFAULT = {
 
 _ITERATIONS = 60  # of the solver, on average
 
-
 # What of a run of 120 questions, 105 s on two cores, is neither answering nor fitting: four kernels
 # are started, a small model is loaded, figures are drawn, controls are fitted.
 _STAGES = 94
@@ -57,7 +56,6 @@ ANSWERING = {
         "assumed, not measured: a twentieth of the vendor's 312 TFLOP/s in bfloat16",
     ),
 }
-
 
 #: Operations a second of one core when fitting, and how that is known.
 FITTING = (
@@ -154,8 +152,6 @@ def estimate(
 
 
 _MISTRAL = {"parameters": 7.2e9, "layers": 32, "hidden_size": 4096, "key_value_size": 1024}
-
-
 _TRIVIA = {"questions": 10_000, "prompt_tokens": 25, "response_tokens": 50, "copied": True}
 
 #: The rows of the README's table.

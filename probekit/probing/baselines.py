@@ -40,7 +40,6 @@ CONTROLS = {
     "shuffled_best": "The best cell on permuted labels: mean and middle 95 % of whole grids.",
 }
 
-
 CHANCE = ("random_features", "shuffled_labels", "shuffled_best")
 
 # Columns of the answers of which a low value predicts an error, with nothing to train.

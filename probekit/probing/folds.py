@@ -17,7 +17,6 @@ from probekit import arguments
 from probekit.questions.grading import normalize
 
 _ALIKE = 8  # groups of about the same size, between which labels are permuted
-
 _NO_FOLD = -1  # marks the examples that are trained on only, in the published protocol
 
 

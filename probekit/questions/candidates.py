@@ -22,31 +22,19 @@ from probekit.questions.text import (
 from probekit.run.files import resource
 
 SLOT = "{}"  # in a decoy, stands for any name of the list
-
-
 EXACT_CASE = 3  # names up to this long must match in case: US is not us, He is not HE
-
-
 _NEARBY = 80  # characters of context a decoy may look at
 
 # Chemical symbols that are English words where a sentence begins.
 _WORDS = {"Am", "As", "At", "Be", "He", "I", "In", "No"}
 
-
 _SYMBOL_FOLLOWS = re.compile(
     r"\s*(?:\(|=|is (?:the|a|an) (?:chemical |element)?|stands |represents )"
 )
 
-
 _SENTENCE_START = re.compile(r"(?:^|[.!?:\n])[\s\"'(*\-]*$")
-
-
 _SENTENCE_END = re.compile(r"[\"')*\]]*\s*(?:[.!?;]|$)")
-
-
 _JOINED = re.compile(r"\s*(?:,?\s*\b(?:and|or|nor)\b|[&/-])\s*(?:the\s+)?")
-
-
 _LISTED = re.compile(r"\s*,\s*(?:the\s+)?")
 
 
@@ -145,11 +133,7 @@ def _begins(phrases):
 
 
 ANY_NUMBER = "{number}"  # this name in a list stands for every number
-
-
 ANY_OTHER = "{other}"  # and this for a name that the list lacks, where an answer is expected
-
-
 _EVERY = "*"  # this name's decoys hold for every name
 
 # An answer that no list has, such as an invented city: what follows "is", if it is a name or the
@@ -159,7 +143,6 @@ _CAPITALISED = (
     r"(?: (?:(?:de|del|da|do|di|du|la|le|al|el|of|and) )*[A-Z][\w'-]*)*"
 )
 
-
 _OTHER = re.compile(
     r"(?:(?:\b(?:is|was|called|named)|=)\s+"
     r"(?:(?:also|now|simply|called|named|known as|written as|the city of|the town of)\s+)*"
@@ -167,7 +150,6 @@ _OTHER = re.compile(
     rf"|^[\"'(*]*{_CAPITALISED}(?=[\"')*]* (?:is|was) the\b)"
     rf"|^\W*(?:{_CAPITALISED}|[\w'-]+)(?=\W*$|, {_CAPITALISED}\W*$))"
 )
-
 
 _OTHER_NAME = re.compile(rf"(?:{_CAPITALISED}|[\w'-]+)$")
 

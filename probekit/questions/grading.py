@@ -16,11 +16,8 @@ from probekit.questions.text import (
 
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 
-
 # "don't", "U.S."; not the points of a version such as 3.4.5, which is not 345.
 _INSIDE_WORD = re.compile(r"(?<=\w)'(?=\w)|(?<=\b[^\W\d])\.(?=[^\W\d]\b)|(?<=\b[^\W\d])\.(?!\w)")
-
-
 _SHORT = 3  # answers up to this long that have a capital must match in case: Au, US, No
 
 _REFUSALS = re.compile(

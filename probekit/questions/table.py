@@ -14,10 +14,7 @@ from probekit.questions.candidates import read_candidates
 from probekit.run.files import parse_json, resource
 
 _SUFFIXES = (".csv", ".jsonl", ".json", ".parquet")
-
-
 _HUB = "hub:"
-
 
 # Where nested answers keep their accepted forms: TriviaQA's value and aliases, SQuAD's text.
 _ANSWER_FIELDS = ("value", "aliases", "text")

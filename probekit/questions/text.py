@@ -75,17 +75,9 @@ def _vowel_signs():
 
 # Scripts that put no space between words: there a neighbouring letter does not continue a name.
 _UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
-
-
 _LETTER = rf"[^\W{_UNSPACED}]"
-
-
 _SIGN = f"[{_vowel_signs()}]"
-
-
 WORD_START = rf"(?<!{_LETTER})(?<!{_SIGN})"
-
-
 WORD_END = rf"(?!{_LETTER})(?!{_SIGN})"
 
 # "1,000", "-3", "5.6", ".5", the 5 in "...5"; not the 56 in "156", "x56", "5.6" or "1.2.56".
@@ -99,17 +91,14 @@ _UNITS = [
     "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine",
 ]
 
-
 _TEENS = [
     "ten", "eleven", "twelve", "thirteen", "fourteen",
     "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
 ]
 
-
 _TENS = [
     "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety",
 ]
-
 
 # fmt: on
 _VALUES = {word: value for value, word in enumerate(_UNITS + _TEENS)}
@@ -123,10 +112,7 @@ _BELOW_100 = (
     rf"|{'|'.join(_TEENS)}|{'|'.join(_UNITS)})"
 )
 
-
 _HUNDRED = rf"(?:{'|'.join(_UNITS[1:])}|an?)[\s-]+hundred(?:[\s-]+(?:and[\s-]+)?{_BELOW_100})?"
-
-
 NUMBER_WORDS = re.compile(rf"{WORD_START}(?:{_HUNDRED}|{_BELOW_100}){WORD_END}", re.IGNORECASE)
 
 

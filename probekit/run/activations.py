@@ -15,19 +15,14 @@ from probekit.run.files import (
 )
 
 SCHEMA_VERSION = 1
-
 _DIMENSIONS = ("example", "layer", "token", "feature")
-
 
 # What is written here; what a killed write leaves, and what systems put into any folder. Not
 # .zgroup and the like: that would be another format, whose codecs may be pickles.
 _FILES = re.compile(r"(\w+/)?(zarr\.json|c(/\d+)*)|(.+/)?(\.(?!z)[^/]*|[^/]+\.partial)")
 
-
 # zarr finds codecs and types by their names, among whatever is installed.
 _CODECS = {"sharding_indexed", "bytes", "crc32c", "vlen-utf8"}
-
-
 _TYPES = {"float16": 2, "float32": 4, "int64": 8, "bool": 1, "string": 0}
 
 

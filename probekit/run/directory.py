@@ -73,8 +73,6 @@ def netcdf(grids, shuffle=True):
 
 # What the variables of a grid and of its controls are over, and what they hold: numpy's kinds.
 _CELL = ("layer", "token")
-
-
 _GRID = {"auroc": (_CELL, "f"), "score": (("example", *_CELL), "f")}
 
 
@@ -91,14 +89,10 @@ _CONTROLS |= {"control": (("control",), "TUO")}
 
 
 _BOTH = {"n_examples": "iu", "auroc_low": "f", "auroc_high": "f", "p_value": "f"}
-
-
 _NEEDED = {"auroc", "layer", "token", "control"}
 
 # Deflate, shuffle and fletcher32, which HDF5 has built in; others are code that a file may name.
 _FILTERS = {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32}
-
-
 _LARGEST_RATIO = 1100  # deflate's own is 1032
 
 

@@ -110,8 +110,6 @@ def _raise(error):
 
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-
-
 _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST}
 
 

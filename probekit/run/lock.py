@@ -31,13 +31,8 @@ from probekit.run.files import (
 from probekit.run.manifest import REPORT, STAGES, unsealed
 
 _DIRECTOR = "PROBEKIT_DIRECTOR"  # the environment variable by which a kernel knows its command
-
-
 _PATIENCE = 10  # seconds; the kernel of a killed command ends within two
-
 _held = {}  # run directory -> its locks, in this process
-
-
 _depth = {}  # run directory -> blocks of `writing` that this process is in
 
 # A forked child has its parent's variables, not its locks. (filelock closes its files.)
@@ -46,10 +41,7 @@ if hasattr(os, "register_at_fork"):
 
 # What systems leave in any folder.
 _LITTER = {".DS_Store", ".directory", ".ipynb_checkpoints", "desktop.ini", "Thumbs.db"}
-
-
 _PART = re.compile(r"\d{5}-[0-9a-f]{64}\.parquet")
-
 
 # No locks on this file system, most often one of a network.
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP}

@@ -25,7 +25,6 @@ from probekit.run.files import (
 #: The four stages, in order; each is a notebook.
 STAGES = ("extract", "probe", "visualize", "interpret")
 
-
 #: What a whole run ends with; it has a manifest too.
 REPORT = "report"
 
