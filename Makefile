@@ -16,7 +16,7 @@ RUN ?= data/runs/cities
 
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-input -c constraints.txt
 
-.PHONY: help env figure example test lint lab bench faults fuzz audit clean
+.PHONY: help env figure example test lint lab bench nightly faults fuzz audit clean
 .DEFAULT_GOAL := help
 
 help:
@@ -25,6 +25,7 @@ help:
 	@echo "make lint     ruff: rules and format"
 	@echo "make lab      JupyterLab in this folder, on this machine only"
 	@echo "make bench    the benchmarks"
+	@echo "make nightly  all tests, the long ones in full, then make faults (hours)"
 	@echo "make faults   kill -9, flipped bytes, full disks, failing reads and writes (two hours)"
 	@echo "make fuzz     inputs that a fuzzer makes up, for some minutes (Linux on x86-64)"
 	@echo "make audit    the pinned packages among the known vulnerabilities (asks PyPI)"
@@ -88,6 +89,11 @@ bench: $(STAMP)
 		[ -e "$$script" ] || { echo "no benchmarks yet"; exit 0; }; \
 		echo "== $$script"; $(BIN)/python "$$script" $(ARGS) || exit 1; \
 	done
+
+# Simulations, kills and faults of which `make test` does a quarter, and thousands of examples.
+nightly: $(STAMP)
+	@$(BIN)/python -m pytest -n 2 --hypothesis-profile=long --timeout=7200 $(ARGS)
+	@$(BIN)/python tests/faults/campaign.py
 
 faults: $(STAMP)
 	@$(BIN)/python tests/faults/campaign.py $(ARGS)

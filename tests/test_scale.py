@@ -1,6 +1,6 @@
 """Many questions, many different answers; and the fewest tokens and layers that there can be.
 
-``pytest tests/test_scale.py --hypothesis-profile=long`` takes 20,000 questions instead of 2,000.
+``make nightly`` takes 20,000 questions instead of 2,000.
 """
 
 import json
@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray as xr
-from hypothesis import settings
 from made_run import made_run
+from nightly import is_nightly
 from tiny import PLACES, STOPS, save_tiny_model
 
 import probekit as pk
@@ -37,7 +37,7 @@ def test_many_questions_take_time_in_proportion_and_little_more_memory(
     stopping_model_dir, tmp_path, require
 ):
     require(Path("/proc/self/status").exists(), "the peak of memory is read from /proc")
-    n = 20_000 if settings.get_current_profile_name() == "long" else 2_000
+    n = 20_000 if is_nightly() else 2_000
     few, many = (measured(size, tmp_path, stopping_model_dir) for size in (n // 10, n))
     assert many["n"] == n
     assert many["examples"] > 5 * few["examples"]
