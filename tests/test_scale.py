@@ -14,7 +14,6 @@ import pytest
 import xarray as xr
 from made_run import made_run
 from nightly import is_nightly
-from tiny import PLACES, STOPS, save_tiny_model
 
 import probekit as pk
 
@@ -107,29 +106,3 @@ def test_one_token_or_one_layer_is_drawn_and_described(tmp_path, layers, tokens)
     # A single cell is not the highest of some, and so not likely to be too high by chance.
     assert ("The only cell is" in description) == (layers == len(tokens) == 1)
     assert set(claims["verdict"]) <= {"supported", "contradicted", "undecided"}
-
-
-def test_a_model_of_one_layer_through_the_four_notebooks(tmp_path):
-    """It repeats the question's words, so these are its answers."""
-    save_tiny_model(tmp_path / "model", STOPS, layers=1)
-    words = ["Oslo", "Gdańsk", "Poland", "Ecuador", "nya", "Lyon", "Perth", "Lima"]
-    (tmp_path / "candidates").mkdir()
-    (tmp_path / "candidates" / "words.csv").write_text("\n".join(["name", *words]))
-    rows = ["id,question,answers,candidates"]
-    for i in range(160):
-        asked = " and ".join(PLACES[(7 * i + 3 * k) % len(PLACES)] for k in range(1 + i % 4))
-        rows.append(f'q{i},"Where is {asked}, number {i}?",{"|".join(words[i % 2 :: 2])},words')
-    (tmp_path / "questions.csv").write_text("\n".join(rows))
-    run = pk.run_pipeline(
-        tmp_path / "run",
-        model=str(tmp_path / "model"),
-        questions=str(tmp_path / "questions.csv"),
-        max_new_tokens=12,
-        n_permutations=1,
-        folds=2,
-        device="cpu",
-        progress=False,
-    )
-    assert run.grid("random").sizes["layer"] == 1
-    assert (run.figures / "heatmap.png").stat().st_size > 1000
-    assert " at 1 layer and " in (run.path / "description.md").read_text()

@@ -15,7 +15,10 @@ from probekit.run.manifest import STAGES
 
 pytestmark = pytest.mark.model
 
-RIGHT, WRONG = "city|located|is|the|The", "Atlantis"  # whatever the model says
+# What the tiny model says of each of these, and what of none.
+PLACES = [" and ".join(("Gdańsk", "Łódź", "Palermo")[-n:]) for n in (1, 2, 3)]
+PLACES += [f"Lyon and {PLACES[-1]}"]
+RIGHT, WRONG = "nya", "Atlantis"
 SMALL = ["-p", "limit", "80", "-p", "max_new_tokens", "32", "-p", "n_permutations", "3"]
 
 
@@ -89,9 +92,9 @@ def test_other_parameters_for_the_same_folder_are_refused(run, capsys):
     assert main(["run", "--run-dir", str(run.path), *SMALL]) == 0
 
 
-def test_too_few_answers_for_the_folds_are_refused(tmp_path, capsys):
+def test_too_few_answers_for_the_folds_are_refused(asked, tmp_path, capsys):
     # As many answers as there must be, but one of them right.
-    given = asked(tmp_path / "questions.csv", [RIGHT, WRONG, WRONG, WRONG])
+    given = asked([RIGHT, WRONG, WRONG, WRONG])
     assert main(["run", "--run-dir", str(tmp_path / "few"), *given]) == 1
     said = capsys.readouterr().err
     assert "02_probe.ipynb, cell" in said
@@ -100,23 +103,32 @@ def test_too_few_answers_for_the_folds_are_refused(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(("accepted", "verdict"), [(WRONG, "wrong"), (RIGHT, "right")])
-def test_all_right_or_all_wrong_is_refused(accepted, verdict, tmp_path, capsys):
-    given = asked(tmp_path / "questions.csv", 4 * [accepted])
-    assert main(["run", "--run-dir", str(tmp_path / "run"), *given]) == 1
+def test_all_right_or_all_wrong_is_refused(accepted, verdict, asked, tmp_path, capsys):
+    assert main(["run", "--run-dir", str(tmp_path / "run"), *asked(4 * [accepted])]) == 1
     said = capsys.readouterr().err
     assert f"All 4 answers are {verdict}" in said
     assert said.count("->") == 3
     assert not (tmp_path / "run" / "manifests" / "extract.json").exists()
 
 
-def asked(path, accepted):
-    """Parameters of a run that asks four questions, with these accepted answers."""
-    rows = [
-        f"In which country is the city of {city}?,{answers}"
-        for city, answers in zip(("Lyon", "Osaka", "Lima", "Turin"), accepted, strict=True)
-    ]
-    path.write_text("\n".join(["question,answers", *rows]))
-    return ["-p", "questions", str(path), "-p", "max_new_tokens", "16", "-p", "folds", "2"]
+@pytest.fixture
+def asked(stopping_model_dir, tmp_path):
+    """Parameters of a run that asks a tiny model four questions, with these accepted answers."""
+    folder = tmp_path / "questions"
+    (folder / "candidates").mkdir(parents=True)
+    (folder / "candidates" / "words.csv").write_text(f"name\n{RIGHT}\n{WRONG}\n")
+
+    def asked(accepted):
+        rows = [
+            f'"Where is {places}, number {i}?",{answer},words'
+            for i, (places, answer) in enumerate(zip(PLACES, accepted, strict=True))
+        ]
+        (folder / "four.csv").write_text("\n".join(["question,answers,candidates", *rows]))
+        given = {"model": stopping_model_dir, "questions": folder / "four.csv", "folds": 2}
+        given |= {"max_new_tokens": 12, "device": "cpu"}
+        return [part for name, value in given.items() for part in ("-p", name, str(value))]
+
+    return asked
 
 
 def test_a_notebook_runs_alone_through_papermill_with_only_run_dir_given(run, tmp_path):
