@@ -182,7 +182,11 @@ def fit_cell(X, plan, fitter):
         cell["training_variance"] = 0.0  # trained and tested on different examples
     else:
         groups = None if plan.groups is None else plan.groups[present]
-        without = scores(_without_another_fold(rows[0], fold[0], C_of_fold[0]))
+        # Without each example's own fold and one more, (folds - 1, example). Of two folds there is
+        # no other that can be left out, and the row is of their plain fits.
+        steps = np.arange(1, plan.n_folds)[:, None] if plan.n_folds > 2 else np.array([[0]])
+        another = (fold[0] + steps) % plan.n_folds
+        without = scores(rows[0][fold[0], another, C_of_fold[0]])
         cell["training_variance"] = training_variance(without, wrong[0], groups)
     if len(plan.C) > 1:
         C = plan.C[np.bincount(chosen_C[0]).argmax()]
@@ -210,15 +214,3 @@ def _choices(rows, scores, wrong, fold):
     areas = np.where(np.isnan(areas), -np.inf, areas)
     best = areas.max(-1)
     return np.where(np.isinf(best), np.nan, best), areas.argmax(-1)
-
-
-def _without_another_fold(rows, fold, C):
-    """Fits without each example's own fold and one more, (folds - 1, example).
-
-    With two folds there is no other that can be left out, and the row is of their plain fits.
-
-    `rows` (fold, fold, C), `fold, C` (example,).
-    """
-    n_folds = len(rows)
-    steps = np.arange(1, n_folds)[:, None] if n_folds > 2 else np.zeros((1, 1), int)
-    return rows[fold, (fold + steps) % n_folds, C]

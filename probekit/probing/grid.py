@@ -120,13 +120,13 @@ def probe_grid(
         n_jobs = cpu_count() if all_cores else arguments.whole("n_jobs", n_jobs, 1)
     examples, kept = _usable(activations)
     wrong = ~examples["correct"].to_numpy().astype(bool)
-    groups = example_groups(examples, split)
-    plan = Plan.make(wrong, groups, protocol, folds, C, seed, n_permutations)
-    layers, tokens = activations.sizes["layer"], activations.sizes["token"]
-    cells = [(layer, token) for layer in range(layers) for token in range(tokens)]
+    plan = Plan.make(
+        wrong, example_groups(examples, split), protocol, folds, C, seed, n_permutations
+    )
+    cells = list(np.ndindex(activations.sizes["layer"], activations.sizes["token"]))
     fitter = Fitter(classifier, standardize, device)
     if here:
-        n_jobs = _processes(n_jobs, activations.sizes, plan, fitter)
+        n_jobs = _processes(n_jobs, len(cells), activations.sizes["feature"], plan, fitter)
         results = _fit_here(activations, cells, kept, plan, fitter, n_jobs, progress)
     else:
         from probekit.cluster import connected
@@ -134,7 +134,7 @@ def probe_grid(
 
         with connected(scheduler) as client:
             results = fit_cells(client, activations, cells, kept, plan, fitter, progress)
-    return _assemble(examples, results, plan, groups).assign_attrs(
+    return _assemble(examples, results, plan).assign_attrs(
         {name: activations.attrs.get(name, "unknown") for name in ("model", "revision", "site")},
         split=split,
         protocol=protocol,
@@ -170,7 +170,7 @@ def _fit_here(activations, cells, kept, plan, fitter, n_jobs, progress):
     return results
 
 
-def _processes(n_jobs, sizes, plan, fitter):
+def _processes(n_jobs, n_cells, features, plan, fitter):
     """How many processes to fit in: as many as asked for, or as pay off; at most one a core."""
     cores = cpu_count()  # those that this process may use
     if n_jobs is not None:
@@ -180,8 +180,7 @@ def _processes(n_jobs, sizes, plan, fitter):
     # Sizes alone do not tell how long scikit-learn takes, or a fit that has a covariance.
     if fitter.method not in ("logistic", "mean_difference"):
         return cores
-    cells = sizes["layer"] * sizes["token"]
-    work = cells * len(plan.fits()) * plan.wrong.shape[1] * sizes["feature"]
+    work = n_cells * len(plan.fits()) * plan.wrong.shape[1] * features
     return cores if work * (1 - 1 / cores) > _WORTH_STARTING else 1
 
 
@@ -244,7 +243,7 @@ def _usable(activations):
     return activations.drop_vars("activation").isel(example=kept), kept
 
 
-def _assemble(examples, results, plan, groups):
+def _assemble(examples, results, plan):
     """Put the cells together and do what takes the whole grid: correction and choice."""
     layers, tokens = examples.sizes["layer"], examples.sizes["token"]
     wrong = plan.wrong[0]
@@ -256,16 +255,12 @@ def _assemble(examples, results, plan, groups):
     score = stack("score")  # (layer, token, example)
     area, influence = auroc_influence(score, wrong)
     training = stack("training_variance")
-    low, high = interval(area, np.sqrt(standard_error(influence, groups) ** 2 + training))
+    low, high = interval(area, np.sqrt(standard_error(influence, plan.groups) ** 2 + training))
     scored = ~np.isnan(score)
     areas = stack("auroc")  # (layer, token, labelling)
     p_value, p_corrected = _p_values(areas, scored, plan.wrong)
     cell = ("layer", "token")
-    coords = {
-        name: coord
-        for name, coord in examples.coords.items()
-        if set(coord.dims) <= {"example", "layer", "token"}
-    }
+    coords = {n: c for n, c in examples.coords.items() if {"example", *cell}.issuperset(c.dims)}
     return xr.Dataset(
         {
             "auroc": (cell, area),
@@ -297,7 +292,7 @@ def _p_values(area, scored, labellings):
     as all share one null.
 
     `area` (layer, token, labelling), `scored` (layer, token, example), `labellings` (labelling,
-    example).
+    example); each p-value (layer, token).
     """
     n_wrong = scored.astype(np.float32) @ labellings.T.astype(np.float32)
     n = scored.sum(-1, keepdims=True)
@@ -305,8 +300,6 @@ def _p_values(area, scored, labellings):
         z = (area - 0.5) / np.sqrt((n + 1) / (12 * n_wrong * (n - n_wrong)))
     z, null = z[..., 0], z[..., 1:]
     empty = np.isnan(z)
-    if not null.shape[-1] or empty.all():
-        return np.full(z.shape, np.nan), np.full(z.shape, np.nan)
     # A permutation may leave a cell, or all of few cells, without both classes in every fold.
     null = null[..., ~np.isnan(null).all((0, 1))]
     if not null.shape[-1]:
@@ -340,5 +333,5 @@ def _best(area, choosing, score, training, plan, examples):
     value, influence = auroc_influence(honest, plan.wrong[0])
     error = np.sqrt(standard_error(influence, plan.groups) ** 2 + np.mean(variance))
     low, high = interval(value, error)
-    names = ("best_auroc", "best_auroc_low", "best_auroc_high")
-    return best | dict(zip(names, map(float, (value, low, high)), strict=True))
+    best |= {"best_auroc": float(value), "best_auroc_low": float(low)}
+    return best | {"best_auroc_high": float(high)}

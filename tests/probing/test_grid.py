@@ -309,14 +309,14 @@ def test_a_process_that_is_killed_is_told_in_a_sentence_and_the_next_grid_goes_o
     assert probe_grid(make_activations(), **QUICK | {"n_jobs": 2}).sizes["layer"] == 2
 
 
-def processes(n_jobs, cells=(15, 2), examples=700, features=448, **options):
+def processes(n_jobs, cells=30, examples=700, features=448, **options):
     """How many processes a grid of so many cells is fitted in."""
     options = {"method": "logistic", "device": "cpu", "n_permutations": 19} | options
     wrong = np.arange(examples) % 2 == 0
     C, n = np.array([1.0]), options["n_permutations"]
     plan = Plan.make(wrong, None, "cross-validated", 5, C, 0, n)
-    sizes = {"layer": cells[0], "token": cells[1], "feature": features}
-    return _processes(n_jobs, sizes, plan, Fitter(options["method"], False, options["device"]))
+    fitter = Fitter(options["method"], False, options["device"])
+    return _processes(n_jobs, cells, features, plan, fitter)
 
 
 def test_a_small_grid_is_fitted_in_this_process(monkeypatch):
@@ -326,13 +326,13 @@ def test_a_small_grid_is_fitted_in_this_process(monkeypatch):
         most = cpu_count()
         assert processes(None) == 1
         assert processes(2) == min(2, most)
-        assert processes(None, cells=(30, 15)) == most
+        assert processes(None, cells=450) == most
         assert processes(None, examples=5000, features=4096) == most
-        assert processes(None, cells=(30, 15), n_permutations=0, examples=100) == 1
+        assert processes(None, cells=450, n_permutations=0, examples=100) == 1
         # How long these take isn't told by the sizes.
         assert processes(None, method="ridge") == most
         assert processes(None, method=DecisionTreeClassifier()) == most
-        assert processes(None, cells=(30, 15), device="cuda") == 1
+        assert processes(None, cells=450, device="cuda") == 1
 
 
 def test_the_default_starts_no_process_for_a_small_grid(monkeypatch):
@@ -348,7 +348,7 @@ def test_the_default_starts_no_process_for_a_small_grid(monkeypatch):
 
 def test_processes_are_no_more_than_the_cores_that_may_be_used(monkeypatch):
     monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "1")
-    assert processes(None, cells=(300, 15)) == processes(64) == 1
+    assert processes(None, cells=4500) == processes(64) == 1
 
 
 # What it is made of
