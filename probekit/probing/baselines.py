@@ -103,15 +103,33 @@ def controls(answers, grid):
     for name in _OUTPUTS:
         if name in answers:
             scores[name] = np.where(fold >= 0, -answers[name].to_numpy(float), np.nan)
+    null = _shuffled(grid)
+    scores |= dict.fromkeys(null, np.full(len(wrong), np.nan))
     names = [name for name in CONTROLS if name in scores]
     score = np.array([scores[name] for name in names])
     variance = np.array([training.get(name, 0.0) for name in names])
     area, influence = auroc_influence(score, wrong)
     low, high = interval(area, np.sqrt(standard_error(influence, groups) ** 2 + variance))
     n = (~np.isnan(score)).sum(-1)
-    measured = _dataset(grid, names, area, low, high, np.sqrt(variance), n, score)
-    null = _shuffled(grid)
-    return measured if null is None else xr.concat([measured, null], "control")
+    for name, areas in null.items():
+        i = names.index(name)
+        area[i], n[i] = areas.mean(), (fold >= 0).sum()
+        low[i], high[i] = np.quantile(areas, (0.025, 0.975))
+    return xr.Dataset(
+        {
+            "auroc": ("control", area),
+            "auroc_low": ("control", low),
+            "auroc_high": ("control", high),
+            "training_error": ("control", np.sqrt(variance)),
+            "n_examples": ("control", n),
+            "chance": ("control", [name in CHANCE for name in names]),
+            "description": ("control", np.array([CONTROLS[n] for n in names], object)),
+            "score": (("control", "example"), score),
+        },
+        coords={"control": np.array(names, object)}
+        | {name: grid[name] for name in ("id", "correct", "fold")},
+        attrs={name: grid.attrs[name] for name in _ATTRIBUTES},
+    )
 
 
 def control_table(controls):
@@ -144,7 +162,7 @@ def best_control(controls):
     """Name of the control with the highest AUROC, of those that know something."""
     known = controls["auroc"].where(~controls["chance"])
     if not bool(known.notnull().any()):
-        raise ValueError("No control has an AUROC: one class has no example that it can score.")
+        raise ValueError("No control has an AUROC: none can score both right and wrong answers.")
     return str(controls["control"].to_numpy()[int(known.argmax("control"))])
 
 
@@ -179,7 +197,9 @@ def gain_over_controls(grid, controls):
     same = ("id", "correct", "fold")
     check_controls(controls, ("auroc", "chance", "score", "training_error", *same))
     if "training_error" not in grid:
-        raise ValueError("The grid has no training_error: an older version made it. Make it anew.")
+        raise ValueError(
+            "The grid has no training_error: an older version of probekit made it. Make it again."
+        )
     if not all(np.array_equal(grid[name], controls[name]) for name in same):
         raise ValueError(
             "The controls are of another grid: examples, labels or folds differ. Make them from "
@@ -271,28 +291,6 @@ def _matched(answers, grid):
     return answers
 
 
-def _dataset(grid, names, area, low, high, training_error, n, score):
-    return xr.Dataset(
-        {
-            "auroc": ("control", area),
-            "auroc_low": ("control", low),
-            "auroc_high": ("control", high),
-            "training_error": ("control", training_error),
-            "n_examples": ("control", n),
-            "chance": ("control", [name in CHANCE for name in names]),
-            "description": ("control", np.array([CONTROLS[n] for n in names], object)),
-            "score": (("control", "example"), score),
-        },
-        coords={
-            "control": np.array(names, object),
-            "id": grid["id"],
-            "correct": grid["correct"],
-            "fold": grid["fold"],
-        },
-        attrs={name: grid.attrs[name] for name in _ATTRIBUTES},
-    )
-
-
 def _cross_validated(predict, fold, wrong, groups):
     """Scores of each fold's examples by what was learned from the others, and `training_variance`.
 
@@ -349,18 +347,10 @@ def _logistic(X, wrong, train, C):
 
 
 def _shuffled(grid):
-    """The grid's permutation null as two controls, None if it has none."""
-    if "null_auroc" not in grid:
-        return None
+    """Areas of the grid's permutation null: of all cells, and of the best cell of each grid."""
+    if "null_auroc" not in grid or bool(grid["null_auroc"].isnull().all()):
+        return {}
     null = grid["null_auroc"].transpose("permutation", "layer", "token").to_numpy()
-    if np.isnan(null).all():
-        return None
-    found = ~np.isnan(null)  # (permutation, layer, token)
-    best = np.where(found, null, -np.inf).max((1, 2))
-    areas = [null[found], best[found.any((1, 2))]]
-    low, high = np.array([np.quantile(area, (0.025, 0.975)) for area in areas]).T
-    n = int((grid["fold"] >= 0).sum())
-    names = ["shuffled_labels", "shuffled_best"]
-    score = np.full((2, grid.sizes["example"]), np.nan)
-    mean = [area.mean() for area in areas]
-    return _dataset(grid, names, mean, low, high, [0.0, 0.0], [n, n], score)
+    found = ~np.isnan(null)
+    best = np.where(found, null, -np.inf).max((1, 2))[found.any((1, 2))]
+    return {"shuffled_labels": null[found], "shuffled_best": best}

@@ -99,8 +99,8 @@ def _folds(wrong, groups, published, folds, seed):
     for k, (train, test) in enumerate(splitter.split(wrong, wrong, groups)):
         if len(np.unique(wrong[train])) < 2:
             raise ValueError(
-                f"Without fold {k}, all answers are of one class: one group holds nearly all of "
-                "the others. Use fewer folds or a random split."
+                f"Without fold {k}, all answers are of one class: one group holds nearly all "
+                "answers of the other class. Use fewer folds or a random split."
             )
         fold[test] = k
     if published:

@@ -57,7 +57,7 @@ def probe_grid(
         Inverse strength of the L2 penalty, from 1e-6 to 1e6. Of several, the best is chosen inside
         the training folds.
     seed : int
-        Of the folds, the permutations, and a classifier that has no `random_state`.
+        Random seed of the folds, the permutations, and a classifier without a `random_state`.
     method : str or scikit-learn classifier
         ``"logistic"``, ``"ridge"`` (with penalty 1 / `C`), ``"discriminant"`` (linear, shrunk
         covariance) or ``"mean_difference"``. Or any classifier: it is cloned and fitted at least
@@ -163,9 +163,9 @@ def _fit_here(activations, cells, kept, plan, fitter, n_jobs, progress):
         except BrokenProcessPool as error:
             raise ValueError(
                 f"One of {n_jobs} processes that fit probes was killed, with {len(results)} of "
-                f"{len(cells)} cells finished: most often memory runs out. Use fewer processes: "
-                f"n_jobs={max(1, n_jobs // 2)}, or with the notebooks the environment variable "
-                f"LOKY_MAX_CPU_COUNT={max(1, n_jobs // 2)}."
+                f"{len(cells)} cells finished. Most often memory ran out: use fewer processes, "
+                f"with n_jobs={max(1, n_jobs // 2)}, or for the notebooks with the environment "
+                f"variable LOKY_MAX_CPU_COUNT={max(1, n_jobs // 2)}."
             ) from error
     return results
 
