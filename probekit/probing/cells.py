@@ -202,10 +202,8 @@ def _choices(rows, scores, wrong, fold):
     fold), `chosen` (labelling, fold).
     """
     n_folds = rows.shape[1]
-    if n_folds == 1:
-        return np.full((len(wrong), 1), np.nan), np.zeros((len(wrong), 1), int)
     pairs = np.where(np.eye(n_folds, dtype=bool)[:, :, None], -1, rows)
-    # Few labellings have pairs, and there is nothing to rank in the others.
+    # Few labellings have pairs, or none, and there is nothing to rank in the others.
     paired = np.flatnonzero((pairs >= 0).any((1, 2, 3)))
     areas = np.full((len(wrong), n_folds, rows.shape[3]), np.nan)
     for k, c in np.ndindex(areas.shape[1:]):
