@@ -34,10 +34,10 @@ def read_cell(activations, layer, token, kept):
     partly = missing.any(1) & ~missing.all(1)
     if infinite.any() or partly.any():
         kind, which = ("infinite", infinite) if infinite.any() else ("NaN", partly)
+        layer, token = activations["layer"].values[layer], activations["token"].values[token]
         raise ValueError(
-            f"{which.sum()} examples have {kind} activations at layer {cell['layer'].item()}, "
-            f"token {cell['token'].item()}, the first is example "
-            f"{kept[np.flatnonzero(which)[0]]}. Extract them again in float32."
+            f"{which.sum()} examples have {kind} activations at layer {layer}, token {token}, the "
+            f"first is example {kept[np.flatnonzero(which)[0]]}. Extract them again in float32."
         )
     return X
 

@@ -76,9 +76,9 @@ def probe_grid(
     device : str
         Where the fits are computed, as torch names it.
     scheduler : str or distributed.Client, optional
-        A Dask scheduler's address, or a client of it, whose workers fit instead of processes. They
-        read activations that are not in memory from the store, so they need its file system; else
-        they are sent. Only on a network that you trust, see `probekit.cluster`.
+        Address of a Dask scheduler, or a client of it, whose workers then fit the cells. They read
+        activations that are not in memory from the store, so they must see its file system; those
+        in memory are sent. Only on a network that you trust, see `probekit.cluster`.
     progress : bool
         Show a bar.
 
