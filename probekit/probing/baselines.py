@@ -46,10 +46,7 @@ CHANCE = ("random_features", "shuffled_labels", "shuffled_best")
 _OUTPUTS = ("logprob_mean", "logprob_min", "answer_logprob_mean", "answer_logprob_min", "p_true")
 
 # What a grid says of how it was made.
-_ATTRIBUTES = ("split", "protocol", "folds", "seed", "C")
-
-# How many examples the mean error rate counts as, when an answer's own rate is smoothed.
-_SMOOTHING = 2
+_ATTRIBUTES = ("split", "protocol", "folds", "seed")
 
 
 @one_thread()
@@ -66,46 +63,73 @@ def controls(answers, grid):
     Returns
     -------
     Dataset
-        Over `control`: `auroc` of detecting wrong answers, its 95 % interval `auroc_low` and
+        Over `control`: `auroc` of detecting wrong answers, with its 95 % interval `auroc_low` and
         `auroc_high`, `training_error` as in a grid, `n_examples`, `description`, and `chance`,
-        true of those that know nothing.
-        ``score(control, example)``: higher means more likely wrong, out of fold where it is
-        trained; NaN where an example was not tested or lacks what the control reads, and of
-        the controls with shuffled labels, whose areas are the grid's own null. `control_table`
-        shows it.
+        which is true of controls that know nothing.
+        ``score(control, example)``: higher means more likely wrong; out of fold, if the control is
+        trained. NaN where an example was not tested or lacks what the control reads, and for
+        shuffled labels, whose areas are the grid's own null. `control_table` shows it.
 
     Raises
     ------
     TypeError
         If they are no answers and no grid.
     ValueError
-        If answers and grid are of different runs, or the grid lacks what it takes.
+        If answers and grid are of different runs, or the grid lacks a variable or attribute.
     """
     answers = _matched(answers, grid)
     wrong = ~grid["correct"].to_numpy().astype(bool)
     fold = grid["fold"].to_numpy()
-    learned = {
-        "answer": _answer_rate(_answer_names(answers), wrong),
-        "question": _question_words(answers["question"].to_numpy(str), wrong),
-        "random_features": _random_features(grid, wrong),
-    }
     groups = example_groups(grid, grid.attrs["split"])
+    names = answers["answer" if "answer" in answers else "exact_answer"]
+    answer = np.array([normalize(each) for each in names], dtype=object)
+    question = answers["question"].to_numpy(str)
+    random = np.random.default_rng(grid.attrs["seed"])
+    noise = random.standard_normal((len(wrong), grid.sizes["feature"]), dtype=np.float32)
+    C = float(np.max(grid.attrs["C"]))
+    learned = {
+        "answer": lambda train: _answer_rate(answer, wrong, train),
+        "question": lambda train: _question_words(question, wrong, train),
+        "random_features": lambda train: _logistic(noise, wrong, train, C),
+    }
     scores, training = {}, {}
     for name, predict in learned.items():
         scores[name], training[name] = _cross_validated(predict, fold, wrong, groups)
-    scores["length"] = _length(np.where(fold >= 0, answers["n_tokens"], np.nan), wrong)
+    length = np.where(fold >= 0, answers["n_tokens"], np.nan)
+    # The direction comes from the same examples, which flatters this control by a little. Taken
+    # from the training folds it is worse than chance where there is next to nothing to learn: what
+    # the other folds lean to, the tested one leans against.
+    scores["length"] = length if auroc(length, wrong) >= 0.5 else -length
     for name in _OUTPUTS:
         if name in answers:
             scores[name] = np.where(fold >= 0, -answers[name].to_numpy(float), np.nan)
+    null = _shuffled(grid)
+    scores |= dict.fromkeys(null, np.full(len(wrong), np.nan))
     names = [name for name in CONTROLS if name in scores]
     score = np.array([scores[name] for name in names])
     variance = np.array([training.get(name, 0.0) for name in names])
     area, influence = auroc_influence(score, wrong)
     low, high = interval(area, np.sqrt(standard_error(influence, groups) ** 2 + variance))
     n = (~np.isnan(score)).sum(-1)
-    measured = _dataset(grid, names, area, low, high, np.sqrt(variance), n, score)
-    null = _shuffled(grid)
-    return measured if null is None else xr.concat([measured, null], "control")
+    for name, areas in null.items():
+        i = names.index(name)
+        area[i], n[i] = areas.mean(), (fold >= 0).sum()
+        low[i], high[i] = np.quantile(areas, (0.025, 0.975))
+    return xr.Dataset(
+        {
+            "auroc": ("control", area),
+            "auroc_low": ("control", low),
+            "auroc_high": ("control", high),
+            "training_error": ("control", np.sqrt(variance)),
+            "n_examples": ("control", n),
+            "chance": ("control", [name in CHANCE for name in names]),
+            "description": ("control", np.array([CONTROLS[n] for n in names], object)),
+            "score": (("control", "example"), score),
+        },
+        coords={"control": np.array(names, object)}
+        | {name: grid[name] for name in ("id", "correct", "fold")},
+        attrs={name: grid.attrs[name] for name in _ATTRIBUTES},
+    )
 
 
 def control_table(controls):
@@ -119,13 +143,13 @@ def control_table(controls):
     Returns
     -------
     DataFrame
-        One row a control: `auroc`, `auroc_low`, `auroc_high`, `n_examples`, `description`. Those
-        of chance stand at the end.
+        A row per control: `auroc`, `auroc_low`, `auroc_high`, `n_examples`, `description`. Those
+        that know nothing stand at the end.
 
     Raises
     ------
     TypeError
-        If it is no such Dataset.
+        If it is not from `controls`.
     """
     columns = ["auroc", "auroc_low", "auroc_high", "n_examples", "description"]
     check_controls(controls, [*columns, "chance"])
@@ -138,16 +162,16 @@ def best_control(controls):
     """Name of the control with the highest AUROC, of those that know something."""
     known = controls["auroc"].where(~controls["chance"])
     if not bool(known.notnull().any()):
-        raise ValueError("No control has an AUROC: one class has no example that it can score.")
+        raise ValueError("No control has an AUROC: none can score both right and wrong answers.")
     return str(controls["control"].to_numpy()[int(known.argmax("control"))])
 
 
 def gain_over_controls(grid, controls):
-    """By how much each cell's AUROC exceeds that of the best control.
+    """How much higher each cell's AUROC is than the best control's.
 
-    Both are measured on the same examples, those that have the cell's token, and compared in pairs.
-    The best control is chosen on the data that it is measured on, which flatters it: the gain errs
-    on the low side. Its interval takes the choice for given.
+    Both are measured on the same examples, those that have the cell's token. The best control is
+    chosen on the data that it is measured on, which flatters it, so the gain errs on the low side;
+    the interval ignores that choice.
 
     Parameters
     ----------
@@ -169,7 +193,18 @@ def gain_over_controls(grid, controls):
     ValueError
         If the controls are of another grid.
     """
-    _same_examples(grid, controls)
+    arguments.grid(grid, ("score", "correct", "fold", "id"), ("split",))
+    same = ("id", "correct", "fold")
+    check_controls(controls, ("auroc", "chance", "score", "training_error", *same))
+    if "training_error" not in grid:
+        raise ValueError(
+            "The grid has no training_error: an older version of probekit made it. Make it again."
+        )
+    if not all(np.array_equal(grid[name], controls[name]) for name in same):
+        raise ValueError(
+            "The controls are of another grid: examples, labels or folds differ. Make them from "
+            "this one: pk.controls(answers, grid)."
+        )
     name = best_control(controls)
     wrong = ~grid["correct"].to_numpy().astype(bool)
     score = grid["score"].transpose("layer", "token", "example").to_numpy()
@@ -218,7 +253,7 @@ def _matched(answers, grid):
             "answers must be a DataFrame, such as Run.answers() gives; got "
             f"{arguments.shown(answers)}."
         )
-    arguments.grid(grid, ("fold", "id", "correct"), _ATTRIBUTES)
+    arguments.grid(grid, ("fold", "id", "correct"), (*_ATTRIBUTES, "C"))
     if "feature" not in grid.dims:
         raise ValueError(
             "The grid has no coefficients: it is of an example run, which comes with its controls. "
@@ -256,54 +291,20 @@ def _matched(answers, grid):
     return answers
 
 
-def _same_examples(grid, controls):
-    arguments.grid(grid, ("score", "correct", "fold", "id"), ("split",))
-    check_controls(controls, ("auroc", "chance", "score", "training_error"))
-    if "training_error" not in grid:
-        raise ValueError("The grid has no training_error: an older version made it. Make it anew.")
-    same = (
-        np.array_equal(grid["id"].to_numpy(), controls["id"].to_numpy())
-        and np.array_equal(grid["correct"].to_numpy(), controls["correct"].to_numpy())
-        and np.array_equal(grid["fold"].to_numpy(), controls["fold"].to_numpy())
-    )
-    if not same:
-        raise ValueError(
-            "The controls are of another grid: examples, labels or folds differ. Make them from "
-            "this one: pk.controls(answers, grid)."
-        )
-
-
-def _dataset(grid, names, area, low, high, training_error, n, score):
-    return xr.Dataset(
-        {
-            "auroc": ("control", area),
-            "auroc_low": ("control", low),
-            "auroc_high": ("control", high),
-            "training_error": ("control", training_error),
-            "n_examples": ("control", n),
-            "chance": ("control", [name in CHANCE for name in names]),
-            "description": ("control", np.array([CONTROLS[n] for n in names], object)),
-            "score": (("control", "example"), score),
-        },
-        coords={
-            "control": np.array(names, object),
-            "id": grid["id"],
-            "correct": grid["correct"],
-            "fold": grid["fold"],
-        },
-        attrs={name: grid.attrs[name] for name in _ATTRIBUTES if name != "C"},
-    )
-
-
 def _cross_validated(predict, fold, wrong, groups):
     """Scores of each fold's examples by what was learned from the others, and `training_variance`.
 
     `predict` takes which examples to learn from, and scores them all.
     """
     folds = np.unique(fold[fold >= 0])
+
+    def scored(train):
+        # Without two folds, all others may be of one class.
+        return predict(train) if len(np.unique(wrong[train])) == 2 else np.zeros(len(wrong))
+
     score = np.full(len(fold), np.nan)
     for k in folds:
-        score[fold == k] = predict(fold != k)[fold == k]
+        score[fold == k] = scored(fold != k)[fold == k]
     if len(folds) == 1:
         return score, 0.0
     if len(folds) == 2:
@@ -311,88 +312,45 @@ def _cross_validated(predict, fold, wrong, groups):
     without_another = np.full((len(folds) - 1, len(fold)), np.nan)
     for k in folds:
         for j in folds[folds < k]:
-            scored = predict((fold != j) & (fold != k))
+            both = scored((fold != j) & (fold != k))
             for tested, other in ((j, k), (k, j)):
                 row = (other - tested) % len(folds) - 1
-                without_another[row, fold == tested] = scored[fold == tested]
+                without_another[row, fold == tested] = both[fold == tested]
     return score, training_variance(without_another, wrong, groups)
 
 
-def _answer_names(answers):
-    name = "answer" if "answer" in answers else "exact_answer"
-    return np.array([normalize(answer) for answer in answers[name]], dtype=object)
-
-
-def _answer_rate(answer, wrong):
+def _answer_rate(answer, wrong, train):
     """How much more often than the others an answer is wrong; 0 if training never saw it.
 
     A rate for unseen answers would be the training folds' mean, which is lowest where the tested
     fold has most errors: across folds that ranks the wrong way round.
     """
-
-    def predict(train):
-        excess = pd.Series(wrong[train] - wrong[train].mean()).groupby(answer[train])
-        rate = excess.sum() / (excess.count() + _SMOOTHING)
-        return rate.reindex(answer, fill_value=0.0).to_numpy()
-
-    return predict
+    excess = pd.Series(wrong[train] - wrong[train].mean()).groupby(answer[train])
+    rate = excess.sum() / (excess.count() + 2)  # as if two more were wrong at the mean rate
+    return rate.reindex(answer, fill_value=0.0).to_numpy()
 
 
-def _question_words(question, wrong):
+def _question_words(question, wrong, train):
     # Every character counts: digits and signs are the words of a sum.
     words = TfidfVectorizer(token_pattern=r"\w+|[^\w\s]", sublinear_tf=True)  # noqa: S106
     model = make_pipeline(words, LogisticRegression(C=10.0, max_iter=1000))
-
-    def predict(train):
-        rate = wrong[train].mean()
-        if rate in (0, 1):
-            return np.zeros(len(wrong))
-        margin = model.fit(question[train], wrong[train]).decision_function(question)
-        # Less the training folds' error rate, which is lowest where the tested fold's is highest.
-        return margin - np.log(rate / (1 - rate))
-
-    return predict
+    margin = model.fit(question[train], wrong[train]).decision_function(question)
+    # Less the training folds' error rate, which is lowest where the tested fold's is highest.
+    rate = wrong[train].mean()
+    return margin - np.log(rate / (1 - rate))
 
 
-def _length(n_tokens, wrong):
-    """Length of the response, negative if it is the short ones that are wrong.
-
-    The direction comes from the same examples, which flatters this control by a little. Taken from
-    the training folds it is worse than chance where there is next to nothing to learn: what the
-    other folds lean to, the tested one leans against.
-    """
-    return n_tokens if auroc(n_tokens, wrong) >= 0.5 else -n_tokens
-
-
-def _random_features(grid, wrong):
+def _logistic(X, wrong, train, C):
     from probekit.probing.logistic import fit_logistic
 
-    random = np.random.default_rng(grid.attrs["seed"])
-    shape = (len(wrong), grid.sizes["feature"])
-    X = random.standard_normal(shape, dtype=np.float32)
-    C = float(np.max(grid.attrs["C"]))
-
-    def predict(train):
-        if len(np.unique(wrong[train])) < 2:
-            return np.zeros(len(wrong))
-        return fit_logistic(X, wrong, train, C).decision_function(X).numpy()[0]
-
-    return predict
+    return fit_logistic(X, wrong, train, C).decision_function(X).numpy()[0]
 
 
 def _shuffled(grid):
-    """The grid's permutation null as two controls, None if it has none."""
-    if "null_auroc" not in grid:
-        return None
+    """Areas of the grid's permutation null: of all cells, and of the best cell of each grid."""
+    if "null_auroc" not in grid or bool(grid["null_auroc"].isnull().all()):
+        return {}
     null = grid["null_auroc"].transpose("permutation", "layer", "token").to_numpy()
-    if np.isnan(null).all():
-        return None
-    found = ~np.isnan(null)  # (permutation, layer, token)
-    best = np.where(found, null, -np.inf).max((1, 2))
-    areas = [null[found], best[found.any((1, 2))]]
-    low, high = np.array([np.quantile(area, (0.025, 0.975)) for area in areas]).T
-    n = int((grid["fold"] >= 0).sum())
-    names = ["shuffled_labels", "shuffled_best"]
-    score = np.full((2, grid.sizes["example"]), np.nan)
-    mean = [area.mean() for area in areas]
-    return _dataset(grid, names, mean, low, high, [0.0, 0.0], [n, n], score)
+    found = ~np.isnan(null)
+    best = np.where(found, null, -np.inf).max((1, 2))[found.any((1, 2))]
+    return {"shuffled_labels": null[found], "shuffled_best": best}

@@ -1,4 +1,4 @@
-"""The fits of one cell: which there are, and what comes out of them.
+"""The fits of one cell, and what comes out of them.
 
 Within a cell everything is one more fit over the same activations: the folds, the folds of the
 permuted labels, the pairs of folds from which the best cell is chosen without looking at the data
@@ -26,15 +26,18 @@ def read_cell(activations, layer, token, kept):
     cell = activations["activation"].isel(layer=layer, token=token)
     with explained_damage(activations):
         X = cell.transpose("example", "feature").to_numpy()[kept]
+    if X.dtype.itemsize > 4:
+        with np.errstate(over="ignore"):  # what single precision cannot hold is infinite below
+            X = X.astype(np.float32)
     infinite = np.isinf(X).any(1)
     missing = np.isnan(X)
     partly = missing.any(1) & ~missing.all(1)
     if infinite.any() or partly.any():
         kind, which = ("infinite", infinite) if infinite.any() else ("NaN", partly)
-        place = f"layer {layer}, token {activations['token'].to_numpy()[token]!s}"
+        layer, token = activations["layer"].values[layer], activations["token"].values[token]
         raise ValueError(
-            f"{which.sum()} examples have {kind} activations at {place}, the first is example "
-            f"{kept[np.flatnonzero(which)[0]]}. Extract them again in float32."
+            f"{which.sum()} examples have {kind} activations at layer {layer}, token {token}, the "
+            f"first is example {kept[np.flatnonzero(which)[0]]}. Extract them again in float32."
         )
     return X
 
@@ -84,8 +87,9 @@ class Fitter:
         Probes of one company depend on each other, within the solver's tolerance: they advance
         together, and are rows of the same products.
 
-        `X` (example, feature), `companies` (labels, weight, C); gives `margin` (fit, example),
-        `coef` (feature,).
+        X is (example, feature), and a company is labels and weight (fit, example), and C (fit,).
+        For each come margins (fit, example), the last fit's coef (feature,) and intercept, and
+        whether all converged.
         """
         if not isinstance(self.method, str):
             for labels, weight, _ in companies:
@@ -96,20 +100,20 @@ class Fitter:
         from probekit.probing import linear, logistic
 
         # A copy in torch's own memory, as sums may depend on where their terms lie in it.
-        X = torch.tensor(X, device=self.device)
-        options = {"device": self.device}
+        X, fitted = torch.tensor(X, device=self.device), None
         for labels, weight, C in companies:
             if self.method == "logistic":
-                options |= {"C": C, "standardize": self.standardize}
+                fitted = logistic.fit_logistic(
+                    X, labels, weight, C, standardize=self.standardize, begin=fitted
+                )
             elif self.method == "ridge":
-                options["alpha"] = 1 / float(C[0])
-            fit = getattr(logistic if self.method == "logistic" else linear, f"fit_{self.method}")
-            fitted = fit(X, labels, weight, **options)
-            if self.method == "logistic":
-                options["begin"] = fitted
-            margin = fitted.decision_function(X).cpu().numpy()
-            coef, intercept = fitted.coef[-1].cpu().numpy(), float(fitted.intercept[-1])
-            yield margin, coef, intercept, bool(fitted.converged.all())
+                fitted = linear.fit_ridge(X, labels, weight, alpha=1 / float(C[0]))
+            elif self.method == "discriminant":
+                fitted = linear.fit_discriminant(X, labels, weight)
+            else:
+                fitted = linear.fit_mean_difference(X, labels, weight)
+            margin, coef = fitted.decision_function(X).cpu().numpy(), fitted.coef[-1].cpu().numpy()
+            yield margin, coef, float(fitted.intercept[-1]), fitted.converged
 
     def _one_by_one(self, X, labels, weight):
         margin = np.empty(labels.shape)
@@ -144,7 +148,7 @@ def fit_cell(X, plan, fitter):
     labels = wrong[fits[:, 0]]
     test = fold[fits[:, 0]]
     train = (test != fits[:, 1, None]) & (test != fits[:, 2, None])
-    possible = _both_classes(labels, train)
+    possible = (labels & train).any(1) & (~labels & train).any(1)  # both classes to learn from
     real = fits[:, 0] == 0
     if not possible[real].all():
         return cell
@@ -152,13 +156,8 @@ def fit_cell(X, plan, fitter):
     null = ~real & ~np.isin(fits[:, 0], fits[~possible, 0])
     weight, C = train.astype(np.float32), plan.C[fits[:, 3]]
     everything = np.ones((1, len(X)), np.float32)
-    companies = [
-        (
-            np.vstack([labels[real], wrong[:1]]),
-            np.vstack([weight[real], everything]),
-            np.append(C[real], plan.C[0]),
-        )
-    ]
+    with_all = np.vstack([weight[real], everything])
+    companies = [(np.vstack([labels[real], wrong[:1]]), with_all, np.append(C[real], plan.C[0]))]
     if null.any():
         companies.append((labels[null], weight[null], C[null]))
     fitted = fitter(X, companies)
@@ -167,7 +166,7 @@ def fit_cell(X, plan, fitter):
     margin[real] = found[:-1]
     for found, *_ in fitted:
         margin[null] = found
-    rows = plan.rows()
+    rows = plan.rows(fits)
 
     def scores(rows):
         # In single precision all P(error) above a log-odds of 17 are 1, and tie.
@@ -179,21 +178,21 @@ def fit_cell(X, plan, fitter):
     score = scores(np.where(fold < 0, -1, rows[labelling, fold, fold, C_of_fold]))
     cell["auroc"], cell["choosing"] = auroc(score, wrong), choosing[0]
     cell["score"][present] = expit(score[0])
-    groups = None if plan.groups is None else plan.groups[present]
     if plan.n_folds == 1:
         cell["training_variance"] = 0.0  # trained and tested on different examples
     else:
-        without = scores(_without_another_fold(rows[0], fold[0], C_of_fold[0]))
+        groups = None if plan.groups is None else plan.groups[present]
+        # Without each example's own fold and one more, (folds - 1, example). Of two folds there is
+        # no other that can be left out, and the row is of their plain fits.
+        steps = np.arange(1, plan.n_folds)[:, None] if plan.n_folds > 2 else np.array([[0]])
+        another = (fold[0] + steps) % plan.n_folds
+        without = scores(rows[0][fold[0], another, C_of_fold[0]])
         cell["training_variance"] = training_variance(without, wrong[0], groups)
     if len(plan.C) > 1:
         C = plan.C[np.bincount(chosen_C[0]).argmax()]
         _, coef, intercept, _ = next(fitter(X, [(wrong[:1], everything, np.array([C]))]))
     cell["coef"], cell["intercept"] = coef.astype(np.float32), np.float32(intercept)
     return cell
-
-
-def _both_classes(labels, train):
-    return (labels & train).any(1) & (~labels & train).any(1)
 
 
 def _choices(rows, scores, wrong, fold):
@@ -203,10 +202,8 @@ def _choices(rows, scores, wrong, fold):
     fold), `chosen` (labelling, fold).
     """
     n_folds = rows.shape[1]
-    if n_folds == 1:
-        return np.full((len(wrong), 1), np.nan), np.zeros((len(wrong), 1), int)
     pairs = np.where(np.eye(n_folds, dtype=bool)[:, :, None], -1, rows)
-    # Few labellings have pairs, and there is nothing to rank in the others.
+    # Few labellings have pairs, or none, and there is nothing to rank in the others.
     paired = np.flatnonzero((pairs >= 0).any((1, 2, 3)))
     areas = np.full((len(wrong), n_folds, rows.shape[3]), np.nan)
     for k, c in np.ndindex(areas.shape[1:]):
@@ -215,15 +212,3 @@ def _choices(rows, scores, wrong, fold):
     areas = np.where(np.isnan(areas), -np.inf, areas)
     best = areas.max(-1)
     return np.where(np.isinf(best), np.nan, best), areas.argmax(-1)
-
-
-def _without_another_fold(rows, fold, C):
-    """Fits without each example's own fold and one more, (folds - 1, example).
-
-    With two folds there is no other that can be left out, and the row is of their plain fits.
-
-    `rows` (fold, fold, C), `fold, C` (example,).
-    """
-    n_folds = len(rows)
-    steps = np.arange(1, n_folds)[:, None] if n_folds > 2 else np.zeros((1, 1), int)
-    return rows[fold, (fold + steps) % n_folds, C]

@@ -1,10 +1,4 @@
-"""The fits of one cell: which there are, and what comes out of them.
-
-Within a cell everything is one more fit over the same activations: the folds, the folds of the
-permuted labels, the pairs of folds from which the best cell is chosen without looking at the data
-it is then measured on. The solver advances them in two companies, those of the real labels apart,
-so that these come out the same to the last bit whatever the null is.
-"""
+"""The folds of every cell: which examples are trained and tested on, and with what labels."""
 
 from dataclasses import dataclass
 
@@ -33,26 +27,19 @@ class Plan:
     n_folds: int
     C: np.ndarray
     groups: np.ndarray | None  # (example,)
-    choose: bool  # whether pairs of folds are left out too, to choose a cell or C honestly
 
     @classmethod
     def make(cls, wrong, groups, protocol, folds, C, seed, n_permutations):
-        """Divide examples into folds, and permute their labels.
-
-        `wrong` (example,), `groups` (example,).
-        """
+        """Divide examples into folds, and permute their labels; both are (example,)."""
         published = protocol == "published"
-        _check_counts(wrong, groups, 2 if published else folds)
         random = np.random.default_rng(seed)
-        make_folds = _one_split if published else _folds
-        labellings, fold = [wrong], [make_folds(wrong, groups, folds, seed)]
+        labellings, fold = [wrong], [_folds(wrong, groups, published, folds, seed)]
         for _ in range(100 * n_permutations):
             if len(labellings) > n_permutations:
                 break
             labels = _permuted(wrong, groups, random)
             try:
-                _check_counts(labels, groups, 2 if published else folds)
-                fold.append(make_folds(labels, groups, folds, seed))
+                fold.append(_folds(labels, groups, published, folds, seed))
             except ValueError:
                 continue  # labels that can't be divided into folds would have been refused
             labellings.append(labels)
@@ -63,74 +50,61 @@ class Plan:
                 f"{given} takes one value of C, got {len(C)}: to choose one inside the training "
                 "folds takes at least 3 folds."
             )
-        return cls(np.array(labellings), np.array(fold), n_folds, C, groups, choose=n_folds > 2)
+        return cls(np.array(labellings), np.array(fold), n_folds, C, groups)
 
     def fits(self):
-        """Per fit: labelling, folds left out (one, or two to choose by), and number of C.
+        """Per fit: labelling, folds left out (one twice, or two), and number of C.
 
         Those of the real labels come first, and are the same whatever the others are.
         """
         listed = []
         for labelling in range(len(self.wrong)):
             left_out = [(k, k) for k in range(self.n_folds)]
-            if self.choose and (labelling == 0 or len(self.C) > 1):
+            # Pairs too, to choose a cell or C without the data that it is then measured on.
+            if self.n_folds > 2 and (labelling == 0 or len(self.C) > 1):
                 left_out += [(j, k) for k in range(self.n_folds) for j in range(k)]
             listed += [(labelling, *pair, c) for pair in left_out for c in range(len(self.C))]
         return np.array(listed)
 
-    def rows(self):
-        """Where each fit is in `fits`: by labelling, folds left out in either order, and C.
-
-        Gives (labelling, fold, fold, C).
-        """
+    def rows(self, fits):
+        """Where each fit is: over (labelling, fold, fold in either order, C), or -1."""
         rows = np.full((len(self.wrong), self.n_folds, self.n_folds, len(self.C)), -1)
-        labelling, j, k, c = self.fits().T
+        labelling, j, k, c = fits.T
         rows[labelling, j, k, c] = rows[labelling, k, j, c] = np.arange(len(labelling))
         return rows
 
 
-def _check_counts(wrong, groups, folds):
-    """Refuse what can't be divided into folds, and say what to do."""
+def _folds(wrong, groups, published, folds, seed):
+    """Fold of each example, (example,); refuses what can't be divided, and says what to do."""
+    needed = 2 if published else folds
     advice = "Use fewer folds, more questions, or another question file."
     for name, count in (("wrong", wrong.sum()), ("right", (~wrong).sum())):
-        if count < folds:
+        if count < needed:
             raise ValueError(
-                f"{folds} folds need at least {folds} {name} answers with an exact answer, got "
+                f"{needed} folds need at least {needed} {name} answers with an exact answer, got "
                 f"{count} of {len(wrong)}. {advice}"
             )
-    if groups is not None and len(np.unique(groups)) < folds:
+    if groups is not None and (n_groups := len(np.unique(groups))) < needed:
         raise ValueError(
-            f"{folds} folds need at least {folds} different groups of answers, got "
-            f"{len(np.unique(groups))}. {advice}"
+            f"{needed} folds need at least {needed} different groups of answers, got {n_groups}. "
+            f"{advice}"
         )
-
-
-def _folds(wrong, groups, folds, seed):
-    if groups is None:
-        splitter = StratifiedKFold(folds, shuffle=True, random_state=seed)
-    else:
-        splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
-    fold = np.empty(len(wrong), dtype=int)
-    for k, (_, test) in enumerate(splitter.split(wrong, wrong, groups)):
-        fold[test] = k
-    for k in range(folds):
-        if len(np.unique(wrong[fold != k])) < 2:
-            raise ValueError(
-                f"Without fold {k}, all answers are of one class: one group holds nearly all of "
-                "the others. Use fewer folds or a random split."
-            )
-    return fold
-
-
-def _one_split(wrong, groups, folds, seed):
-    """80 % to train on and 20 % to test on; with groups, the first of five grouped folds."""
     fold = np.full(len(wrong), _NO_FOLD)
-    if groups is None:
+    if groups is None and published:  # 80 % to train on and 20 % to test on
         everything = np.arange(len(wrong))
-        test = train_test_split(everything, test_size=0.2, stratify=wrong, random_state=seed)[1]
-    else:
-        test = np.flatnonzero(_folds(wrong, groups, 5, seed) == 0)
-    fold[test] = 0
+        fold[train_test_split(everything, test_size=0.2, stratify=wrong, random_state=seed)[1]] = 0
+        return fold
+    kind = StratifiedKFold if groups is None else StratifiedGroupKFold
+    splitter = kind(5 if published else folds, shuffle=True, random_state=seed)
+    for k, (train, test) in enumerate(splitter.split(wrong, wrong, groups)):
+        if len(np.unique(wrong[train])) < 2:
+            raise ValueError(
+                f"Without fold {k}, all answers are of one class: one group holds nearly all "
+                "answers of the other class. Use fewer folds or a random split."
+            )
+        fold[test] = k
+    if published:
+        fold[fold > 0] = _NO_FOLD  # tested on the first fold only
     return fold
 
 
@@ -155,9 +129,7 @@ def _permuted(wrong, groups, random):
 
 
 def example_groups(examples, split):
-    """Which examples a split keeps together.
-
-    Gives (example,).
+    """Groups of examples, (example,), that a split keeps together, or None.
 
     The same question is never on both sides, whatever the split: samples of it, and exact
     duplicates, stay together.

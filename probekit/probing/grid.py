@@ -14,14 +14,12 @@ from probekit.probing.auroc import auroc_influence, interval, standard_error
 from probekit.probing.cells import Fitter, fit_cell, read_cell
 from probekit.probing.folds import Plan, example_groups
 
-#: Of activations.
-DIMENSIONS = ("example", "layer", "token", "feature")
+_DIMENSIONS = ("example", "layer", "token", "feature")
+_METHODS = ("logistic", "ridge", "discriminant", "mean_difference")
 
-#: What may stand for `protocol`.
-PROTOCOLS = ("cross-validated", "published")
-
-#: What may stand for `method`, besides a scikit-learn classifier.
-METHODS = ("logistic", "ridge", "discriminant", "mean_difference")
+# Work that takes a core as long as processes to start, some seconds each, in which they load what
+# they need: fits x examples x features, at 3 to 6 ns.
+_WORTH_STARTING = 1.5e9
 
 
 def probe_grid(
@@ -46,70 +44,70 @@ def probe_grid(
     ----------
     activations : Dataset
         ``activation(example, layer, token, feature)`` with `correct`, and `exact_answer` and `id`
-        if there, on `example`; from `Run.activations`. Examples without an exact answer are left
-        out of the grid.
+        if there, on `example`; from `Run.activations`. Examples whose `exact_answer` is empty are
+        left out.
     split : str
         ``"random"``: stratified folds. ``"answer"``: no exact answer is both in training and test
         folds. Or the name of any other coordinate on `example`, whose values are kept together.
     protocol : {"cross-validated", "published"}
-        ``"published"`` is one stratified split of 80 % to train and 20 % to test on.
+        ``"published"`` is one stratified split: 80 % to train, 20 % to test.
     folds : int
-        Number of folds; `protocol="published"` does without.
+        Number of folds; `protocol="published"` ignores it.
     C : float or sequence of float
         Inverse strength of the L2 penalty, from 1e-6 to 1e6. Of several, the best is chosen inside
         the training folds.
     seed : int
-        Of the folds, the permutations, and a classifier that has no `random_state`.
+        Random seed of the folds, the permutations, and a classifier without a `random_state`.
     method : str or scikit-learn classifier
-        ``"logistic"``, ``"ridge"``, ``"discriminant"`` (linear, shrunk covariance) or
-        ``"mean_difference"``; or any classifier, which is cloned and fitted for each fit: mind that
-        there are `folds` times (1 + `n_permutations`) and more in every cell. `C` is of the
-        logistic regression, and 1 / `C` the ridge's penalty.
+        ``"logistic"``, ``"ridge"`` (with penalty 1 / `C`), ``"discriminant"`` (linear, shrunk
+        covariance) or ``"mean_difference"``. Or any classifier: it is cloned and fitted at least
+        `folds` x (1 + `n_permutations`) times in every cell, which may take long.
     standardize : bool
-        Of the logistic regression: scale every feature by its standard deviation in the training
-        folds.
+        Scale every feature by its standard deviation in the training folds. For the logistic
+        regression only.
     n_permutations : int
-        Times that the labels are permuted and everything is fitted again, for the null. A p-value
-        can't be below 1 / (1 + n_permutations) after correction. At most 10,000. Nothing else
-        depends on it: on one machine all else is the same to the last bit.
+        How often the labels are permuted and everything is fitted again, for the null; at most
+        10,000. The smallest possible `p_corrected` is 1 / (1 + n_permutations). Nothing but the
+        null and its p-values depends on it.
     n_jobs : int, optional
-        Processes, no more than there are cores; by default, or for -1, one a core, and one on a
-        device other than the CPU. The result does not depend on it.
+        Processes to fit in, at most one per core; -1 for one per core. By default, a small grid is
+        fitted in this process, and so is any on a device other than the CPU; others get one
+        process per core. The result does not depend on it.
     device : str
         Where the fits are computed, as torch names it.
     scheduler : str or distributed.Client, optional
-        Address of a Dask scheduler, or a client of it, whose workers then take the place of
-        processes. They read their cells from the store if `activations` has not been loaded into
-        memory, so they have to see its file system; else they are sent. Only on a network that
-        you trust, see `probekit.cluster`.
+        Address of a Dask scheduler, or a client of it, whose workers then fit the cells. They read
+        activations that are not in memory from the store, so they must see its file system; those
+        in memory are sent. Only on a network that you trust, see `probekit.cluster`.
     progress : bool
         Show a bar.
 
     Returns
     -------
     Dataset
-        Over (layer, token): `auroc` of the out-of-fold P(error), with a 95 % interval
-        `auroc_low` and `auroc_high` for the area of these probes on any number of such answers;
-        `training_error`, the part of its standard error that comes from the answers being those
-        that the probes were trained on; `p_value` of the cell on its own and `p_corrected` for
-        having looked at the whole grid; `n_examples`, `n_errors`. `score(example, layer, token)`,
-        the out-of-fold P(error). `coef(layer, token, feature)` and `intercept`: a probe fitted on
-        all examples. `fold(example)`. `null_auroc(layer, token, permutation)`. `best_auroc` with
-        interval: the best cell's, chosen and measured on different data.
+        Over (layer, token): `auroc` of the out-of-fold P(error), with its 95 % interval
+        `auroc_low` and `auroc_high` for these probes on other such answers; `training_error`, the
+        part of its standard error that comes from which answers the probes were trained on;
+        `p_value` of the cell alone, and `p_corrected` for having looked at the whole grid;
+        `n_examples`, `n_errors`. `score(example, layer, token)`, the out-of-fold P(error).
+        `coef(layer, token, feature)` and `intercept` of a probe fitted on all examples.
+        `fold(example)`. `null_auroc(layer, token, permutation)`. The attributes `best_auroc`,
+        `best_auroc_low` and `best_auroc_high` are the best cell's, chosen and measured on
+        different answers.
 
     Raises
     ------
     TypeError
         If an argument is of the wrong kind.
     ValueError
-        If there are too few examples of a class, or too few groups, for the folds, or a value
-        cannot be used; or if a process that fits cells was killed.
+        If a value cannot be used, there are too few examples of a class, or too few groups, for
+        the folds; or if a process that fits was killed.
     """
     arguments.text("split", split, such_as="random")
-    arguments.one_of("protocol", protocol, PROTOCOLS)
+    arguments.one_of("protocol", protocol, ("cross-validated", "published"))
     folds, seed = arguments.whole("folds", folds, 2), arguments.seed(seed)
     C = arguments.penalty(C)
-    _check_method(method)
+    classifier = _classifier(method, seed)
     n_permutations = arguments.whole("n_permutations", n_permutations, 0, 10_000)
     standardize = arguments.flag("standardize", standardize)
     arguments.flag("progress", progress)
@@ -117,15 +115,18 @@ def probe_grid(
     device = (
         arguments.device(device) if here else arguments.text("device", device, such_as="cuda:0")
     )
-    n_jobs = _processes(n_jobs, device)
+    if n_jobs is not None:
+        all_cores = isinstance(n_jobs, numbers.Integral) and n_jobs == -1  # as joblib has it
+        n_jobs = cpu_count() if all_cores else arguments.whole("n_jobs", n_jobs, 1)
     examples, kept = _usable(activations)
     wrong = ~examples["correct"].to_numpy().astype(bool)
-    groups = example_groups(examples, split)
-    plan = Plan.make(wrong, groups, protocol, folds, C, seed, n_permutations)
-    layers, tokens = activations.sizes["layer"], activations.sizes["token"]
-    cells = [(layer, token) for layer in range(layers) for token in range(tokens)]
-    fitter = Fitter(_seeded(method, seed), standardize, device)
+    plan = Plan.make(
+        wrong, example_groups(examples, split), protocol, folds, C, seed, n_permutations
+    )
+    cells = list(np.ndindex(activations.sizes["layer"], activations.sizes["token"]))
+    fitter = Fitter(classifier, standardize, device)
     if here:
+        n_jobs = _processes(n_jobs, len(cells), activations.sizes["feature"], plan, fitter)
         results = _fit_here(activations, cells, kept, plan, fitter, n_jobs, progress)
     else:
         from probekit.cluster import connected
@@ -133,7 +134,7 @@ def probe_grid(
 
         with connected(scheduler) as client:
             results = fit_cells(client, activations, cells, kept, plan, fitter, progress)
-    return _assemble(examples, results, plan, groups).assign_attrs(
+    return _assemble(examples, results, plan).assign_attrs(
         {name: activations.attrs.get(name, "unknown") for name in ("model", "revision", "site")},
         split=split,
         protocol=protocol,
@@ -162,48 +163,46 @@ def _fit_here(activations, cells, kept, plan, fitter, n_jobs, progress):
         except BrokenProcessPool as error:
             raise ValueError(
                 f"One of {n_jobs} processes that fit probes was killed, with {len(results)} of "
-                f"{len(cells)} cells finished: most often memory runs out. Give fewer processes, "
-                f"n_jobs={max(1, n_jobs // 2)}, or with the notebooks in the environment: "
-                f"LOKY_MAX_CPU_COUNT={max(1, n_jobs // 2)}."
+                f"{len(cells)} cells finished. Most often memory ran out: use fewer processes, "
+                f"with n_jobs={max(1, n_jobs // 2)}, or for the notebooks with the environment "
+                f"variable LOKY_MAX_CPU_COUNT={max(1, n_jobs // 2)}."
             ) from error
     return results
 
 
-def _processes(n_jobs, device):
-    """How many processes to fit in."""
+def _processes(n_jobs, n_cells, features, plan, fitter):
+    """How many processes to fit in: as many as asked for, or as pay off; at most one a core."""
     cores = cpu_count()  # those that this process may use
-    if n_jobs is None:
-        return cores if device == "cpu" else 1
-    # joblib's own way to ask for all.
-    if isinstance(n_jobs, numbers.Integral) and n_jobs == -1:
+    if n_jobs is not None:
+        return min(n_jobs, cores)
+    if str(fitter.device) != "cpu":
+        return 1
+    # Sizes alone do not tell how long scikit-learn takes, or a fit that has a covariance.
+    if fitter.method not in ("logistic", "mean_difference"):
         return cores
-    return min(arguments.whole("n_jobs", n_jobs, 1), cores)
+    work = n_cells * len(plan.fits()) * plan.wrong.shape[1] * features
+    return cores if work * (1 - 1 / cores) > _WORTH_STARTING else 1
 
 
-def _seeded(method, seed):
-    """A classifier whose randomness is the seed's alone, not numpy's global generator's."""
+def _classifier(method, seed):
+    """The name of a method, or a classifier whose randomness is the seed's, not numpy's."""
     if isinstance(method, str):
-        return method
+        return arguments.one_of("method", method, _METHODS)
+    if (
+        isinstance(method, type)
+        or not (hasattr(method, "fit") and hasattr(method, "get_params"))
+        or not (hasattr(method, "decision_function") or hasattr(method, "predict_proba"))
+    ):
+        raise TypeError(
+            f"method must be one of {', '.join(_METHODS)}, or a scikit-learn classifier such as "
+            f"LogisticRegression(); got {arguments.shown(method)}."
+        )
     free = {
         name: seed
         for name, value in method.get_params().items()
         if name.rpartition("__")[2] == "random_state" and value is None
     }
     return clone(method).set_params(**free)
-
-
-def _check_method(method):
-    if isinstance(method, str):
-        arguments.one_of("method", method, METHODS)
-    elif (
-        isinstance(method, type)
-        or not (hasattr(method, "fit") and hasattr(method, "get_params"))
-        or not (hasattr(method, "decision_function") or hasattr(method, "predict_proba"))
-    ):
-        raise TypeError(
-            f"method must be one of {', '.join(METHODS)}, or a scikit-learn classifier such as "
-            f"LogisticRegression(); got {arguments.shown(method)}."
-        )
 
 
 def _usable(activations):
@@ -213,7 +212,7 @@ def _usable(activations):
             "activations must be a Dataset with `activation(example, layer, token, feature)`, "
             f"such as Run.activations() gives; got {arguments.shown(activations)}."
         )
-    missing = [f"the dimension {d}" for d in DIMENSIONS if d not in activations.dims]
+    missing = [f"the dimension {d}" for d in _DIMENSIONS if d not in activations.dims]
     missing += [] if "correct" in activations.coords else ["the coordinate correct"]
     if missing:
         raise ValueError(
@@ -222,22 +221,21 @@ def _usable(activations):
     empty = [str(dimension) for dimension, size in activations.sizes.items() if not size]
     if empty:
         raise ValueError(f"The activations are empty: they have no {', '.join(empty)}.")
-    for name, dims in (("activation", DIMENSIONS), ("correct", DIMENSIONS[:1])):
+    for name, dims in (("activation", _DIMENSIONS), ("correct", _DIMENSIONS[:1])):
         if set(activations[name].dims) != set(dims):
             raise ValueError(
                 f"`{name}` must be over ({', '.join(dims)}), it is over "
                 f"({arguments.listed(activations[name].dims)})."
             )
-    if activations["activation"].dtype.kind not in "fiu":
+    held = {name: activations[name].dtype for name in ("activation", "correct")}
+    if held["activation"].kind not in "fiu":
         raise ValueError(
-            "The activations must be numbers, they are "
-            f"{arguments.held(activations['activation'].dtype)}."
+            f"The activations must be numbers, they are {arguments.held(held['activation'])}."
         )
-    if activations["correct"].dtype != bool:
+    if held["correct"].kind != "b":
         raise ValueError(
-            "`correct` must hold True and False, it holds "
-            f"{arguments.held(activations['correct'].dtype)}. Convert it: "
-            "activations.assign_coords(correct=activations.correct.astype(bool))."
+            f"`correct` must hold True and False, it holds {arguments.held(held['correct'])}. "
+            "Convert it: activations.assign_coords(correct=activations.correct.astype(bool))."
         )
     kept = np.arange(activations.sizes["example"])
     if "exact_answer" in activations.coords:
@@ -245,7 +243,7 @@ def _usable(activations):
     return activations.drop_vars("activation").isel(example=kept), kept
 
 
-def _assemble(examples, results, plan, groups):
+def _assemble(examples, results, plan):
     """Put the cells together and do what takes the whole grid: correction and choice."""
     layers, tokens = examples.sizes["layer"], examples.sizes["token"]
     wrong = plan.wrong[0]
@@ -257,16 +255,12 @@ def _assemble(examples, results, plan, groups):
     score = stack("score")  # (layer, token, example)
     area, influence = auroc_influence(score, wrong)
     training = stack("training_variance")
-    low, high = interval(area, np.sqrt(standard_error(influence, groups) ** 2 + training))
+    low, high = interval(area, np.sqrt(standard_error(influence, plan.groups) ** 2 + training))
     scored = ~np.isnan(score)
     areas = stack("auroc")  # (layer, token, labelling)
     p_value, p_corrected = _p_values(areas, scored, plan.wrong)
     cell = ("layer", "token")
-    coords = {
-        name: coord
-        for name, coord in examples.coords.items()
-        if set(coord.dims) <= {"example", "layer", "token"}
-    }
+    coords = {n: c for n, c in examples.coords.items() if {"example", *cell}.issuperset(c.dims)}
     return xr.Dataset(
         {
             "auroc": (cell, area),
@@ -298,7 +292,7 @@ def _p_values(area, scored, labellings):
     as all share one null.
 
     `area` (layer, token, labelling), `scored` (layer, token, example), `labellings` (labelling,
-    example).
+    example); each p-value (layer, token).
     """
     n_wrong = scored.astype(np.float32) @ labellings.T.astype(np.float32)
     n = scored.sum(-1, keepdims=True)
@@ -306,8 +300,6 @@ def _p_values(area, scored, labellings):
         z = (area - 0.5) / np.sqrt((n + 1) / (12 * n_wrong * (n - n_wrong)))
     z, null = z[..., 0], z[..., 1:]
     empty = np.isnan(z)
-    if not null.shape[-1] or empty.all():
-        return np.full(z.shape, np.nan), np.full(z.shape, np.nan)
     # A permutation may leave a cell, or all of few cells, without both classes in every fold.
     null = null[..., ~np.isnan(null).all((0, 1))]
     if not null.shape[-1]:
@@ -341,5 +333,5 @@ def _best(area, choosing, score, training, plan, examples):
     value, influence = auroc_influence(honest, plan.wrong[0])
     error = np.sqrt(standard_error(influence, plan.groups) ** 2 + np.mean(variance))
     low, high = interval(value, error)
-    names = ("best_auroc", "best_auroc_low", "best_auroc_high")
-    return best | dict(zip(names, map(float, (value, low, high)), strict=True))
+    best |= {"best_auroc": float(value), "best_auroc_low": float(low)}
+    return best | {"best_auroc_high": float(high)}

@@ -1,7 +1,8 @@
 """Linear probes, and those that have a closed form: difference of means, discriminant, ridge.
 
-Each function fits many probes over the same examples at once: labels and sample weights may have a
-row for every fit. `probekit.probing.logistic.fit_logistic` is the one that has to iterate.
+Each function fits many probes over the same examples at once, in the precision of X: labels and
+sample weights may have a row for every fit, and each fit has examples of both classes.
+`probekit.probing.logistic.fit_logistic` is the one that has to iterate.
 """
 
 from dataclasses import dataclass, field
@@ -14,36 +15,30 @@ import torch
 class LinearProbes:
     """Linear probes fitted over the same features, one a row."""
 
-    coef: torch.Tensor
-    intercept: torch.Tensor
-    converged: torch.Tensor
-    n_iter: int
-    begun: object = field(default=None, repr=False, compare=False)
+    coef: torch.Tensor  # (fit, feature)
+    intercept: torch.Tensor  # (fit,)
+    converged: bool = True  # all of them
+    begun: object = field(default=None, repr=False)  # what further fits over the same X can use
 
     def decision_function(self, X):
-        """Margin of every example under every probe, shape (fits, examples)."""
-        X = _tensor(X, self.coef.device).to(self.coef.dtype)
+        """Margin of every example under every probe, (fit, example)."""
+        X = _tensor(X).to(self.coef)
         return torch.addmm(self.intercept[:, None], self.coef, X.T)
 
 
-def fit_mean_difference(X, y, sample_weight=None, *, dtype=torch.float32, device=None):
+def fit_mean_difference(X, y, sample_weight=None):
     """Fit probes along the difference of the class means, zero half-way between them."""
-    X, y, weight, _ = check_fits(X, y, sample_weight, 1.0, dtype, device)
-    X = X.to(dtype)
-    means = [_means(X, weight * label) for label in (~y, y)]
+    X, y, weight, _ = as_fits(X, y, sample_weight)
+    means = [counted @ X / counted.sum(1, keepdim=True) for counted in (weight * ~y, weight * y)]
     coef = means[1] - means[0]
-    return _closed_form(coef, -(coef * (means[0] + means[1])).sum(1) / 2)
+    return LinearProbes(coef, -(coef * (means[0] + means[1])).sum(1) / 2)
 
 
-def fit_discriminant(
-    X, y, sample_weight=None, *, shrinkage="auto", dtype=torch.float32, device=None
-):
-    """Fit linear discriminants, as scikit-learn's LinearDiscriminantAnalysis(solver="lsqr")."""
-    if shrinkage != "auto" and not (isinstance(shrinkage, int | float) and 0 <= shrinkage <= 1):
-        raise ValueError(f'shrinkage must be "auto" or from 0 to 1, got {shrinkage!r}')
-    X, y, weight, _ = check_fits(X, y, sample_weight, 1.0, dtype, device)
+def fit_discriminant(X, y, sample_weight=None):
+    """Fit discriminants, as LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto")."""
+    X, y, weight, _ = as_fits(X, y, sample_weight)
     mean = X.mean(0, dtype=torch.float64)
-    X = (X - mean).to(dtype)
+    X = (X - mean).to(X.dtype)
     coef = X.new_empty(len(y), X.shape[1])
     intercept = X.new_empty(len(y))
     for fit, (label, count) in enumerate(zip(y, weight, strict=True)):
@@ -53,26 +48,45 @@ def fit_discriminant(
             share = count[rows & (count > 0)]
             means.append(share @ chosen / share.sum())
             priors.append(share.sum() / count.sum())
-            within = within + priors[-1] * _shrunk(chosen - means[-1], share, shrinkage)
+            within = within + priors[-1] * _shrunk(chosen - means[-1], share)
         factor, failed = torch.linalg.cholesky_ex(within)
         if bool(failed):
             raise ValueError(
-                f"the covariance of fit {fit} is singular with shrinkage={shrinkage}: "
-                f'{int((count > 0).sum())} examples, {X.shape[1]} features. Use shrinkage="auto".'
+                "A cell's activations have a singular covariance, as where they are the same in "
+                'all examples, so method="discriminant" cannot be fitted. Leave that layer or '
+                'token out, or use another method, such as "logistic".'
             )
         coef[fit] = torch.cholesky_solve((means[1] - means[0])[:, None], factor)[:, 0]
-        middle = (means[0] + means[1]) / 2 + mean.to(dtype)
+        middle = (means[0] + means[1]) / 2 + mean.to(X.dtype)
         intercept[fit] = (priors[1] / priors[0]).log() - middle @ coef[fit]
-    return _closed_form(coef, intercept)
+    return LinearProbes(coef, intercept)
 
 
-def fit_ridge(X, y, sample_weight=None, alpha=1.0, *, dtype=torch.float32, device=None):
+def _shrunk(X, count):
+    """Covariance of a class's centred examples, shrunk towards a multiple of the identity.
+
+    By Ledoit and Wolf (2004), with unit variances as scikit-learn does for discriminants.
+    """
+    total, features = count.sum(), X.shape[1]
+    covariance = (X * count[:, None]).T @ X / total
+    scale = covariance.diagonal().sqrt()
+    scale = torch.where(scale > 0, scale, torch.ones_like(scale))
+    unit = covariance / scale / scale[:, None]
+    level = unit.diagonal().mean()
+    norm = (X / scale).square().sum(1)
+    spread = unit.square().sum()
+    noise = (count @ norm.square() / total - spread) / (features * total)
+    distance = (spread - 2 * level * unit.trace() + features * level**2) / features
+    share = (noise.clamp_max(distance) / distance).nan_to_num(0.0)
+    shrunk = (1 - share) * unit
+    shrunk.diagonal().add_(share * level)
+    return shrunk * scale * scale[:, None]
+
+
+def fit_ridge(X, y, sample_weight=None, alpha=1.0):
     """Fit ridge regressions of labels -1 and 1, as scikit-learn's RidgeClassifier(alpha)."""
-    if not alpha > 0:
-        raise ValueError(f"alpha must be positive, got {alpha}")
-    X, y, weight, _ = check_fits(X, y, sample_weight, 1.0, dtype, device)
-    X = X.to(dtype)
-    target = 2 * y.to(dtype) - 1
+    X, y, weight, _ = as_fits(X, y, sample_weight)
+    target = 2 * y.to(X.dtype) - 1
     coef = X.new_empty(len(y), X.shape[1])
     intercept = X.new_empty(len(y))
     # Fits with the same examples differ only in the right-hand side and share a factor.
@@ -93,98 +107,23 @@ def fit_ridge(X, y, sample_weight=None, alpha=1.0, *, dtype=torch.float32, devic
         else:
             coef[fits] = torch.cholesky_solve((goal @ scaled).T, factor).T
         intercept[fits] = offset - coef[fits] @ mean
-    return _closed_form(coef, intercept)
+    return LinearProbes(coef, intercept)
 
 
-def check_fits(X, y, sample_weight, C, dtype, device):
-    """Tensors X (examples, features), y and weights (fits, examples) and C (fits,)."""
-    X = _tensor(X, device)
-    if X.ndim != 2:
-        raise ValueError(f"X must have shape (examples, features), got {tuple(X.shape)}")
-    if not X.is_floating_point():
-        X = X.to(dtype)
-    # The extremes show a NaN or an infinity at a fraction of the cost of looking at every element.
-    if X.numel() and not bool(torch.isfinite(torch.stack(X.aminmax())).all()):
-        bad = torch.nonzero(~torch.isfinite(X))
-        if len(bad):
-            example, feature = bad[0].tolist()
-            raise ValueError(
-                f"X has {len(bad)} values that are not finite, the first at example {example}, "
-                f"feature {feature}. Leave out the examples that lack this activation."
-            )
-    examples = len(X)
-    y = _tensor(y, X.device)
-    if sample_weight is None:
-        weight = X.new_ones(1, examples, dtype=dtype)
-    else:
-        weight = _tensor(sample_weight, X.device).to(dtype)
-    y, weight = torch.atleast_2d(y), torch.atleast_2d(weight)
-    C = torch.atleast_1d(_tensor(C, X.device).to(dtype))
-    for name, rows in (("y", y), ("sample_weight", weight)):
-        if rows.ndim != 2 or rows.shape[1] != examples:
-            raise ValueError(
-                f"{name} must have shape ({examples},) or (fits, {examples}), as X has {examples} "
-                f"examples; got {tuple(rows.shape)}"
-            )
-    counts = {len(y), len(weight), len(C)} - {1}
-    if len(counts) > 1:
-        raise ValueError(
-            f"y is given for {len(y)} fits, sample_weight for {len(weight)} and C for {len(C)}; "
-            "each must be given once or for every fit"
-        )
-    fits = counts.pop() if counts else 1
-    if y.dtype != torch.bool:
-        if not bool(((y == 0) | (y == 1)).all()):
-            raise ValueError(f"y must be boolean or 0 and 1, got values such as {y.unique()[:5]}")
-        y = y == 1
-    if not bool((torch.isfinite(weight) & (weight >= 0)).all()):
-        raise ValueError("sample_weight must be finite and >= 0")
-    positive = (weight * y).sum(1).expand(fits)
-    negative = (weight * ~y).sum(1).expand(fits)
-    one_class = torch.nonzero((positive == 0) | (negative == 0))[:, 0].tolist()
-    if one_class:
-        raise ValueError(
-            f"{len(one_class)} of {fits} fits have examples of one class only, the first is fit "
-            f"{one_class[0]}. Use fewer or stratified folds, or more examples."
-        )
+def as_fits(X, y, sample_weight=None, C=1.0, dtype=None):
+    """Tensors X (example, feature), y of bool and weights (fit, example), and C (fit,)."""
+    X = _tensor(X)
+    dtype = dtype or X.dtype
+    weight = X.new_ones(1, len(X)) if sample_weight is None else _tensor(sample_weight)
+    y = torch.atleast_2d(_tensor(y).to(X.device, torch.bool))
+    weight = torch.atleast_2d(weight.to(X.device, dtype))
+    C = torch.atleast_1d(_tensor(C).to(X.device, dtype))
+    fits = max(len(y), len(weight), len(C))
     return X, y.expand(fits, -1), weight.expand(fits, -1), C.expand(fits)
 
 
-def _tensor(values, device):
-    if not isinstance(values, torch.Tensor):
-        # torch takes no read-only arrays, which memory-mapped and broadcast ones are.
-        values = torch.from_numpy(np.require(values, requirements=["C", "W"]))
-    return values.to(device)
-
-
-def _closed_form(coef, intercept):
-    converged = torch.ones(len(coef), dtype=torch.bool, device=coef.device)
-    return LinearProbes(coef, intercept, converged, 0)
-
-
-def _means(X, weight):
-    return weight @ X / weight.sum(1, keepdim=True)
-
-
-def _shrunk(X, count, shrinkage):
-    """Covariance of a class's centred examples, shrunk towards a multiple of the identity."""
-    total = count.sum()
-    covariance = (X * count[:, None]).T @ X / total
-    features = X.shape[1]
-    if shrinkage == "auto":
-        # Ledoit and Wolf (2004), with unit variances as scikit-learn does for discriminants.
-        scale = covariance.diagonal().sqrt()
-        scale = torch.where(scale > 0, scale, torch.ones_like(scale))
-        unit = covariance / scale / scale[:, None]
-        level = unit.diagonal().mean()
-        norm = (X / scale).square().sum(1)
-        spread = unit.square().sum()
-        noise = (count @ norm.square() / total - spread) / (features * total)
-        distance = (spread - 2 * level * unit.trace() + features * level**2) / features
-        share = (noise.clamp_max(distance) / distance).nan_to_num(0.0)
-        shrunk = (1 - share) * unit
-        shrunk.diagonal().add_(share * level)
-        return shrunk * scale * scale[:, None]
-    shrunk = (1 - shrinkage) * covariance
-    shrunk.diagonal().add_(shrinkage * covariance.trace() / features)
-    return shrunk
+def _tensor(values):
+    if isinstance(values, torch.Tensor):
+        return values
+    # torch takes no read-only arrays, which memory-mapped and broadcast ones are.
+    return torch.from_numpy(np.require(values, requirements=["C", "W"]))

@@ -24,8 +24,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
+from torch.linalg import vecdot
 
-from probekit.probing.linear import LinearProbes, check_fits
+from probekit.probing.linear import LinearProbes, as_fits
 
 
 def fit_logistic(
@@ -38,7 +39,6 @@ def fit_logistic(
     tol=3e-6,
     max_iter=1000,
     dtype=torch.float32,
-    device=None,
     begin=None,
 ):
     """Fit L2-regularised logistic regressions that share a design matrix.
@@ -46,17 +46,10 @@ def fit_logistic(
     Each fit minimises scikit-learn's objective,
     ``1/2 ||w||^2 + C * sum_i s_i * log(1 + exp(-y_i (x_i . w + b)))`` with y_i = -1 or 1 and a free
     intercept b. The leading dimension of `y`, `sample_weight` and `C` is broadcast: where one of
-    them is given once, all fits share it.
+    them is given once, all fits share it. `begin` are probes of the same X, standardize and dtype.
     """
-    options = (standardize, dtype)
-    begun = begin.begun if begin is not None else None
-    if begin is not None and (begun is None or begun.X is not X or begun.options != options):
-        raise ValueError("begin must be fitted to the very same X, standardize and dtype.")
-    given = X
-    X, y, weight, C = check_fits(X, y, sample_weight, C, dtype, device)
-    if not bool((C > 0).all()):
-        raise ValueError(f"C must be positive, got {float(C.min())}")
-    if begun is None:
+    X, y, weight, C = as_fits(X, y, sample_weight, C, dtype)
+    if begin is None:
         # In X's own precision: the intercepts get back just what is taken away here.
         everywhere = weight.mean(0).to(X.dtype)
         mean = everywhere @ X / everywhere.sum()
@@ -64,26 +57,27 @@ def fit_logistic(
         span = None
         if X.shape[0] < X.shape[1] and not standardize:
             X, span = _in_span(X)
-        begun = _Begun(given, options, mean, X, span, {})
-    mean, X, span = begun.mean, begun.design, begun.span
+        begun = _Begun(mean, X, span, {})
+    else:
+        begun = begin.begun
+        mean, X, span = begun.mean, begun.design, begun.span
     y = y.to(dtype)
     penalty, constant = _fold_variance(X, weight, mean) if standardize else (None, None)
 
-    fits = len(y)
-    coef = X.new_zeros(fits, X.shape[1])
-    intercept = X.new_zeros(fits)
-    converged = torch.zeros(fits, dtype=torch.bool, device=X.device)
-    n_iter = 0
+    coef = X.new_zeros(len(y), X.shape[1])
+    intercept = X.new_zeros(len(y))
+    converged = True
     # One preconditioner cannot serve penalties of different orders of magnitude.
     scale = torch.log2(C).round().long()
     for value in scale.unique().tolist():
         rows = torch.nonzero(scale == value)[:, 0]
         loss_weight = weight[rows] * C[rows, None]
         own = None if penalty is None else penalty[rows]
-        fitted = _solve(X, y[rows], loss_weight, own, tol, max_iter, begun.coordinates.get(value))
-        begun.coordinates.setdefault(value, fitted[4])
-        coef[rows], intercept[rows], converged[rows] = fitted[:3]
-        n_iter = max(n_iter, fitted[3])
+        first = begun.coordinates.get(value)
+        *found, all_converged, first = _solve(X, y[rows], loss_weight, own, tol, max_iter, first)
+        coef[rows], intercept[rows] = found
+        converged = converged and all_converged
+        begun.coordinates[value] = first
     if span is not None:
         coef = span(coef)
     if constant is not None:
@@ -91,15 +85,13 @@ def fit_logistic(
         intercept += (coef * constant.nan_to_num()).sum(1)
         coef[~constant.isnan()] = 0
     intercept = (intercept.double() - coef.double() @ mean.double()).to(dtype)
-    return LinearProbes(coef, intercept, converged, n_iter, begun)
+    return LinearProbes(coef, intercept, converged, begun)
 
 
 @dataclass(frozen=True)
 class _Begun:
     """What does not have to be computed again for more fits over the same X."""
 
-    X: object  # as it was given
-    options: tuple
     mean: torch.Tensor
     design: torch.Tensor  # X centred, or its square factor
     span: object  # from coefficients over the factor to those over X
@@ -185,14 +177,6 @@ class _Coordinates:
         transposed = design.T if fits <= 5 else design.T.contiguous()
         return cls(factor, curvature, total, design, transposed)
 
-    def to(self, coef):
-        """From coefficients over X, (fits, features)."""
-        return coef @ self.factor
-
-    def back(self, place):
-        """To coefficients over X, (fits, features)."""
-        return torch.linalg.solve_triangular(self.factor, place, upper=False, left=False)
-
 
 @torch.inference_mode()  # which takes a quarter off what an iteration of few fits costs
 def _solve(X, y, loss_weight, penalty, tol, max_iter, first):
@@ -202,13 +186,12 @@ def _solve(X, y, loss_weight, penalty, tol, max_iter, first):
     penalty (fits, features) multiplies the squared coefficients, None for all ones. `first` is
     None, or the last value of an earlier call: coordinates to begin in, and the shared penalty.
 
-    Returns coef, intercept, converged, the iterations taken, and `first` for a later call.
+    Returns coef, intercept, whether all converged, and `first` for a later call.
     """
     fits, features = len(y), X.shape[1]
     X = torch.nn.functional.pad(X, (0, 1), value=1.0)
     coef = X.new_zeros(fits, features + 1)
     coef[:, -1] = ((loss_weight * y).sum(1) / (loss_weight * (1 - y)).sum(1)).log()
-    converged = torch.zeros(fits, dtype=torch.bool, device=X.device)
     # Margins are carried with the sign that makes a wrong answer's positive.
     sign = 1 - 2 * y
     margin = sign * coef[:, -1:]
@@ -243,13 +226,13 @@ def _solve(X, y, loss_weight, penalty, tol, max_iter, first):
                 running = len(run["fit"])
                 at = _Coordinates.make(X, shared, shared_penalty, penalty is not None, running)
                 first = first or (at, shared_penalty)
-            run["place"] = at.to(coef[run["fit"]])
+            run["place"] = coef[run["fit"]] @ at.factor
             run["direction"] = run["gradient"] = torch.zeros_like(run["place"])
             # With an infinite decrement before it, the first direction is the steepest descent.
             run["decrement"] = run["enough"] = torch.full_like(curvature, torch.inf)
         pull = torch.addcmul(run["first"], at.curvature, run["margin"], value=-1)
         gradient = torch.addmm(run["place"], pull.mul_(run["sign"]), at.design)
-        decrement = _dot(gradient, gradient).clamp_min_(torch.finfo(X.dtype).tiny)
+        decrement = vecdot(gradient, gradient).clamp_min_(torch.finfo(X.dtype).tiny)
         # The preconditioner overstates the curvature of a fit that is sure of most examples.
         gap = decrement * curvature.clamp_min(at.total) / curvature
         done = gap <= run["enough"]
@@ -261,30 +244,30 @@ def _solve(X, y, loss_weight, penalty, tol, max_iter, first):
             finished = int(done.sum())
         # Dropping rows copies the others, so a few are waited for.
         if iteration == max_iter or 8 * finished >= len(done):
-            stop = torch.ones_like(done) if iteration == max_iter else done
-            converged[run["fit"][stop]] = done[stop]
+            last = iteration == max_iter or finished == len(done)
+            stop = torch.ones_like(done) if last else done
             left.append((run["fit"][stop], run["place"][stop]))
-            if iteration == max_iter or finished == len(done):
+            if last:
                 break
             run = {name: values[~stop] for name, values in run.items()}
             gradient, decrement = gradient[~stop], decrement[~stop]
         # Polak and Ribiere's conjugate direction, or steepest descent where that would climb.
-        beta = (decrement - _dot(run["gradient"], gradient)) / run["decrement"]
+        beta = (decrement - vecdot(run["gradient"], gradient)) / run["decrement"]
         direction = (run["direction"] * beta.clamp_min_(0)[:, None]).sub_(gradient)
-        slope = _dot(direction, gradient)
+        slope = vecdot(direction, gradient)
         if float(slope.max()) >= 0:
             climbs = slope >= 0
             direction[climbs], slope[climbs] = -gradient[climbs], -decrement[climbs]
         run |= {"direction": direction, "gradient": gradient, "decrement": decrement}
         _line_search(run, slope, at)
     _settle(coef, left, at)
-    return coef[:, :-1], coef[:, -1], converged, iteration, first
+    return coef[:, :-1], coef[:, -1], finished == len(done), first
 
 
 def _settle(coef, left, at):
     """Coefficients of fits that leave some coordinates, all at once, which takes little longer."""
     fits, places = map(torch.cat, zip(*left, strict=True))
-    coef[fits] = at.back(places)
+    coef[fits] = torch.linalg.solve_triangular(at.factor, places, upper=False, left=False)
     left.clear()
 
 
@@ -298,19 +281,19 @@ def _line_search(run, slope, at):
     ahead = (direction @ at.transposed).mul_(run["sign"])
     square = ahead.square()
     # What the penalty adds to slope and curvature.
-    pull = slope - _dot(run["first"], ahead)
-    bend = (_dot(direction, direction) - square @ at.curvature).clamp_min_(0)
+    pull = slope - vecdot(run["first"], ahead)
+    bend = (vecdot(direction, direction) - square @ at.curvature).clamp_min_(0)
     tiny = torch.finfo(bend.dtype).tiny
     step = 0
     for _ in range(4):
         # Just below the slope, and so never zero where that is.
         begin = slope - tiny
-        along = -slope / (_dot(second, square) + bend).clamp_min_(tiny)
+        along = -slope / (vecdot(second, square) + bend).clamp_min_(tiny)
         for attempt in range(6):
             reached = step + along
             margin = torch.addcmul(run["margin"], reached[:, None], ahead)
             first, second = _derivatives(run, margin)
-            slope = torch.addcmul(_dot(first, ahead) + pull, reached, bend)
+            slope = torch.addcmul(vecdot(first, ahead) + pull, reached, bend)
             left = slope / begin  # the share of it that is left, below zero where it now rises
             # Coefficients and margins have to agree, so no cut after the last look.
             if attempt == 5 or float(left.min()) >= -0.5:
@@ -344,13 +327,9 @@ def _objective(run, at):
     """Objective of each fit, (fits,)."""
     margin = run["margin"]
     examples = run["loss_weight"].shape[1]
-    loss = _dot(run["loss_weight"], torch.nn.functional.softplus(margin[:, :examples]))
+    loss = vecdot(run["loss_weight"], torch.nn.functional.softplus(margin[:, :examples]))
     place = run["place"]
-    penalty = _dot(place, place) - _dot(at.curvature * margin, margin)
+    penalty = vecdot(place, place) - vecdot(at.curvature * margin, margin)
     if "own" in run:
-        penalty += _dot(run["own"] * margin[:, examples:], margin[:, examples:])
+        penalty += vecdot(run["own"] * margin[:, examples:], margin[:, examples:])
     return loss + penalty / 2
-
-
-def _dot(left, right):
-    return torch.linalg.vecdot(left, right)

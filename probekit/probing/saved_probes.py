@@ -23,20 +23,20 @@ def load_probe(run, layer, token, split="random"):
     token : str
         Such as ``"exact_answer_last"``.
     split : str
-        Which of the run's grids. The probe is fitted on all examples, so that splits differ only
-        where C was chosen in their folds.
+        Which of the run's grids. The probe is fitted on all examples, so splits differ only where
+        C was chosen in their folds.
 
     Returns
     -------
     SavedProbe
+        A scikit-learn classifier that is fitted: `fit` leaves it as it is, and so does `clone`.
 
     Raises
     ------
     TypeError
         If an argument is of the wrong kind.
     ValueError
-        If the run has no such split, layer or token, the cell had too few examples for a probe, or
-        the run is the example, which has no probes.
+        If the run has no such split, layer, token or probe.
     FileNotFoundError
         If the run has no finished probe stage.
 
@@ -52,31 +52,29 @@ def load_probe(run, layer, token, split="random"):
     grid = run.grid(split)
     if "coef" not in grid:
         raise ValueError(
-            f"{run.path} has no probes to load: this is an example run, whose coefficients were "
-            "left out to keep it small. Make a run of your own: probekit run, or the notebooks 01 "
-            "and 02."
+            f"{run.path} has no probes to load: it is an example run, and its coefficients were "
+            "left out to keep it small. Make a run of your own with `probekit run`, or with the "
+            "notebooks 01 and 02."
         )
-    layers = [int(value) for value in grid["layer"].to_numpy()]
+    layers = grid["layer"].to_numpy().tolist()
     tokens = [str(value) for value in grid["token"].to_numpy()]
-    if layer not in layers:
-        raise ValueError(
-            f"The grid has no layer {arguments.shown(layer)}. It has: {arguments.listed(layers)}."
-        )
-    if token not in tokens:
-        raise ValueError(
-            f"The grid has no token {arguments.shown(token)}. It has: {arguments.listed(tokens)}."
-        )
+    for name, given, have in (("layer", layer, layers), ("token", token, tokens)):
+        if given not in have:
+            raise ValueError(
+                f"The grid has no {name} {arguments.shown(given)}. It has: "
+                f"{arguments.listed(have)}."
+            )
     cell = grid.isel(layer=layers.index(layer), token=tokens.index(token))
     coef, intercept = cell["coef"].to_numpy(), float(cell["intercept"])
     if np.isfinite(cell["auroc"]) and np.isnan(coef).all():
         raise ValueError(
             f"The grid's file has no coefficients of method={grid.attrs.get('method')!r}: only "
-            "linear probes are kept. Fit it on run.activations() instead."
+            "linear probes are kept. Fit a classifier on run.activations() instead."
         )
     if not np.isfinite(coef).all() or not np.isfinite(intercept):
         raise ValueError(
             f"Layer {layer}, token {token} has no probe: {int(cell['n_examples'])} scored examples "
-            f"have this token, too few of one class for every fold. Take another cell."
+            "have this token, too few of one class for every fold. Take another cell."
         )
     source = f"{grid.attrs.get('site', 'the')} activations at layer {layer}, token {token}"
     return SavedProbe(coef, intercept, source)
@@ -90,29 +88,11 @@ class SavedProbe(ClassifierMixin, BaseEstimator):
         self.coef = coef
         self.intercept = intercept
         self.source = source
-
-    @property
-    def classes_(self):
-        """Right and wrong, as `predict_proba` orders them."""
-        return np.array([False, True])
-
-    @property
-    def coef_(self):
-        """Coefficients, (1, features)."""
-        return np.asarray(self.coef, dtype=float)[None]
-
-    @property
-    def intercept_(self):
-        """Intercept, (1,)."""
-        return np.array([self.intercept], dtype=float)
-
-    @property
-    def n_features_in_(self):
-        """Number of features that it takes."""
-        return len(self.coef)
-
-    def __sklearn_is_fitted__(self):
-        return True
+        # All else that scikit-learn's fitted linear classifiers have.
+        self.classes_ = np.array([False, True])
+        self.coef_ = np.asarray(coef, dtype=float)[None]
+        self.intercept_ = np.array([intercept], dtype=float)
+        self.n_features_in_ = len(coef)
 
     def fit(self, X, y=None):
         """Do nothing: the probe is fitted. For pipelines, which fit their last step."""

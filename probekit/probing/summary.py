@@ -45,7 +45,7 @@ def findings(grid, tokens=FIGURE_TOKENS):
     grid : Dataset
         From `probe_grid`.
     tokens : sequence of str
-        Those that are looked at: by default the figure's.
+        The tokens to look at.
 
     Returns
     -------
@@ -58,50 +58,43 @@ def findings(grid, tokens=FIGURE_TOKENS):
     ValueError
         If it lacks what a grid has, a token is unknown, or no cell has an area.
     """
-    arguments.grid(grid, ("auroc", "auroc_low", "auroc_high", "n_examples"))
-    grid = grid.assign_coords(token=[str(token) for token in grid["token"].to_numpy()])
-    have = grid["token"].to_numpy().tolist()
-    drawn = [
-        token for token in arguments.labels("token", tokens, have, also=TOKENS) if token in have
-    ]
-    cells = grid[["auroc", "auroc_low", "auroc_high", "n_examples"]].sel(token=drawn)
-    table = cells.to_dataframe().reset_index()
-    table = table[table["auroc"].notna()]
+    variables = ["auroc", "auroc_low", "auroc_high", "n_examples"]
+    arguments.grid(grid, variables)
+    have = [str(token) for token in grid["token"].to_numpy()]
+    drawn = [t for t in arguments.labels("token", tokens, have, also=TOKENS) if t in have]
+    cells = grid[variables].assign_coords(token=have).sel(token=drawn)
+    table = cells.to_dataframe().dropna(subset="auroc").reset_index()
     if table.empty:
         raise ValueError("The grid has no cell with an AUROC: too few examples have its tokens.")
     peak = table.loc[table["auroc"].idxmax()]
     by_token = table.loc[table.groupby("token")["auroc"].idxmax()].set_index("token")
-    by_token = by_token.reindex([t for t in drawn if t in by_token.index])
+    by_token = by_token.reindex([token for token in drawn if token in by_token.index])
     groups = table.groupby("layer")["auroc"]
     best = table.loc[groups.idxmax()].set_index("layer")
     by_layer = pd.DataFrame(
         {"mean_auroc": groups.mean(), "best_token": best["token"], "best_auroc": best["auroc"]}
     )
-    return Findings(peak, by_token, by_layer, _sentences(grid, peak, by_token, by_layer))
-
-
-def _sentences(grid, peak, by_token, by_layer):
-    best = (
+    first = (
         f"The best cell is layer {peak.layer}, token {peak.token}: AUROC {_area(peak)} over "
         f"{peak.n_examples} answers."
     )
-    honest = grid.attrs.get("best_auroc")
-    if honest is not None and np.isfinite(honest):
+    if np.isfinite(grid.attrs.get("best_auroc", np.nan)):
         low, high = grid.attrs["best_auroc_low"], grid.attrs["best_auroc_high"]
-        best += (
-            f" Chosen and measured on different answers, the best cell reaches {honest:.2f} "
-            f"[{low:.2f}, {high:.2f}]."
+        first += (
+            " Chosen and measured on different answers, the best cell reaches "
+            f"{grid.attrs['best_auroc']:.2f} [{low:.2f}, {high:.2f}]."
         )
-    peaks = [
+    sentences = [first]
+    sentences += [
         f"{token} peaks at layer {int(row.layer)} with {_area(row)}."
         for token, row in by_token.iterrows()
     ]
-    means = [
+    sentences += [
         f"Layer {row.Index} has a mean AUROC of {row.mean_auroc:.2f} over the tokens; its best is "
         f"{row.best_token} with {row.best_auroc:.2f}."
         for row in by_layer.itertuples()
     ]
-    return [best, *peaks, *means]
+    return Findings(peak, by_token, by_layer, sentences)
 
 
 def _area(cell):

@@ -15,10 +15,7 @@ _LARGEST_BLOCK = 16  # cells that are lost at most when a worker dies
 
 
 def fit_cells(client, activations, cells, kept, plan, fitter, progress):
-    """Fit the probes of many cells.
-
-    `kept` (example,).
-    """
+    """Fit the probes of many cells; `kept` are the numbers of the examples that count."""
     threads = sum(client.nthreads().values())
     size = int(np.clip(len(cells) // (4 * threads), 1, _LARGEST_BLOCK))
     blocks = {i: cells[i : i + size] for i in range(0, len(cells), size)}
@@ -27,7 +24,7 @@ def fit_cells(client, activations, cells, kept, plan, fitter, progress):
 
     def tasks():
         for start, block in blocks.items():
-            # Not those in memory at once: each is sent when its turn comes.
+            # Read when its turn comes: not all are in memory at once.
             sent = stored or [read_cell(activations, *cell, kept) for cell in block]
             yield start, (sent, block, plan, fitter)
 
@@ -40,15 +37,12 @@ def fit_cells(client, activations, cells, kept, plan, fitter, progress):
 
 def fit(cells, block, plan, fitter):
     """Fit the cells of a block, given their activations or where those are."""
-    stop = Stop()
-    stored = isinstance(cells, StoredActivations)
-    if stored:
-        cells.check()
-    results = []
+    stop, results = Stop(), []
+    if isinstance(cells, StoredActivations):
+        cells = cells.read(block)
     with unwatched():
-        for cell in block if stored else cells:
+        for X in cells:
             stop.check()
-            X = cells.read(*cell) if stored else cell
             results.append(fit_cell(X, plan, fitter))
     return results
 
@@ -64,7 +58,7 @@ class StoredActivations:
 
     @classmethod
     def of(cls, activations, kept):
-        """None of activations that are in memory, or that nobody knows the file of."""
+        """None if the activations are in memory, or their file is unknown."""
         source = activations.encoding.get("source")
         array = activations["activation"].variable
         if array._in_memory or array.chunks or not source or not Path(source).exists():
@@ -73,12 +67,8 @@ class StoredActivations:
         lazy = lazy.drop_vars([n for n, c in lazy.coords.items() if "example" in c.dims])
         return cls(lazy, str(source), _sizes(source), kept)
 
-    def read(self, layer, token):
-        """Activations of one cell, as `read_cell` gives them."""
-        return read_cell(self.activations, layer, token, self.kept)
-
-    def check(self):
-        """Refuse files that are not those that the driver sees."""
+    def read(self, block):
+        """Activations of some cells, one after the other, of the files that the driver sees."""
         # A shard that is not there would read as missing tokens.
         if _sizes(self.source) != self.files:
             raise FileNotFoundError(
@@ -86,6 +76,8 @@ class StoredActivations:
                 "Workers need the driver's file system; or read the activations into memory "
                 "first, to have them sent: activations.load()."
             )
+        for layer, token in block:
+            yield read_cell(self.activations, layer, token, self.kept)
 
 
 def _sizes(source):

@@ -120,9 +120,11 @@ def test_too_large_a_tensor_or_array_on_the_cpu(make):
 
 def test_only_the_processors_that_this_process_may_use_are_counted():
     command = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); "
-    command += "from probekit.probing.grid import _processes; print(_processes(None, 'cpu'))"
+    command += (
+        "from probekit.probing.grid import _processes; print(_processes(64, 0, 0, None, None))"
+    )
     done = subprocess.run(
         [sys.executable, "-c", command], capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "1"
-    assert _processes(-1, "cpu") <= os.cpu_count()
+    assert _processes(64, 0, 0, None, None) <= os.cpu_count()

@@ -76,7 +76,7 @@ def test_its_rounded_scores_still_give_its_areas(shipped, split):
 def test_what_was_left_out_is_named(shipped):
     with pytest.raises(FileNotFoundError, match=r"activations\.zarr was left out of this run, an"):
         shipped.activations()
-    with pytest.raises(ValueError, match="has no probes to load: this is an example run"):
+    with pytest.raises(ValueError, match=r"has no probes to load.*example run"):
         pk.load_probe(shipped, 15, "exact_answer_first")
     assert "coef" in shipped.grid().attrs["left_out"]
 

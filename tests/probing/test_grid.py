@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
+from joblib import cpu_count
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.linear_model import LogisticRegression, RidgeClassifier, SGDClassifier
 from sklearn.metrics import roc_auc_score
@@ -15,7 +16,10 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.tree import DecisionTreeClassifier
 
 from probekit import probe_grid
+from probekit.probing import grid as grid_module
 from probekit.probing.auroc import auroc_influence, interval, standard_error
+from probekit.probing.cells import Fitter
+from probekit.probing.folds import Plan
 from probekit.probing.grid import _processes
 
 TOKENS = ["last_q", "-2", "-1"]
@@ -305,9 +309,46 @@ def test_a_process_that_is_killed_is_told_in_a_sentence_and_the_next_grid_goes_o
     assert probe_grid(make_activations(), **QUICK | {"n_jobs": 2}).sizes["layer"] == 2
 
 
-def test_processes_are_as_many_as_cores_that_may_be_used(monkeypatch):
+def processes(n_jobs, cells=30, examples=700, features=448, **options):
+    """How many processes a grid of so many cells is fitted in."""
+    options = {"method": "logistic", "device": "cpu", "n_permutations": 19} | options
+    wrong = np.arange(examples) % 2 == 0
+    C, n = np.array([1.0]), options["n_permutations"]
+    plan = Plan.make(wrong, None, "cross-validated", 5, C, 0, n)
+    fitter = Fitter(options["method"], False, options["device"])
+    return _processes(n_jobs, cells, features, plan, fitter)
+
+
+def test_a_small_grid_is_fitted_in_this_process(monkeypatch):
+    """Processes that are started take longer than it, but the user may ask for them."""
+    for cores in ("2", "16"):
+        monkeypatch.setenv("LOKY_MAX_CPU_COUNT", cores)
+        most = cpu_count()
+        assert processes(None) == 1
+        assert processes(2) == min(2, most)
+        assert processes(None, cells=450) == most
+        assert processes(None, examples=5000, features=4096) == most
+        assert processes(None, cells=450, n_permutations=0, examples=100) == 1
+        # How long these take isn't told by the sizes.
+        assert processes(None, method="ridge") == most
+        assert processes(None, method=DecisionTreeClassifier()) == most
+        assert processes(None, cells=450, device="cuda") == 1
+
+
+def test_the_default_starts_no_process_for_a_small_grid(monkeypatch):
+    started = []
+    monkeypatch.setattr(grid_module, "Parallel", lambda n, **_: started.append(n) or list)
+    monkeypatch.setattr(grid_module, "delayed", lambda function: function)
+    options = {name: value for name, value in QUICK.items() if name != "n_jobs"}
+    small = probe_grid(make_activations(), **options)
+    assert started == [1]
+    monkeypatch.undo()
+    xr.testing.assert_identical(small, probe_grid(make_activations(), **options, n_jobs=2))
+
+
+def test_processes_are_no_more_than_the_cores_that_may_be_used(monkeypatch):
     monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "1")
-    assert _processes(None, "cpu") == _processes(-1, "cpu") == _processes(64, "cpu") == 1
+    assert processes(None, cells=4500) == processes(64) == 1
 
 
 # What it is made of
@@ -607,7 +648,14 @@ def test_things_that_are_no_activations():
 def test_damaged_activations(value, message):
     activations = make_activations()
     activations["activation"][8, 1, 2, 3] = value
-    with pytest.raises(ValueError, match=f"{message} activations at layer .*token -1.*example 8"):
+    with pytest.raises(ValueError, match=f"{message} activations at layer 9, token -1.*example 8"):
+        probe_grid(activations, **QUICK)
+
+
+def test_activations_too_large_for_single_precision():
+    activations = make_activations().astype(float)
+    activations["activation"][8, 1, 2, 3] = 1e39
+    with pytest.raises(ValueError, match=r"infinite activations at layer 9, token -1.*example 8"):
         probe_grid(activations, **QUICK)
 
 

@@ -12,7 +12,7 @@ from nightly import quarter
 from scipy.stats import binom, norm
 
 from probekit import probe_grid
-from probekit.probing import cells as cells_module
+from probekit.probing import folds as folds_module
 from probekit.probing.logistic import fit_logistic
 
 LEVEL = 0.05
@@ -71,7 +71,7 @@ def clustered(seed, permuted=None, n=100, n_answers=40, layers=4, tokens=3, feat
     X += 0.84 * random.standard_normal((n_answers, *shape))[answer]
     with pytest.MonkeyPatch.context() as patch:
         if permuted is not None:
-            patch.setattr(cells_module, "_permuted", permuted)
+            patch.setattr(folds_module, "_permuted", permuted)
         return probed(X, wrong, answer, split="answer", seed=seed)
 
 

@@ -72,7 +72,7 @@ def test_coefficients_are_those_of_scikit_learn(n, d):
     X, y = make_cell(np.random.default_rng(0), n, d)
     train = make_folds(X, y)
     probes = fit_logistic(X, y, train, **TIGHT)
-    assert probes.converged.all()
+    assert probes.converged
     for fold, rows in enumerate(train):
         model = reference(X[rows], y[rows])
         np.testing.assert_allclose(probes.coef[fold], model.coef_[0], rtol=1e-3, atol=1e-4)
@@ -113,8 +113,8 @@ def test_agreement_on_synthetic_cells(n, d):
         expected = roc_auc_score(y, score)
         default = fit_logistic(X, y, train)
         tight = fit_logistic(X, y, train, tol=1e-7)
-        assert default.converged.all()
-        assert tight.converged.all()
+        assert default.converged
+        assert tight.converged
         differences.append(abs(roc_auc_score(y, out_of_fold(default, X, train)) - expected))
         reached = objective(tight.coef, tight.intercept, X, y, train, 1.0)
         excess.append((reached / objectives - 1).max())
@@ -139,7 +139,7 @@ def test_badly_scaled_features_in_float32():
     train = make_folds(X, y)
     score, objectives = reference_out_of_fold(X, y, train)
     probes = fit_logistic(X, y, train, tol=1e-6)
-    assert probes.converged.all()
+    assert probes.converged
     reached = objective(probes.coef, probes.intercept, X, y, train, 1.0)
     assert (reached / objectives - 1).max() < 1e-4
     assert roc_auc_score(y, out_of_fold(probes, X, train)) == pytest.approx(
@@ -165,7 +165,7 @@ def test_labels_and_penalties_of_each_fit():
     labels = np.stack([y, *(rng.permutation(y) for _ in range(6))])
     C = 10.0 ** np.arange(-4, 3)
     probes = fit_logistic(X, labels, C=C, **TIGHT)
-    assert probes.converged.all()
+    assert probes.converged
     for fit in range(len(labels)):
         model = reference(X, labels[fit], C[fit])
         np.testing.assert_allclose(probes.coef[fit], model.coef_[0], rtol=2e-3, atol=2e-4)
@@ -200,7 +200,7 @@ def test_standardize_is_a_scaler_inside_the_fold(n, d):
     X[:, 3] = 7.0
     X[train[0], 5] = 1.0
     probes = fit_logistic(X, y, train, standardize=True, **TIGHT)
-    assert probes.converged.all()
+    assert probes.converged
     for fold, rows in enumerate(train):
         model = make_pipeline(
             StandardScaler(), LogisticRegression(solver="newton-cholesky", tol=1e-12)
@@ -218,7 +218,7 @@ def test_constant_features_get_no_weight():
     np.testing.assert_allclose(probes.coef[:, -2:], 0, atol=1e-8)
     np.testing.assert_allclose(probes.coef[:, :-2], fit_logistic(X, y, **TIGHT).coef, atol=1e-4)
     flat = fit_logistic(np.ones((len(X), 3)), y)
-    assert flat.converged.all()
+    assert flat.converged
     np.testing.assert_allclose(flat.coef, 0)
     assert float(flat.intercept[0]) == pytest.approx(np.log(y.mean() / (1 - y.mean())), abs=1e-4)
 
@@ -228,7 +228,7 @@ def test_separable_data_with_a_weak_penalty():
     X = rng.normal(size=(200, 20))
     y = X[:, 0] > 0
     probes = fit_logistic(X, y, C=1e4, tol=1e-8, dtype=torch.float64, max_iter=3000)
-    assert probes.converged.all()
+    assert probes.converged
     model = reference(X, y, 1e4)
     best = objective(model.coef_, model.intercept_, X, y, np.ones(200), 1e4)
     reached = objective(probes.coef, probes.intercept, X, y, np.ones(200), 1e4)
@@ -239,8 +239,7 @@ def test_says_when_it_did_not_converge():
     X, y = make_cell(np.random.default_rng(11))
     labels = np.stack([y, y])
     probes = fit_logistic(X, labels, C=[1.0, 1.0], tol=1e-9, max_iter=2)
-    assert not probes.converged.any()
-    assert probes.n_iter == 2
+    assert not probes.converged
     assert torch.isfinite(probes.coef).all()
 
 
@@ -253,46 +252,11 @@ def test_float16_and_tensors_are_taken():
     np.testing.assert_allclose(probes.coef, again.coef, atol=2e-3)
 
 
-def bad(X, y, **kwargs):
-    return lambda: fit_logistic(X, y, **kwargs)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"X": np.full((20, 3), np.nan)}, "60 values that are not finite.*example 0, feature 0"),
-        ({"X": np.zeros(20)}, r"X must have shape \(examples, features\), got \(20,\)"),
-        ({"y": np.zeros(20)}, "1 of 1 fits have examples of one class only"),
-        ({"y": np.arange(20)}, "y must be boolean or 0 and 1"),
-        ({"y": np.ones(19)}, r"y must have shape \(20,\) or \(fits, 20\)"),
-        ({"sample_weight": -np.ones(20)}, "sample_weight must be finite and >= 0"),
-        (
-            {"sample_weight": np.ones((2, 20)), "C": [1.0, 1.0, 1.0]},
-            "sample_weight for 2 and C for 3",
-        ),
-        ({"C": 0.0}, "C must be positive, got 0.0"),
-    ],
-)
-def test_bad_input_is_explained(change, message):
-    rng = np.random.default_rng(13)
-    arguments = {"X": rng.normal(size=(20, 3)), "y": np.arange(20) % 2} | change
-    with pytest.raises(ValueError, match=message):
-        fit_logistic(arguments.pop("X"), arguments.pop("y"), **arguments)
-
-
-def test_a_training_fold_of_one_class_is_named():
-    X, y = make_cell(np.random.default_rng(14))
-    train = np.ones((3, len(y)))
-    train[1, y] = 0
-    with pytest.raises(ValueError, match=r"1 of 3 fits .* the first is fit 1"):
-        fit_logistic(X, y, train)
-
-
 def test_mean_difference():
     rng = np.random.default_rng(15)
     X, y = make_cell(rng)
     count = rng.integers(0, 3, size=len(y))
-    probes = fit_mean_difference(X, y, count, dtype=torch.float64)
+    probes = fit_mean_difference(X, y, count)
     repeated, labels = np.repeat(X, count, axis=0), np.repeat(y, count)
     means = repeated[~labels].mean(0), repeated[labels].mean(0)
     np.testing.assert_allclose(probes.coef[0], means[1] - means[0])
@@ -300,15 +264,12 @@ def test_mean_difference():
     assert margin[0] == pytest.approx(-margin[1])
 
 
-@pytest.mark.parametrize("shrinkage", ["auto", 0.0, 0.3])
-def test_discriminant_is_scikit_learns(shrinkage):
+def test_discriminant_is_scikit_learns():
     rng = np.random.default_rng(16)
     X, y = make_cell(rng)
     count = rng.integers(0, 3, size=len(y))
-    probes = fit_discriminant(
-        X, np.stack([y, rng.permutation(y)]), count, shrinkage=shrinkage, dtype=torch.float64
-    )
-    model = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=shrinkage)
+    probes = fit_discriminant(X, np.stack([y, rng.permutation(y)]), count)
+    model = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto")
     model.fit(np.repeat(X, count, axis=0), np.repeat(y, count))
     np.testing.assert_allclose(probes.coef[0], model.coef_[0], rtol=1e-6, atol=1e-8)
     np.testing.assert_allclose(probes.intercept[0], model.intercept_[0], rtol=1e-6)
@@ -316,11 +277,9 @@ def test_discriminant_is_scikit_learns(shrinkage):
 
 def test_discriminant_of_few_examples():
     X, y = make_cell(np.random.default_rng(17), 30, 50)
-    with pytest.raises(ValueError, match="covariance of fit 0 is singular with shrinkage=0"):
-        fit_discriminant(X, y, shrinkage=0.0, dtype=torch.float64)
-    with pytest.raises(ValueError, match="shrinkage must be"):
-        fit_discriminant(X, y, shrinkage="ledoit")
     assert torch.isfinite(fit_discriminant(X, y).coef).all()
+    with pytest.raises(ValueError, match=r"singular covariance.*another method"):
+        fit_discriminant(np.ones_like(X), y)
 
 
 @pytest.mark.parametrize(("n", "d"), [(300, 40), (60, 100)])
@@ -329,11 +288,9 @@ def test_ridge_is_scikit_learns(n, d):
     X, y = make_cell(rng, n, d)
     train = make_folds(X, y)
     labels = np.concatenate([np.tile(y, (5, 1)), np.tile(rng.permutation(y), (5, 1))])
-    probes = fit_ridge(X, labels, np.tile(train, (2, 1)), alpha=2.0, dtype=torch.float64)
+    probes = fit_ridge(X, labels, np.tile(train, (2, 1)), alpha=2.0)
     for fit in range(10):
         rows = train[fit % 5]
         model = RidgeClassifier(alpha=2.0).fit(X[rows], labels[fit, rows])
         np.testing.assert_allclose(probes.coef[fit], model.coef_.ravel(), rtol=1e-5, atol=1e-8)
         np.testing.assert_allclose(probes.intercept[fit], np.ravel(model.intercept_)[0], rtol=1e-5)
-    with pytest.raises(ValueError, match="alpha must be positive"):
-        fit_ridge(X, y, alpha=0)
