@@ -471,7 +471,7 @@ CASES = {
         (
             {"answers": ["Oslo", None]},
             TypeError,
-            "answers must be a list of texts, but None is in it.",
+            "Each of answers must be text, got None.",
         ),
         (
             {"candidates": ["Oslo"]},
@@ -1059,7 +1059,7 @@ CASES = {
         (
             {"inputs": [3]},
             TypeError,
-            "inputs must be a list of paths, but 3 is in it.",
+            "A path in inputs must be text or a Path, got 3.",
         ),
         (
             {"inputs": ["nowhere.csv"]},

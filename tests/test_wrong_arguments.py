@@ -120,7 +120,7 @@ OTHERS = {"check_parameters": list(defaults()), "run_pipeline": list(defaults())
 def parameters(name):
     """The names of what a function takes."""
     kind, _, attribute = name.partition(".")
-    owner = {"SavedProbe": pk.saved_probes.SavedProbe, "Stage": pk.stages.Stage}
+    owner = {"SavedProbe": pk.probing.saved_probes.SavedProbe, "Stage": pk.run.directory.Stage}
     function = CALLS[name][0]
     if attribute:
         function = getattr(owner.get(kind, pk.Run), attribute)

@@ -11,14 +11,13 @@ import h5py
 import numpy as np
 import pytest
 import xarray as xr
-from test_example import _grid
+from test_example import _grid, make_example
 from test_faults import start_holder
 from test_mending import extracted
 from test_pipeline import small_notebooks  # noqa: F401  (a fixture)
 
 from probekit import Run, load_model, load_probe, open_run
 from probekit.pipeline import notebooks
-from probekit.pipeline.example import make_example
 from probekit.run import lock
 from probekit.run.files import no_links, sha256, write_json
 from probekit.run.manifest import STAGES, sealed
