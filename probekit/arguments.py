@@ -169,15 +169,21 @@ def texts(name, values):
     return found
 
 
+def best_device():
+    """The fastest kind of device that is here."""
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
 def device(value):
     """A device that torch can use here, as it is given."""
     import torch
 
-    best = "cuda" if torch.cuda.is_available() else "cpu"
-    if best == "cpu" and torch.backends.mps.is_available():
-        best = "mps"
-    if not isinstance(value, (str, torch.device)):
-        raise TypeError(f"device must be text such as {best!r}, got {shown(value)}.")
+    best = best_device()
+    _must("device", value, f"text such as {best!r}", isinstance(value, (str, torch.device)))
     try:
         if torch.empty(0, device=value).is_meta:
             raise ValueError("it holds no numbers")

@@ -916,7 +916,7 @@ CASES = {
         (
             {"path": lambda good: good.run.path / "grid.nc" / "heatmap"},
             ValueError,
-            "FOLDER/run/grid.nc/heatmap.json cannot be written: …. See to it that you may write "
+            "FOLDER/run/grid.nc/heatmap.json cannot be written: …. Make sure that you may write "
             "there, or choose another folder, then run the same again: what is finished is kept.",
         ),
     ],
@@ -1121,7 +1121,7 @@ CASES = {
         (
             {"name": "grid.nc/note.md"},
             ValueError,
-            "FOLDER/run/grid.nc/note.md cannot be written: …. See to it that you may write there, "
+            "FOLDER/run/grid.nc/note.md cannot be written: …. Make sure that you may write there, "
             "or choose another folder, then run the same again: what is finished is kept.",
         ),
     ],

@@ -79,7 +79,7 @@ def test_its_rounded_scores_still_give_its_areas(shipped, split):
 
 
 def test_what_was_left_out_is_named(shipped):
-    with pytest.raises(FileNotFoundError, match=r"activations\.zarr was left out of this run, an"):
+    with pytest.raises(FileNotFoundError, match=r"activations\.zarr .*this run is an example"):
         shipped.activations()
     with pytest.raises(ValueError, match="has no probes to load: this is an example run"):
         pk.load_probe(shipped, 15, "exact_answer_first")
