@@ -165,7 +165,7 @@ class Stage:
         outputs : sequence of Path
             Files and folders in the run directory that the stage made.
         **results
-            What else to record, as JSON can hold it.
+            What else to record: values that JSON can hold.
 
         Returns
         -------
@@ -341,7 +341,7 @@ class Run:
             Per split, as `grid` or `controls` will be asked for it.
         name : {"grid.nc", "controls.nc"}
         **storage
-            Of `netcdf`.
+            Keyword arguments of `netcdf`.
 
         Returns
         -------
@@ -413,8 +413,8 @@ class Run:
         found = no_links(path, self.path)
         if not found and name in manifest.get("left_out", ()):
             raise FileNotFoundError(
-                f"{path} is not there: this run is an example, kept small by leaving it out. Make "
-                "a run of your own: probekit run, or the notebooks 01 and 02."
+                f"{path} is not there: this run is an example, which is kept small. Make a run of "
+                "your own: probekit run, or the notebooks 01 and 02."
             )
         if not found:
             raise FileNotFoundError(f"{path} is not there. {_again(stage)}")
@@ -490,7 +490,7 @@ class Run:
         ----------
         stage : {"extract", "probe", "visualize", "interpret"}
         parameters : dict
-            As JSON can hold them.
+            What was asked for: values that JSON can hold.
         inputs : sequence of Path
             Files whose contents decide the result; their hashes are recorded now.
 
