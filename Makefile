@@ -67,9 +67,7 @@ figure: $(STAMP)
 	@$(BIN)/probekit run $(ARGS)
 
 example: $(STAMP)
-	@$(BIN)/python -c \
-		'import sys, probekit.pipeline.example as e; print(e.make_example(e.Run(sys.argv[1]), "data/example"))' \
-		"$(RUN)"
+	@$(BIN)/python data/build_example.py "$(RUN)"
 
 # The whole suite by two workers; with ARGS exactly what is asked for, in one process by default.
 test: $(STAMP)

@@ -14,12 +14,10 @@ from probekit.run.stopping import Stopped, stoppable
 def main(arguments=None):
     """Run the command line; the exit code is 0 only if everything asked for is finished."""
     options = _parser().parse_args(arguments)
+    go_on = "What is finished is kept: the same command goes on from there."
     try:
-        with (
-            warnings.catch_warnings(),
-            stoppable("What is finished is kept: the same command goes on from there."),
-        ):
-            warnings.showwarning = _show_warning
+        with warnings.catch_warnings(), stoppable(go_on):
+            warnings.showwarning = lambda message, *_: say(f"probekit: {message}", sys.stderr)
             parameters = read_parameters(options.parameter, options.file)
             if options.run_dir is not None:
                 parameters["run_dir"] = options.run_dir
@@ -36,10 +34,6 @@ def main(arguments=None):
         say(f"probekit: an unforeseen error, please report it.\n{found}", sys.stderr, 20_000)
         return 1
     return 0
-
-
-def _show_warning(message, *_):
-    say(f"probekit: {message}", sys.stderr)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -63,19 +57,13 @@ def _parser():
         epilog=f"parameters of the notebooks:\n{describe_parameters()}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    run.add_argument(
-        "--run-dir", metavar="DIR", help="where results go (default: data/runs/QUESTIONS)"
-    )
-    run.add_argument(
-        "-p",
-        dest="parameter",
-        nargs=2,
-        action="append",
-        default=[],
-        metavar=("NAME", "VALUE"),
-        help="set a parameter of the notebooks; may be repeated",
-    )
-    run.add_argument("-f", dest="file", metavar="PARAMS.yaml", help="read parameters from a file")
+    where = "folder for the results (default: data/runs/ and the name of the question file)"
+    run.add_argument("--run-dir", metavar="DIR", help=where)
+    pair = {"nargs": 2, "metavar": ("NAME", "VALUE"), "action": "append", "default": []}
+    one = "set a parameter of the notebooks, such as -p limit 200; may be repeated"
+    run.add_argument("-p", dest="parameter", **pair, help=one)
+    several = "read parameters from a YAML file; -p counts more"
+    run.add_argument("-f", dest="file", metavar="PARAMS.yaml", help=several)
     return parser
 
 

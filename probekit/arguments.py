@@ -17,9 +17,6 @@ import numpy as np
 import xarray as xr
 from tqdm import tqdm
 
-#: The most that numpy's and scikit-learn's generators take for a seed.
-LARGEST_SEED = 2**32 - 1
-
 # What moves a terminal's cursor, colours its text or turns its direction, ends a line unseen, or
 # can't be encoded: all controls but the tab and the line's end, bidirectional marks, surrogates.
 _HIDDEN = re.compile(
@@ -37,32 +34,35 @@ def absent(value):
     return value is None or (isinstance(value, str) and not value)
 
 
+def _must(name, value, be, of_kind, usable=True):
+    """Refuse a value that is not of the right kind, or is not usable; `be` says what it must be."""
+    if not (of_kind and usable):
+        error = ValueError if of_kind else TypeError
+        raise error(f"{name} must be {be}, got {shown(value)}.")
+
+
 def whole(name, value, least=0, most=None):
     """A whole number in a range, Python's or numpy's, as an int."""
-    expected = f"a whole number {_between(least, most)}"
-    if not isinstance(value, numbers.Integral) or isinstance(value, (bool, np.bool_)):
-        raise TypeError(f"{name} must be {expected}, got {shown(value)}.")
-    if value < least or (most is not None and value > most):
-        raise ValueError(f"{name} must be {expected}, got {shown(value)}.")
+    a_number = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    in_range = a_number and least <= value and (most is None or value <= most)
+    _must(name, value, f"a whole number {_between(least, most)}", a_number, in_range)
     return int(value)
 
 
 def number(name, value, least, most):
     """A finite number in a range, as a float."""
-    expected = f"a number {_between(least, most)}"
-    if not isinstance(value, numbers.Real) or isinstance(value, (bool, np.bool_)):
-        raise TypeError(f"{name} must be {expected}, got {shown(value)}.")
-    # Not the other way about: NaN is neither less nor more.
-    if not (least <= value <= most and abs(value) < math.inf):
-        raise ValueError(f"{name} must be {expected}, got {shown(value)}.")
+    a_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    # NaN is in no range.
+    in_range = a_number and least <= value <= most and abs(value) < math.inf
+    _must(name, value, f"a number {_between(least, most)}", a_number, in_range)
     return float(value)
 
 
 def temperature(value):
     """0, or enough for logits to be divided by it, in half precision too."""
-    if 0 < number("temperature", value, 0, 100) < 0.01:
-        raise ValueError(f"temperature must be 0 or from 0.01 to 100, got {shown(value)}.")
-    return float(value)
+    found = number("temperature", value, 0, 100)
+    _must("temperature", value, "0 or from 0.01 to 100", True, found == 0 or found >= 0.01)
+    return found
 
 
 def several_samples(n_samples, temperature):
@@ -75,15 +75,14 @@ def several_samples(n_samples, temperature):
 
 
 def seed(value):
-    """What random numbers start from."""
-    return whole("seed", value, 0, LARGEST_SEED)
+    """What random numbers start from: up to the most that numpy and scikit-learn take."""
+    return whole("seed", value, 0, 2**32 - 1)
 
 
 def penalty(C):
     """One C or several, as an array of floats."""
-    several = np.ravel(C).tolist() if isinstance(C, np.ndarray) else items(C)
-    values = [C] if several is None else several
-    found = np.array([number("C", value, 1e-6, 1e6) for value in values])
+    values = np.ravel(C).tolist() if isinstance(C, np.ndarray) else items(C)
+    found = np.array([number("C", c, 1e-6, 1e6) for c in ([C] if values is None else values)])
     if not found.size:
         raise ValueError("C must be a number or several, got none.")
     return found
@@ -91,32 +90,30 @@ def penalty(C):
 
 def flag(name, value):
     """True or False, and nothing that could stand for them."""
-    if not isinstance(value, (bool, np.bool_)):
-        raise TypeError(f"{name} must be True or False, got {shown(value)}.")
+    _must(name, value, "True or False", isinstance(value, (bool, np.bool_)))
     return bool(value)
 
 
 def text(name, value, such_as=None, empty=False):
     """A text, `empty` if it may be."""
-    example = "" if such_as is None else f" such as {such_as!r}"
-    if not isinstance(value, str):
-        raise TypeError(f"{name} must be text{example}, got {shown(value)}.")
-    if not value.strip() and not empty:
-        raise ValueError(f"{name} must be text{example}, got {shown(value)}.")
+    expected = "text" if such_as is None else f"text such as {such_as!r}"
+    a_text = isinstance(value, str)
+    _must(name, value, expected, a_text, a_text and (empty or value.strip()))
     if any("\ud800" <= character <= "\udfff" for character in value):
-        raise ValueError(f"{name} holds half of a character, which is no text: {shown(value)}.")
+        raise ValueError(
+            f"{name} holds an unpaired surrogate, which is no character: {shown(value)}."
+        )
     return str(value)
 
 
 def path(name, value):
     """A path that is not empty."""
-    if not isinstance(value, (str, os.PathLike)):
-        raise TypeError(f"{name} must be text or a Path, got {shown(value)}.")
+    _must(name, value, "text or a Path", isinstance(value, (str, os.PathLike)))
     text = str(Path(value)) if str(value).strip() else ""
     # What file systems can't hold: asking them raises more kinds of error than "not there".
     longest = max((len(part.encode(errors="replace")) for part in text.split(os.sep)), default=0)
-    half = any("\ud800" <= character < "\udc80" for character in text)
-    if not text or "\0" in text or half or longest > 255 or len(text) > 4000:
+    surrogate = any("\ud800" <= character < "\udc80" for character in text)
+    if not text or "\0" in text or surrogate or longest > 255 or len(text) > 4000:
         raise ValueError(f"{name} can't be {shown(str(value))}: no file or folder has that name.")
     return Path(value)
 
@@ -124,12 +121,8 @@ def path(name, value):
 def paths(name, values):
     """Several paths, as a list."""
     found = None if isinstance(values, os.PathLike) else items(values)
-    if found is None:
-        raise TypeError(f"{name} must be a list of paths, got {shown(values)}.")
-    for value in found:
-        if not isinstance(value, (str, os.PathLike)):
-            raise TypeError(f"{name} must be a list of paths, but {shown(value)} is in it.")
-    return [path(name, value) for value in found]
+    _must(name, values, "a list of paths", found is not None)
+    return [path(f"A path in {name}", value) for value in found]
 
 
 def items(values):
@@ -138,10 +131,7 @@ def items(values):
         return None
     try:
         return list(values)
-    except (
-        TypeError,
-        KeyError,
-    ):  # numpy has arrays of no dimension; altair's charts raise KeyError
+    except (TypeError, KeyError):  # an array of no dimension; altair's charts raise KeyError
         return None
 
 
@@ -171,26 +161,29 @@ def instance(name, value, kind, such_as):
 
 def texts(name, values):
     """Several texts, as a list."""
-    expected = f"{name} must be a list of texts"
     found = items(values)
-    if found is None:
-        such_as = f" such as [{shown(values)}]" if isinstance(values, str) else ""
-        raise TypeError(f"{expected}{such_as}, got {shown(values)}.")
+    such_as = f" such as [{shown(values)}]" if isinstance(values, str) else ""
+    _must(name, values, f"a list of texts{such_as}", found is not None)
     for value in found:
-        if not isinstance(value, str):
-            raise TypeError(f"{expected}, but {shown(value)} is in it.")
+        _must(f"Each of {name}", value, "text", isinstance(value, str))
     return found
+
+
+def best_device():
+    """The fastest kind of device that is here."""
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 def device(value):
     """A device that torch can use here, as it is given."""
     import torch
 
-    best = "cuda" if torch.cuda.is_available() else "cpu"
-    if best == "cpu" and torch.backends.mps.is_available():
-        best = "mps"
-    if not isinstance(value, (str, torch.device)):
-        raise TypeError(f"device must be text such as {best!r}, got {shown(value)}.")
+    best = best_device()
+    _must("device", value, f"text such as {best!r}", isinstance(value, (str, torch.device)))
     try:
         if torch.empty(0, device=value).is_meta:
             raise ValueError("it holds no numbers")
@@ -250,32 +243,21 @@ def variable(dataset, name, dims, called="grid"):
 def labels(kind, wanted, have, also=()):
     """Several tokens or layers of a grid; `also` are labels that are known but may be absent."""
     found, have = items(wanted), list(have)
-    if found is None:
-        example = wanted if isinstance(wanted, (str, int)) else have[0]
-        raise TypeError(f"{kind}s must be a list such as [{shown(example)}], got {shown(wanted)}.")
-    wanted = found
+    example = wanted if isinstance(wanted, (str, int)) else have[0]
+    _must(f"{kind}s", wanted, f"a list such as [{shown(example)}]", found is not None)
     among = f"The grid has {listed(have, 20)}."
-    # An array in the list has no one truth value to compare it by.
-    known = {*have, *also}
-    unknown = [label for label in wanted if not _hashable(label) or label not in known]
+    # Labels are texts and numbers. An array, say, can't even be looked up among them.
+    known, kinds = {*have, *also}, (str, numbers.Real)
+    unknown = [label for label in found if not isinstance(label, kinds) or label not in known]
     if unknown:
         raise ValueError(f"Unknown {kind} {listed(map(shown, unknown))}. {among}")
-    if not set(wanted) & set(have):
-        what = f"none of the {kind}s asked for ({listed(wanted)})"
-        raise ValueError(
-            f"The grid has {what}. {among}" if wanted else f"There is no {kind} to look at. {among}"
-        )
-    if len(set(wanted)) < len(wanted):
-        raise ValueError(f"A {kind} is given twice: {listed(wanted)}.")
-    return wanted
-
-
-def _hashable(value):
-    try:
-        hash(value)
-    except TypeError:
-        return False
-    return True
+    if not found:
+        raise ValueError(f"There is no {kind} to look at. {among}")
+    if not set(found) & set(have):
+        raise ValueError(f"The grid has none of the {kind}s asked for ({listed(found)}). {among}")
+    if len(set(found)) < len(found):
+        raise ValueError(f"A {kind} is given twice: {listed(found)}.")
+    return found
 
 
 def held(dtype):
@@ -347,10 +329,9 @@ def shown(value, longest=60):
 
 
 def _between(least, most):
+    def plain(value):
+        return f"{value:,.0f}" if value == int(value) and value < 1e12 else f"{value:g}"
+
     if most is None:
-        return f"of at least {_plain(least)}"
-    return f"from {_plain(least)} to {_plain(most)}"
-
-
-def _plain(value):
-    return f"{value:,.0f}" if value == int(value) and value < 1e12 else f"{value:g}"
+        return f"of at least {plain(least)}"
+    return f"from {plain(least)} to {plain(most)}"

@@ -19,7 +19,7 @@ import socket
 import sys
 import time
 import uuid
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -60,22 +60,16 @@ def connected(scheduler):
             "scheduler must be an address such as 'tcp://127.0.0.1:8786' or a distributed.Client, "
             f"got {arguments.shown(scheduler)}."
         )
-    start = (
-        "Start one with `dask scheduler`, which prints its address, and workers with `dask worker "
-        "ADDRESS`."
-    )
-    # Before Dask is asked: a client that failed leaves a thread behind, which the next trips over.
-    if not re.fullmatch(r"(\w+://)?[^\s/]+:\d{1,5}/?|inproc://\S+", scheduler):
-        raise ValueError(
-            f"No Dask scheduler answers at {arguments.shown(scheduler)} (an address has a port, "
-            f"such as tcp://127.0.0.1:8786). {start}"
-        )
     try:
+        # Before Dask is asked: a client that failed leaves a thread, which the next trips over.
+        if not re.fullmatch(r"(\w+://)?[^\s/]+:\d{1,5}/?|inproc://\S+", scheduler):
+            raise ValueError("an address has a port, such as tcp://127.0.0.1:8786")
         client = distributed.Client(scheduler, timeout=_CONNECTING, set_as_default=False)
     except (OSError, ValueError, TypeError, OverflowError, AssertionError) as error:
         reason = str(error)[:200]  # an address of any length is in it
         raise ValueError(
-            f"No Dask scheduler answers at {arguments.shown(scheduler)} ({reason}). {start}"
+            f"No Dask scheduler answers at {arguments.shown(scheduler)} ({reason}). Start one with "
+            "`dask scheduler`, which prints its address, and workers with `dask worker ADDRESS`."
         ) from error
     try:
         _await_worker(client)
@@ -85,25 +79,32 @@ def connected(scheduler):
 
 
 def _await_worker(client):
+    address = client.scheduler.address
     try:
         client.wait_for_workers(1, timeout=_APPEARING)
     except TimeoutError as error:
         raise ValueError(
-            f"The scheduler at {client.scheduler.address} has no worker after {_APPEARING} s. "
-            f"Start some: dask worker {client.scheduler.address} --nworkers 1 --nthreads 1"
+            f"The scheduler at {address} has no worker after {_APPEARING} s. Start some: dask "
+            f"worker {address} --nworkers 1 --nthreads 1"
         ) from error
 
 
 def completed(
     client, function, tasks, bar=None, *, pinned=False, at_once=None, topic=None, on_event=None
 ):
-    """Names of tasks and their results, as they are finished; few are under way at a time."""
+    """Names of tasks and their results, as they are finished; few are under way at a time.
+
+    `tasks` are pairs of a name and arguments. What workers send to the `topic` goes to `on_event`.
+    """
     tasks, under_way, arrived = iter(tasks), {}, queue.Queue()
+    bar = tqdm(disable=True) if bar is None else bar
     if topic:
         client.subscribe_topic(topic, lambda event: arrived.put(event[1]))
     try:
         while True:
-            for name, given in _next_few(tasks, client, len(under_way), at_once):
+            # Two tasks a thread keep all busy, and no more arguments are held than need be.
+            room = 2 * sum(min(n, at_once or n) for n in client.nthreads().values()) or 1
+            for name, given in itertools.islice(tasks, max(0, room - len(under_way))):
                 at = {"workers": [name], "allow_other_workers": True} if pinned else {}
                 key = f"{function.__name__}-{uuid.uuid4().hex}"
                 future = client.submit(checked, CODE, function, *given, key=key, **at)
@@ -127,21 +128,14 @@ def completed(
             client.unsubscribe_topic(topic)
 
 
-def _next_few(tasks, client, n_under_way, at_once):
-    """Tasks to begin: two a thread keep all busy, and no more arguments are held than need be."""
-    room = sum(min(n, at_once or n) for n in client.nthreads().values())
-    yield from itertools.islice(tasks, max(0, (2 * room or 1) - n_under_way))
-
-
-def _arrival(client, arrived, bar=None):
+def _arrival(client, arrived, bar):
     """The next future that is done, or message; meanwhile see that there is still a cluster."""
-    bar = tqdm(disable=True) if bar is None else bar
+    address, minutes = client.scheduler.address, f"{_PATIENCE // 60:.0f} minutes"
     before, since = getattr(bar, "postfix", None), None  # a bar that is not shown has none
     while True:
-        try:
+        item = None
+        with suppress(queue.Empty):
             item = arrived.get(timeout=2)
-        except queue.Empty:
-            item = None
         if item is not None or (client.status == "running" and client.nthreads()):
             if since is not None:
                 bar.set_postfix_str(before or "")
@@ -151,17 +145,14 @@ def _arrival(client, arrived, bar=None):
         elif client.status == "running" and since is None:
             since = time.monotonic()
             # On the bar, which is all that shows of a notebook's output while it is executed.
-            bar.set_postfix_str(f"NO WORKER IS LEFT, waiting {_PATIENCE // 60:.0f} minutes for one")
-            arguments.say(
-                f"No worker is left at {client.scheduler.address}. Waiting {_PATIENCE // 60:.0f} "
-                "minutes for another; Ctrl-C stops.",
-                file=sys.stderr,
-            )
+            bar.set_postfix_str(f"NO WORKER IS LEFT, waiting {minutes} for one")
+            left = f"No worker is left at {address}. Waiting {minutes} for another; Ctrl-C stops."
+            arguments.say(left, file=sys.stderr)
         elif since is not None and time.monotonic() - since > _PATIENCE:
             raise ValueError(
-                f"No worker has been at {client.scheduler.address} for {_PATIENCE // 60:.0f} "
-                "minutes. What is finished is kept; start workers (dask worker "
-                f"{client.scheduler.address} --nworkers 1 --nthreads 1), then run the same again."
+                f"No worker has been at {address} for {minutes}. What is finished is kept; start "
+                f"workers (dask worker {address} --nworkers 1 --nthreads 1), then run the same "
+                "again."
             )
 
 
@@ -192,33 +183,30 @@ def _result(client, future):
         ) from error
 
 
-# What decides what numbers come out, besides this package.
-_PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "scipy", "scikit-learn", "zarr")
-
-
 def _describe_code():
-    """What this process computes with, in words: of this package the code itself."""
+    """Versions of what decides which numbers come out, and a hash of this package's code."""
     package = Path(__file__).parent
     source = hashlib.sha256()
     for path in sorted(package.rglob("*.py")):
         source.update(f"{path.relative_to(package)}\0".encode() + path.read_bytes() + b"\0")
-    found = {}
-    for name in ("probekit-notebooks", *_PACKAGES):
+    # Of the version alone a change that nobody has committed would not be seen, nor a commit.
+    found = {"the source code of probekit": f"SHA-256 {source.hexdigest()[:12]}"}
+    packages = "probekit-notebooks torch transformers tokenizers numpy scipy scikit-learn zarr"
+    for name in packages.split():
         try:
             # Builds for other devices, 2.13.0+cu126 and 2.13.0+cpu, are the same version.
             found[name] = version(name).partition("+")[0]
         except PackageNotFoundError:
             found[name] = "not installed"
-    # Of the version alone a change that nobody has committed would not be seen, nor a commit.
-    return found | {"the source code of probekit": f"SHA-256 {source.hexdigest()[:12]}"}
+    return found
 
 
-#: Of this process, from when it began: files may be others by the time that a task comes.
+#: Found when the process starts: files may be others by the time that a task comes.
 CODE = _describe_code()
 
 
 def checked(driver, function, *given):
-    """Do a task, if this worker has the driver's code: another one's numbers may be others."""
+    """Do a task, if this worker has the driver's code: other code may give other numbers."""
     differing = [
         f"{name} is {CODE.get(name)}, the driver's {expected}"
         for name, expected in driver.items()
@@ -226,9 +214,8 @@ def checked(driver, function, *given):
     ]
     if differing:
         raise ValueError(
-            f"Worker {this_worker().address} on {socket.gethostname()} works with other code than "
-            f"the driver: {'; '.join(differing)}. Install the same on both, and start the worker "
-            "again."
+            f"Worker {this_worker().address} on {socket.gethostname()} has other code than the "
+            f"driver: {'; '.join(differing)}. Install the same on both, and start the worker again."
         )
     return function(*given)
 

@@ -471,7 +471,7 @@ CASES = {
         (
             {"answers": ["Oslo", None]},
             TypeError,
-            "answers must be a list of texts, but None is in it.",
+            "Each of answers must be text, got None.",
         ),
         (
             {"candidates": ["Oslo"]},
@@ -916,7 +916,7 @@ CASES = {
         (
             {"path": lambda good: good.run.path / "grid.nc" / "heatmap"},
             ValueError,
-            "FOLDER/run/grid.nc/heatmap.json cannot be written: …. See to it that you may write "
+            "FOLDER/run/grid.nc/heatmap.json cannot be written: …. Make sure that you may write "
             "there, or choose another folder, then run the same again: what is finished is kept.",
         ),
     ],
@@ -1059,7 +1059,7 @@ CASES = {
         (
             {"inputs": [3]},
             TypeError,
-            "inputs must be a list of paths, but 3 is in it.",
+            "A path in inputs must be text or a Path, got 3.",
         ),
         (
             {"inputs": ["nowhere.csv"]},
@@ -1121,7 +1121,7 @@ CASES = {
         (
             {"name": "grid.nc/note.md"},
             ValueError,
-            "FOLDER/run/grid.nc/note.md cannot be written: …. See to it that you may write there, "
+            "FOLDER/run/grid.nc/note.md cannot be written: …. Make sure that you may write there, "
             "or choose another folder, then run the same again: what is finished is kept.",
         ),
     ],

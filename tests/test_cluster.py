@@ -376,7 +376,9 @@ def copied_package(folder, file, before, after):
 
 def test_a_worker_with_other_code_is_refused_by_name(client, lm, questions, tmp_path):
     """It would give the activation of another token, and the run would end well."""
-    off_by_one = copied_package(tmp_path, "shards.py", "values[position + 1]", "values[position]")
+    off_by_one = copied_package(
+        tmp_path, "extraction/shards.py", "values[position + 1]", "values[position]"
+    )
     with worker_of_its_own(client, off_by_one) as (_, address):
         named = rf"Worker {re.escape(address)} on .*the source code of probekit is SHA-256 \w+, "
         refused(named, lm, questions, Run(tmp_path / "r"), scheduler=client)
@@ -389,7 +391,7 @@ def test_a_worker_with_other_code_is_refused_by_name(client, lm, questions, tmp_
 def test_a_worker_with_other_packages_is_refused_by_name(
     client, lm, questions, tmp_path, monkeypatch, package
 ):
-    ours = importlib.import_module("probekit.extraction.workers").CODE
+    ours = importlib.import_module("probekit.cluster").CODE
     monkeypatch.setattr("probekit.cluster.CODE", ours | {package: "0.0.1"})
     named = rf"Worker tcp://\S+ on .*: {package} is {ours[package]}, the driver's 0\.0\.1\. Inst"
     refused(named, lm, questions, Run(tmp_path / "r"), scheduler=client)

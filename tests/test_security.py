@@ -200,7 +200,7 @@ def test_a_manifest_from_elsewhere_reaches_no_other_file(tmp_path, output):
     manifest = json.loads(path.read_text())
     manifest["outputs"] = {output: {"bytes": 1, "sha256": "0" * 64}}
     path.write_text(json.dumps(sealed(manifest)))
-    with pytest.raises(ValueError, match="is no file of the run"):
+    with pytest.raises(ValueError, match="is not a file of the run"):
         run.manifest("extract")
     mend(run)
     assert keep.read_text() == "mine"

@@ -101,7 +101,6 @@ CALLS = BAD_INPUT_CALLS | {
         {
             "self": lambda good: good.run,
             "stage": "probe",
-            "record": lambda good: good.run.pipeline_record("probe"),
             "key": {},
         },
     ),

@@ -486,9 +486,7 @@ def _some(names):
 
 def _found(device):
     """The device that was asked for, or the best that there is."""
-    best = "cuda" if torch.cuda.is_available() else "cpu"
-    if best == "cpu" and torch.backends.mps.is_available():
-        best = "mps"
+    best = arguments.best_device()
     automatic = isinstance(device, str) and device == "auto"
     if device is None or (automatic and best == "cpu"):
         return best

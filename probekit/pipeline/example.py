@@ -4,24 +4,11 @@ import shutil
 import tempfile
 from pathlib import Path
 
-import numpy as np
-from scipy.special import expit, logit
-
 from probekit import arguments
 from probekit.pipeline.parameters import notebook_parameters
 from probekit.run.directory import Run
-from probekit.run.files import (
-    no_links,
-    replacing,
-    resource,
-    sha256,
-    write_json,
-)
-from probekit.run.manifest import STAGES, sealed
-
-# Steps of the log-odds of the scores. All scores of a cell lie on a few hundred values then, which
-# compress; steps in P(error) itself would merge the many that are near 0 and 1.
-_STEPS = 16
+from probekit.run.files import no_links, resource
+from probekit.run.manifest import STAGES
 
 
 def open_run(path=None):
@@ -30,9 +17,9 @@ def open_run(path=None):
     Parameters
     ----------
     path : str or Path, optional
-        A run directory. By default the example run, copied to ``data/runs/example``. It is also
-        what is opened, and a printed line says so, if this is the notebooks' own default directory
-        and not there: the copy is then beside it. A copy that is there is opened as it is.
+        A run directory. By default the example run, copied to ``data/runs/example`` unless a copy
+        is there. If this is the notebooks' default directory and there is no run in it yet, the
+        example is opened too, from beside it, and a printed line says so.
 
     Returns
     -------
@@ -40,10 +27,8 @@ def open_run(path=None):
 
     Raises
     ------
-    FileNotFoundError
-        If it is any other directory and not there, or has no finished stage.
-    ValueError
-        If the example can't be copied.
+    FileNotFoundError, ValueError
+        If any other directory is not there or has no finished stage, or no example can be copied.
     """
     default, _ = notebook_parameters("visualize")["run_dir"]
     if path is None:
@@ -100,63 +85,3 @@ def _copy(source, target):
                 return False
             raise
     return True
-
-
-def make_example(run, folder):
-    """Make an example of a finished run: all but activations, probes, and figures that aren't PNG.
-
-    Scores are rounded to 1/16 in log-odds and to single precision, which moves a cell's AUROC by
-    thousandths at most; the areas themselves, with their intervals, are the run's. The manifests
-    list what is there, and under ``left_out`` what isn't.
-    """
-    example = Run(folder)
-    manifests = {stage: run.manifest(stage) for stage in STAGES}
-    splits = manifests["probe"]["results"]["splits"]
-    # As the methods of Run do, this sees that nothing is damaged.
-    run.answers()
-    for name, stage in {"figures": "visualize", "description.md": "interpret"}.items():
-        run._intact(name, stage)
-    run._intact("claims.csv", "interpret")
-    example.save_grids({split: _small(run.grid(split)) for split in splits}, shuffle=False)
-    controls = [split for split in splits if split != "published"]
-    example.save_grids({split: run.controls(split) for split in controls}, "controls.nc")
-    copied = ["answers.parquet", "description.md", "claims.csv"]
-    copied += [name for name in manifests["visualize"]["outputs"] if name.endswith(".png")]
-    for name in copied:
-        with replacing(example._inside(name)) as temporary:
-            shutil.copyfile(run._inside(name), temporary)
-    for stage, manifest in manifests.items():
-        write_json(example.manifest_path(stage), sealed(_of_example(manifest, example.path)))
-    shutil.rmtree(example.path / ".lock")  # its manifests tell now that it is a run
-    return example
-
-
-def _small(grid):
-    """A grid without its probes, and with rounded scores."""
-    score = expit(np.round(logit(grid["score"]) * _STEPS) / _STEPS).astype(np.float32)
-    score.attrs["rounded"] = f"to 1/{_STEPS} in log-odds, and to single precision"
-    small = grid.drop_vars(["coef", "intercept"]).assign(score=score)
-    return small.assign_attrs(left_out="coef, intercept: probes can't be loaded from the example")
-
-
-def _of_example(manifest, folder):
-    """A run's manifest, of what the example has."""
-    outputs = {name: folder / name for name in manifest["outputs"]}
-    missing = [Path(name) for name, path in outputs.items() if not path.exists()]
-    environment = manifest["environment"]
-    return manifest | {
-        # Where the files were on the machine of the run is nobody else's concern.
-        "inputs": {
-            Path(name).name if Path(name).is_absolute() else name: digest
-            for name, digest in manifest["inputs"].items()
-        },
-        "outputs": {
-            name: {"bytes": path.stat().st_size, "sha256": sha256(path)}
-            for name, path in outputs.items()
-            if path.exists()
-        },
-        "left_out": sorted(
-            {p.parts[0] if p.parts[0].endswith(".zarr") else p.as_posix() for p in missing}
-        ),
-        "environment": environment | {"platform": environment["platform"].partition("-")[0]},
-    }

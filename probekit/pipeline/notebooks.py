@@ -1,11 +1,11 @@
 """The four notebooks, executed in order by papermill."""
 
+import io
 import logging
 import os
 import re
 import sys
 import warnings
-from contextlib import contextmanager
 from pathlib import Path
 
 from tqdm import tqdm
@@ -22,12 +22,7 @@ from probekit.pipeline.parameters import (
 from probekit.pipeline.report import TEMPLATE, write_report
 from probekit.questions.table import read_questions
 from probekit.run.directory import Run
-from probekit.run.files import (
-    explained,
-    no_links,
-    sha256,
-    write_json,
-)
+from probekit.run.files import explained, no_links, sha256, write_json
 from probekit.run.lock import directing
 from probekit.run.manifest import REPORT, STAGES
 
@@ -52,21 +47,23 @@ def run_pipeline(run_dir=None, *, stages=STAGES, progress=True, **parameters):
     Raises
     ------
     ValueError, TypeError
-        If a parameter is wrong, or a notebook fails: the message names the notebook, the cell and
-        the error. ValueError too if another process is writing into the run directory, or the run
-        is finished but its report can't be made.
+        If a parameter is wrong, another process is writing into the run directory, a notebook
+        fails (the message names it, the cell and the error), or the report can't be made.
     """
     parameters = check_parameters(**parameters)
-    stages = _in_order(stages)
+    wanted = arguments.texts("stages", stages)
+    for stage in wanted:
+        arguments.one_of("A stage", stage, STAGES)
+    if not wanted:
+        raise ValueError(f"There is no stage to run. Give some of {', '.join(STAGES)}.")
+    stages = [stage for stage in STAGES if stage in wanted]
     arguments.flag("progress", progress)
     questions = parameters.get("questions", defaults()["questions"])
     run = Run(run_dir if run_dir is not None else default_run_dir(questions))
     # What is wrong is known at once, not when a kernel has started or the next stage begins.
     for needed in {_NEEDS[stage] for stage in stages if stage in _NEEDS}.difference(stages):
         run.manifest(needed)
-    files = ()
-    if "extract" in stages:
-        files = _check_extract(run, stages, defaults() | parameters)
+    files = _check_extract(run, stages, defaults() | parameters) if "extract" in stages else ()
     with (
         directing(run.path),
         tqdm(total=len(stages), desc="probekit", unit="stage", disable=not progress) as bar,
@@ -81,10 +78,14 @@ def run_pipeline(run_dir=None, *, stages=STAGES, progress=True, **parameters):
                     arguments.say(f"{stage}: {reason}, run again")
                 _run_stage(run, stage, parameters, progress)
             bar.update()
-        if set(stages) == set(STAGES):
+        if stages == list(STAGES):
             _update_report(run)
     if "interpret" in stages:
-        _print_summary(run)
+        if (run.path / "report.html").exists():
+            arguments.say(f"Report:    {_short(run.path / 'report.html')}")
+        arguments.say(f"Figure:    {_short(run.path / 'figures' / 'heatmap.png')}")
+        arguments.say(f"Notebooks: {_short(run.path / 'notebooks')}")
+        arguments.say(run.manifest("interpret")["results"].get("summary", ""))
     return run
 
 
@@ -96,14 +97,9 @@ _KERNEL_START = 300
 _NEEDS = {"probe": "extract", "visualize": "probe", "interpret": "probe"}
 
 
-def _in_order(stages):
-    """The stages asked for, each once, in the order in which data flows."""
-    stages = arguments.texts("stages", stages)
-    for stage in stages:
-        arguments.one_of("A stage", stage, STAGES)
-    if not stages:
-        raise ValueError(f"There is no stage to run. Give some of {', '.join(STAGES)}.")
-    return [stage for stage in STAGES if stage in stages]
+def _short(path):
+    relative = os.path.relpath(path)
+    return str(path) if relative.startswith("..") else relative
 
 
 def _check_extract(run, stages, parameters):
@@ -145,8 +141,7 @@ def _outdated(run, stage, given, files=()):
     key["executed notebook"] = sha256(output) if no_links(output, run.path) else None
     # Large activations are gone through only where the probe stage is about to read them.
     thorough = stage == "extract" and _outdated(run, "probe", given) is not None
-    read = files if stage == "extract" else ()
-    return run.outdated(stage, run.pipeline_record(stage), key, thorough, read)
+    return run.outdated(stage, key, thorough, files if stage == "extract" else ())
 
 
 def _to_execute(run, stage, given):
@@ -154,8 +149,7 @@ def _to_execute(run, stage, given):
     declared = notebook_parameters(stage)
     parameters = {name: given.get(name, default) for name, (default, _) in declared.items()}
     parameters["run_dir"] = str(run.path)
-    incidental = (*PLACES, "run_dir")
-    decisive = {name: value for name, value in parameters.items() if name not in incidental}
+    decisive = {n: value for n, value in parameters.items() if n not in (*PLACES, "run_dir")}
     return parameters, {"parameters": decisive, "notebook": sha256(notebook_path(stage))}
 
 
@@ -179,15 +173,15 @@ def _run_stage(run, stage, given, progress):
 def _update_report(run):
     """Write the report, unless it is that of these very stages."""
     key = {"template": sha256(TEMPLATE)}
-    record = run.pipeline_record(REPORT)
-    if run.outdated(REPORT, record, key):
+    if run.outdated(REPORT, key):
         try:
             write_report(run)
         except (ValueError, OSError) as error:
             raise ValueError(
                 f"The run is finished and kept, but no report can be made of it: {error}"
             ) from error
-        write_json(record, key | {"manifest": sha256(run.manifest_path(REPORT))})
+        manifest = sha256(run.manifest_path(REPORT))
+        write_json(run.pipeline_record(REPORT), key | {"manifest": manifest})
 
 
 def _execute(notebook, output, parameters, progress):
@@ -201,7 +195,12 @@ def _execute(notebook, output, parameters, progress):
 
     # After Ctrl-C asyncio would log the task that waited for the kernel.
     logging.getLogger("asyncio").addFilter(_is_no_dead_kernel)
-    with _inner_bar(progress) as shown, explained(output):
+    # A line on the screen that repeats the kernel's own progress bar, below the run's.
+    with (
+        tqdm(bar_format="{desc}", position=1, leave=False, disable=not progress) as bar,
+        explained(output),
+    ):
+        shown = _Repeater(bar)
         try:
             papermill.execute_notebook(
                 str(notebook),
@@ -249,14 +248,7 @@ def _is_no_dead_kernel(record):
     return not (record.exc_info and type(record.exc_info[1]).__name__ == "DeadKernelError")
 
 
-@contextmanager
-def _inner_bar(progress):
-    """A line on the screen that repeats the kernel's own progress bar, below the run's."""
-    with tqdm(bar_format="{desc}", position=1, leave=False, disable=not progress) as bar:
-        yield _Repeater(bar)
-
-
-class _Repeater:
+class _Repeater(io.TextIOBase):
     """What papermill writes a kernel's output to: shows the latest state of a progress bar."""
 
     def __init__(self, bar):
@@ -267,24 +259,3 @@ class _Repeater:
         if states:
             # It may hold what a model wrote.
             self.bar.set_description_str(arguments.visible(states[-1], 300))
-
-    def writelines(self, lines):
-        for line in lines:
-            self.write(line)
-
-    def flush(self):
-        """Nothing is held back."""
-
-
-def _print_summary(run):
-    figure = run.path / "figures" / "heatmap.png"
-    if (run.path / "report.html").exists():
-        arguments.say(f"Report:    {_short(run.path / 'report.html')}")
-    arguments.say(f"Figure:    {_short(figure)}")
-    arguments.say(f"Notebooks: {_short(run.path / 'notebooks')}")
-    arguments.say(run.manifest("interpret")["results"].get("summary", ""))
-
-
-def _short(path):
-    relative = os.path.relpath(path)
-    return relative if not relative.startswith("..") else str(path)

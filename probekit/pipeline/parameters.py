@@ -64,12 +64,12 @@ def notebook_parameters(stage):
 
 def describe_parameters():
     """All notebooks' parameters with their defaults and meaning, a line each."""
-    lines = {}
+    found = {}
     for stage in STAGES:
         for name, (default, comment) in notebook_parameters(stage).items():
             if name != "run_dir":
-                lines.setdefault(name, f"  {name} = {default!r}".ljust(28) + f"  {comment}")
-    return "\n".join(lines.values())
+                found.setdefault(name, (f"{name} = {default!r}", comment))
+    return "\n".join(f"  {setting:30}{comment}" for setting, comment in found.values())
 
 
 def read_parameters(pairs=(), file=None):
@@ -83,11 +83,28 @@ def read_parameters(pairs=(), file=None):
     return parameters
 
 
+_ONE_A_LINE = "Write one parameter a line, such as `limit: 200`."
+
+
 def _from_file(path, known):
     """Parameters of a YAML file; in the messages is the line, where there is one."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        node = yaml.compose(path.read_text(encoding="utf-8-sig"), Loader=yaml.SafeLoader)
+        if node is None:
+            raise ValueError(f"{path} holds no parameter. {_ONE_A_LINE}")
+        if not isinstance(node, yaml.MappingNode):
+            raise ValueError(f"{path} does not map names to values. {_ONE_A_LINE}")
+        parameters = {}
+        for key, value in node.value:
+            try:
+                name, content = _parameter(key, value, known)
+                if name in parameters:
+                    raise ValueError(f"{name} is given a second time. Leave one of them out.")
+            except ValueError as error:
+                line = key.start_mark.line + 1
+                raise ValueError(f"{path}, line {line}: {error}") from None
+            parameters[name] = content
+        return parameters
     except FileNotFoundError:
         raise FileNotFoundError(f"No parameter file {path}.") from None
     except OSError as error:
@@ -95,51 +112,33 @@ def _from_file(path, known):
         raise ValueError(f"The parameter file {path} can't be read: {reason}.") from error
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 text. Save it as UTF-8.") from error
-    except (yaml.YAMLError, RecursionError) as error:
-        raise ValueError(_not_yaml(path, error)) from error
-    if node is None:
-        raise ValueError(f"{path} holds no parameter. {_ONE_A_LINE}")
-    if not isinstance(node, yaml.MappingNode):
-        raise ValueError(f"{path} does not map names to values. {_ONE_A_LINE}")
-    parameters = {}
-    for key, value in node.value:
-        line = f"{path}, line {key.start_mark.line + 1}"
-        if not isinstance(key, yaml.ScalarNode):
-            raise ValueError(f"{line}: the name of a parameter must be text. {_ONE_A_LINE}")
-        try:
-            name = _known(key.value, known)
-        except ValueError as error:
-            raise ValueError(f"{line}: {error}") from None
-        if name in parameters:
-            raise ValueError(f"{line}: {name} is given a second time. Leave one of them out.")
-        # Checked before it is made: a few lines of nested lists can be more than memory holds.
-        if not isinstance(value, yaml.ScalarNode):
-            raise ValueError(f"{line}: {name} must be one value such as {known[name]!r}.")
-        try:
-            content = yaml.constructor.SafeConstructor().construct_document(value)
-        except yaml.YAMLError as error:
-            raise ValueError(_not_yaml(path, error)) from error
-        except ValueError:  # 2026-13-01 is a date to YAML
-            content = value.value
-        if content is None:
-            raise ValueError(f"{line}: {name} has no value. Give one such as {known[name]!r}.")
-        # To YAML 1e-3, which has no point, is text; what else is none of these is a date.
-        if isinstance(known[name], float) or not isinstance(content, (bool, int, float, str)):
-            content = _meant(value.value, known[name])
-        parameters[name] = content
-    return parameters
+    except RecursionError as error:
+        raise ValueError(f"{path} is not YAML: it is nested too deeply. {_ONE_A_LINE}") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        reason = getattr(error, "problem", None) or getattr(error, "reason", None) or error
+        raise ValueError(f"{path}{where} is not YAML: {reason}. {_ONE_A_LINE}") from error
 
 
-_ONE_A_LINE = "Write one parameter a line, such as `limit: 200`."
-
-
-def _not_yaml(path, error):
-    mark = getattr(error, "problem_mark", None)
-    where = f", line {mark.line + 1}" if mark else ""
-    reason = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error)
-    if isinstance(error, RecursionError):
-        reason = "it is nested too deeply"
-    return f"{path}{where} is not YAML: {reason}. {_ONE_A_LINE}"
+def _parameter(key, value, known):
+    """Name and value of one parameter of a YAML file, from its nodes."""
+    if not isinstance(key, yaml.ScalarNode):
+        raise ValueError(f"the name of a parameter must be text. {_ONE_A_LINE}")
+    name = _known(key.value, known)
+    # Checked before it is made: a few lines of nested lists can be more than memory holds.
+    if not isinstance(value, yaml.ScalarNode):
+        raise ValueError(f"{name} must be one value such as {known[name]!r}.")
+    try:
+        content = yaml.constructor.SafeConstructor().construct_document(value)
+    except ValueError:  # 2026-13-01 is a date to YAML
+        content = value.value
+    if content is None:
+        raise ValueError(f"{name} has no value. Give one such as {known[name]!r}.")
+    # To YAML 1e-3, which has no point, is text; what else is none of these is a date.
+    if isinstance(known[name], float) or not isinstance(content, (bool, int, float, str)):
+        content = _meant(value.value, known[name])
+    return name, content
 
 
 def _meant(text, default):
@@ -163,11 +162,8 @@ def _known(name, known):
 
 def defaults():
     """Default of every parameter of the notebooks, by name."""
-    return {
-        name: default
-        for stage in STAGES
-        for name, (default, _) in notebook_parameters(stage).items()
-    }
+    declared = [item for stage in STAGES for item in notebook_parameters(stage).items()]
+    return {name: default for name, (default, _) in declared}
 
 
 def check_parameters(**parameters):
@@ -176,7 +172,7 @@ def check_parameters(**parameters):
     Parameters
     ----------
     **parameters
-        Names and values of the notebooks' parameters. At a `scheduler`'s address one is called.
+        Names and values of the notebooks' parameters. A `scheduler` is called at its address.
 
     Returns
     -------
@@ -185,16 +181,12 @@ def check_parameters(**parameters):
 
     Raises
     ------
-    ValueError
-        If a name is unknown, a value out of range, or two don't go together; if no Dask scheduler
-        with workers is at the address.
-    TypeError
-        If a value is not of its default's type.
+    TypeError, ValueError
+        If a name is unknown, a value is of the wrong type or out of range, two don't go together,
+        or no Dask scheduler with workers is at the address.
     """
     known = defaults()
-    checked = {
-        _known(name, known): _MAY_BE[name](name, value) for name, value in parameters.items()
-    }
+    checked = {n: _MAY_BE[_known(n, known)](n, value) for n, value in parameters.items()}
     arguments.several_samples(checked.get("n_samples", 1), checked.get("temperature", 0))
     if checked.get("scheduler"):
         from probekit.cluster import connected

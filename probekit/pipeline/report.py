@@ -18,8 +18,8 @@ from bleach.css_sanitizer import CSSSanitizer
 from bleach.sanitizer import Cleaner
 
 from probekit import arguments
-from probekit.run.directory import Run
-from probekit.run.files import parse_json, sha256
+from probekit.run.directory import Run, read_record
+from probekit.run.files import sha256
 from probekit.run.manifest import REPORT, STAGES
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
@@ -34,14 +34,8 @@ _CELLS = """\
 {%- block stream_stderr -%}{%- endblock -%}
 """
 
-_SHOWN = [
-    "text/html",
-    "text/markdown",
-    "image/svg+xml",
-    "image/png",
-    "image/jpeg",
-    "text/plain",
-]
+# What is shown of an output: the first that it has.
+_SHOWN = ["text/html", "text/markdown", "image/svg+xml", "image/png", "image/jpeg", "text/plain"]
 
 _TAGS = (  # noqa: SIM905
     "a abbr b blockquote br caption code col colgroup dd del details div dl dt em h1 h2 h3 h4 h5 "
@@ -73,13 +67,11 @@ def write_report(run):
 
     Raises
     ------
-    TypeError
-        If it is no `Run`.
-    FileNotFoundError
-        If a stage is not finished, or its executed notebook is not there.
+    TypeError, FileNotFoundError
+        If it is no `Run`, a stage is not finished, or its executed notebook is not there.
     ValueError
-        If a stage was run again since by other means, so that its executed notebook shows what the
-        run no longer holds. If no page can be made of what the run holds.
+        If a stage was run again by other means, so that its executed notebook shows what the run
+        no longer holds. If no page can be made of what the run holds.
     """
     arguments.instance("run", run, Run, 'such as Run("data/runs/cities")')
     inputs = [path for stage in STAGES for path in _executed(run, stage)]
@@ -110,11 +102,7 @@ def _executed(run, stage):
             f"A report is made of executed notebooks; {notebook} is none. {again}"
         )
     made = {"executed notebook": sha256(notebook), "manifest": sha256(manifest)}
-    try:
-        recorded = dict(parse_json(record.read_text(encoding="utf-8")))
-    except (ValueError, TypeError):
-        recorded = {}
-    if made != {name: recorded.get(name) for name in made}:
+    if not made.items() <= (read_record(record) or {}).items():
         raise ValueError(
             f"{notebook} is not what the run's {stage} stage was last made by, or damaged. {again}"
         )
@@ -122,10 +110,14 @@ def _executed(run, stage):
 
 
 def _page(run):
+    from pygments.formatters import HtmlFormatter
+
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     manifests = [run.manifest(stage) for stage in STAGES]
     claims = run._intact("claims.csv", "interpret")
     extract, results = manifests[0]["parameters"], manifests[0]["results"]
+    machine = dict(manifests[-1]["environment"])
+    versions = machine.pop("versions")
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         name=run.name,
         summary=manifests[-1]["results"]["summary"],
@@ -134,11 +126,11 @@ def _page(run):
             f"{results['n_correct']} of its {results['n_examples']} answers are right. "
             f"Read were its activations at {', '.join(results['sites'])}."
         ),
-        highlighting=_highlighting(),
+        highlighting=HtmlFormatter().get_style_defs(".highlight"),
         chapters=[_chapter(run, stage) for stage in STAGES],
         claims=pd.read_csv(claims, keep_default_na=False).to_dict("records"),
         stages=[manifest | {"files": _files(manifest)} for manifest in manifests],
-        environment=_versions(manifests[-1]["environment"]),
+        environment=machine | versions,
     )
 
 
@@ -167,13 +159,9 @@ def _chapter(run, stage):
         notebook.metadata = nbformat.NotebookNode()
         html, _ = exporter.from_notebook_node(notebook)
     # The whole chapter at once: whatever made it, it has no other elements, and all are closed.
-    cleaner = Cleaner(
-        _TAGS,
-        _allowed,
-        protocols=["data", "http", "https"],
-        strip=True,
-        css_sanitizer=CSSSanitizer(_STYLES, ()),
-    )
+    styles = CSSSanitizer(_STYLES, ())
+    protocols = ["data", "http", "https"]
+    cleaner = Cleaner(_TAGS, _allowed, protocols, strip=True, css_sanitizer=styles)
     # The tags go and their text stays; of a style, which pandas and xarray write, that is noise.
     html = cleaner.clean(re.sub(r"<style[^<]*</style>", "", html))
     heading = next((c.source for c in notebook.cells if c.cell_type == "markdown"), "")
@@ -182,17 +170,10 @@ def _chapter(run, stage):
     return {"id": stage, "title": title, "html": jinja2.utils.markupsafe.Markup(html)}
 
 
-def _highlighting():
-    from pygments.formatters import HtmlFormatter
-
-    return HtmlFormatter().get_style_defs(".highlight")
-
-
 def _files(manifest):
     """What a stage read and made: kind, name, bytes and SHA-256; of a store only its size."""
     rows = [("read", name, "", digest) for name, digest in manifest["inputs"].items()]
-    outputs = groupby(manifest["outputs"].items(), lambda item: Path(item[0]).parts[0])
-    for top, group in outputs:
+    for top, group in groupby(manifest["outputs"].items(), lambda item: Path(item[0]).parts[0]):
         records = dict(group)
         if top.endswith(".zarr"):
             size = sum(record["bytes"] for record in records.values())
@@ -200,9 +181,3 @@ def _files(manifest):
         else:
             rows += [("made", n, f"{r['bytes']:,}", r["sha256"]) for n, r in records.items()]
     return rows
-
-
-def _versions(environment):
-    """The environment that a manifest records, flat."""
-    versions = environment["versions"]
-    return {name: value for name, value in environment.items() if name != "versions"} | versions

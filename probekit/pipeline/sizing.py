@@ -91,18 +91,18 @@ def estimate(
     parameters, layers, hidden_size : number
         Of the model.
     prompt_tokens, response_tokens : float
-        Means: of a prompt, those that the prompts do not all begin with; of a response.
+        Means: of a prompt, without the tokens that all prompts begin with; of a response.
     copied : bool
         Whether the model copies exact answers from its responses, for want of candidates.
     sites : int
-        That are stored; the probe notebook fits the first.
+        Sites that are stored; the probe notebook fits the first.
     runs : int
-        Models times question files, one on each device at a time.
+        Models times question files. Each device does one run at a time.
     device : {"CPU", "A100"}
         What answers; "CPU" is two cores.
     devices : int
     cores : int
-        That fit probes, of all machines together.
+        Cores that fit probes, on all machines together.
     key_value_size : int, optional
         Features of a layer's keys; by default `hidden_size`, as without grouped heads.
     folds, n_permutations : int
@@ -117,10 +117,8 @@ def estimate(
 
     Raises
     ------
-    TypeError
-        If an argument is of the wrong kind.
-    ValueError
-        If a number is below 1 or not finite, or the device is none of those.
+    TypeError, ValueError
+        If an argument is of the wrong kind, below 1 or not finite, or the device is unknown.
     """
     for name, value in locals().items():
         optional = name == "key_value_size" and value is None
@@ -149,50 +147,3 @@ def estimate(
         "device_gb": (parameters * item + batch * layers * row * item) / 1e9,
         "fit_gb": cores * (0.5 + questions * (6 * hidden_size + 6 * fits) * 4 / 1e9),
     }
-
-
-_MISTRAL = {"parameters": 7.2e9, "layers": 32, "hidden_size": 4096, "key_value_size": 1024}
-_TRIVIA = {"questions": 10_000, "prompt_tokens": 25, "response_tokens": 50, "copied": True}
-
-#: The rows of the README's table.
-CASES = {
-    "the default run, two cores": DEFAULT | {"key_value_size": 192},
-    "TriviaQA, 10,000 questions, a 7B model, one GPU and 16 cores": {
-        **_MISTRAL,
-        **_TRIVIA,
-        "device": "A100",
-        "cores": 16,
-    },
-    "four such models x ten such files, eight GPUs and 128 cores": {
-        **_MISTRAL,
-        **_TRIVIA,
-        "runs": 40,
-        "device": "A100",
-        "devices": 8,
-        "cores": 128,
-    },
-}
-
-
-def sizing_table():
-    """The README's table of estimates, in Markdown."""
-    lines = [
-        "| | answering | probes | all | store | memory of a device | memory for probes |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    for name, case in CASES.items():
-        found = estimate(**case)
-        hours = [_time(found[n]) for n in ("answer_hours", "fit_hours", "hours")]
-        sizes = [f"{_round(found[n])} GB" for n in ("store_gb", "device_gb", "fit_gb")]
-        lines.append(f"| {' | '.join([name, *hours, *sizes])} |")
-    return "\n".join(lines)
-
-
-def _time(hours):
-    return f"{_round(60 * hours)} min" if hours < 1 else f"{_round(hours)} h"
-
-
-def _round(value):
-    """To two figures, which is more than is known."""
-    rounded = float(f"{value:.2g}")
-    return f"{rounded:,.0f}" if rounded >= 10 else f"{rounded:g}"

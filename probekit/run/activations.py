@@ -6,13 +6,7 @@ from pathlib import Path
 
 import xarray as xr
 
-from probekit.run.files import (
-    DamagedError,
-    files_below,
-    no_links,
-    parse_json,
-    reading,
-)
+from probekit.run.files import DamagedError, files_below, no_links, parse_json, reading
 
 SCHEMA_VERSION = 1
 _DIMENSIONS = ("example", "layer", "token", "feature")
@@ -24,9 +18,6 @@ _FILES = re.compile(r"(\w+/)?(zarr\.json|c(/\d+)*)|(.+/)?(\.(?!z)[^/]*|[^/]+\.pa
 # zarr finds codecs and types by their names, among whatever is installed.
 _CODECS = {"sharding_indexed", "bytes", "crc32c", "vlen-utf8"}
 _TYPES = {"float16": 2, "float32": 4, "int64": 8, "bool": 1, "string": 0}
-
-
-# What a store may be
 
 
 def _described(path):
@@ -41,14 +32,14 @@ def _described(path):
         if not _FILES.fullmatch(name):
             raise ValueError(_not_ours(file))
         if file.name == "zarr.json":
+            array = name.removesuffix("zarr.json").rstrip("/")
             try:
                 with reading(file):
-                    metadata = parse_json(file.read_text(encoding="utf-8"))
+                    found[array] = parse_json(file.read_text(encoding="utf-8"))
             except ValueError as error:
                 raise DamagedError(f"{file} is damaged: {error}.") from error
-            if not _is_ours(name.removesuffix("zarr.json").rstrip("/"), metadata):
+            if not _is_ours(array, found[array]):
                 raise ValueError(_not_ours(file))
-            found[name.removesuffix("zarr.json").rstrip("/")] = metadata
     for name in ("", "activation"):
         if name not in found:
             raise DamagedError(f"{path / name / 'zarr.json'} is not there.")
@@ -58,14 +49,14 @@ def _described(path):
 
 def _not_ours(file):
     return (
-        f"{file} is nothing that probekit writes, so the store that it is in is not opened: it "
-        "may be of another format, such as Zarr 2, or have codecs that run code. If the run is "
-        f"yours, delete {file}, then run the extract stage again."
+        f"{file} is not a file that probekit writes, so its store is not opened: it may be of "
+        "another format, such as Zarr 2, or have codecs that run code. If the run is yours, "
+        f"delete {file}, then run the extract stage again."
     )
 
 
 def _is_ours(name, metadata):
-    """Whether the metadata of an array, or of the group, whose name is empty, are such as ours."""
+    """Whether metadata of an array, or of the group (its name is empty), are as probekit's."""
     try:
         if metadata["zarr_format"] != 3:
             return False
@@ -118,9 +109,9 @@ def _shard_file(shard):
 
 
 def _is_whole(path, metadata, shard):
-    """Whether a shard's file is there and of a size that it can have: one that isn't reads as NaN.
+    """Whether a shard's file is there and of a size that fits the metadata.
 
-    Also of no other: a size in the metadata that the files deny would take all memory there is.
+    A missing one reads as NaN, and too large a size in the metadata would take all memory there is.
     """
     found = no_links(path / _shard_file(shard), path)
     examples, layers, tokens, features = _chunks(metadata)
@@ -182,8 +173,6 @@ def explained_damage(activations):
         with reading(source):
             yield
         if activations.encoding.get("shards"):
-            from probekit.run.activations import check_shards  # zarr takes a while to import
-
             # What is not there was read as tokens that the responses lack.
             check_shards(Path(source))
     except ValueError as error:

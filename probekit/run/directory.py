@@ -71,26 +71,6 @@ def netcdf(grids, shuffle=True):
     return file.getvalue()
 
 
-# What the variables of a grid and of its controls are over, and what they hold: numpy's kinds.
-_CELL = ("layer", "token")
-_GRID = {"auroc": (_CELL, "f"), "score": (("example", *_CELL), "f")}
-
-
-_GRID |= {"coef": ((*_CELL, "feature"), "f"), "intercept": (_CELL, "f")}
-
-
-_GRID |= {"layer": (("layer",), "iu"), "token": (("token",), "TUO")}
-
-
-_CONTROLS = {"auroc": (("control",), "f"), "score": (("control", "example"), "f")}
-
-
-_CONTROLS |= {"control": (("control",), "TUO")}
-
-
-_BOTH = {"n_examples": "iu", "auroc_low": "f", "auroc_high": "f", "p_value": "f"}
-_NEEDED = {"auroc", "layer", "token", "control"}
-
 # Deflate, shuffle and fletcher32, which HDF5 has built in; others are code that a file may name.
 _FILTERS = {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32}
 _LARGEST_RATIO = 1100  # deflate's own is 1032
@@ -116,11 +96,11 @@ def _check_contained(file, size):
     for split in file:
         members = _member(file, split)
         if not isinstance(members, h5py.Group):
-            raise ValueError(f"{split!r} is in it, which is no split.")
+            raise ValueError(f"it holds {split!r}, which is no split.")
         for name in members:
             array = _member(members, name)
             if not isinstance(array, h5py.Dataset):
-                raise ValueError(f"{name!r} of {split!r} is no array.")
+                raise ValueError(f"{name!r} of {split!r} is not an array.")
             made = array.id.get_create_plist()
             filters = {made.get_filter(i)[0] for i in range(made.get_nfilters())}
             if array.external or array.is_virtual or not filters <= _FILTERS:
@@ -142,19 +122,24 @@ def _member(group, name):
 
 
 def _check_form(grid):
-    """Refuse a dataset that the functions on grids could not use."""
-    form = _CONTROLS if "control" in grid.dims else _GRID
-    over = form["auroc"][0]
-    for name, (dims, kinds) in (form | {n: (over, kinds) for n, kinds in _BOTH.items()}).items():
+    """Refuse a dataset, of a grid or of its controls, that the functions on these could not use."""
+    cell = ("layer", "token")
+    over = ("control",) if "control" in grid.dims else cell
+    # The dimensions of each variable, and numpy's kinds of what it holds.
+    form = dict.fromkeys(("auroc", "auroc_low", "auroc_high", "p_value", "intercept"), (over, "f"))
+    form |= {name: ((name,), "iu" if name == "layer" else "TUO") for name in over}
+    form |= {"n_examples": (over, "iu"), "coef": ((*cell, "feature"), "f")}
+    form["score"] = (("example", *cell) if over == cell else ("control", "example"), "f")
+    for name in ("auroc", *over):
         if name not in grid.variables:
-            if name in _NEEDED:
-                raise ValueError(f"it has no {name!r}.")
-            continue
-        array = grid[name]
-        if array.dims != dims or array.dtype.kind not in kinds:
+            raise ValueError(f"it has no {name!r}.")
+    for name, (dims, kinds) in form.items():
+        if name in grid.variables and (
+            grid[name].dims != dims or grid[name].dtype.kind not in kinds
+        ):
             raise ValueError(
-                f"its {name!r} holds {arguments.held(array.dtype)} over ({', '.join(array.dims)}), "
-                f"and should be over ({', '.join(dims)})."
+                f"its {name!r} holds {arguments.held(grid[name].dtype)} over "
+                f"({', '.join(grid[name].dims)}), and should be over ({', '.join(dims)})."
             )
     for name in over:
         if not grid.indexes[name].is_unique:
@@ -180,7 +165,7 @@ class Stage:
         outputs : sequence of Path
             Files and folders in the run directory that the stage made.
         **results
-            Whatever else should be on record, as JSON can hold it.
+            What else to record: values that JSON can hold.
 
         Returns
         -------
@@ -190,8 +175,8 @@ class Stage:
         Raises
         ------
         ValueError, TypeError, FileNotFoundError
-            If an output is not there or not in the run directory, or JSON can't hold a result. If
-            the run directory was renamed or deleted since the stage began.
+            If an output is not there or not in the run directory, JSON can't hold a result, or the
+            run directory was renamed or deleted since the stage began.
         """
         check_json("results", results)
         lock.check_place(self.run.path)
@@ -216,8 +201,7 @@ class Stage:
             "started": datetime.fromtimestamp(self.started, UTC).isoformat(timespec="seconds"),
             "seconds": round(time.time() - self.started, 2),
         }
-        path = self.run.manifest_path(self.name)
-        write_json(path, sealed(manifest))
+        write_json(self.run.manifest_path(self.name), sealed(manifest))
         lock.release(self.run.path)
         return manifest
 
@@ -278,7 +262,7 @@ class Run:
         try:
             return pd.read_parquet(io.BytesIO(content))
         except (ValueError, OSError) as error:
-            raise DamagedError(f"{path} is damaged: {error}. {_again('extract')}") from error
+            raise _damaged(path, error, "extract") from error
 
     @arguments.plainly()
     def activations(self, site=None):
@@ -298,15 +282,9 @@ class Run:
             arguments.text("site", site, such_as="mlp_out")
         sites = self.manifest("extract")["results"].get("sites")
         if not sites:
-            raise ValueError(
-                f"{self.manifest_path('extract')} is damaged: it names no site. {_again('extract')}"
-            )
+            raise _damaged(self.manifest_path("extract"), "it names no site", "extract")
         site = site or sites[0]
-        if site not in sites:
-            raise ValueError(
-                f"{self.path} has no site {arguments.shown(site)}. It has: "
-                f"{arguments.listed(sites)}."
-            )
+        _check_there(self.path, "site", site, sites)
         path = self._intact(store_name(site, sites), "extract")
         from probekit.run.activations import read_store  # zarr takes a while to import
 
@@ -314,7 +292,7 @@ class Run:
         try:
             return read_store(path, ids)
         except DamagedError as error:
-            raise DamagedError(f"{path} is damaged: {error} {_again('extract')}") from error
+            raise _damaged(path, error, "extract") from error
 
     def grid(self, split="random"):
         """Grid of probes that the probe stage fitted.
@@ -322,7 +300,7 @@ class Run:
         Parameters
         ----------
         split : str
-            ``"random"``, ``"answer"``, ``"published"`` or whatever else was asked for.
+            ``"random"``, ``"answer"``, ``"published"`` or another that was asked for.
 
         Returns
         -------
@@ -348,14 +326,11 @@ class Run:
         arguments.text("split", split, such_as="random")
         path, content = self._content(name, "probe")
         splits = self.manifest("probe")["results"].get("splits", [split])
-        if split not in splits:
-            raise ValueError(
-                f"{path} has no split {arguments.shown(split)}. It has: {arguments.listed(splits)}."
-            )
+        _check_there(path, "split", split, splits)
         try:
             return read_grid(content, split)
         except ValueError as error:
-            raise DamagedError(f"{path} is damaged: {error} {_again('probe')}") from error
+            raise _damaged(path, error, "probe") from error
 
     def save_grids(self, grids, name="grid.nc", **storage):
         """Save datasets of the probe stage into one file.
@@ -366,7 +341,7 @@ class Run:
             Per split, as `grid` or `controls` will be asked for it.
         name : {"grid.nc", "controls.nc"}
         **storage
-            Of `netcdf`.
+            Keyword arguments of `netcdf`.
 
         Returns
         -------
@@ -438,7 +413,7 @@ class Run:
         found = no_links(path, self.path)
         if not found and name in manifest.get("left_out", ()):
             raise FileNotFoundError(
-                f"{path} was left out of this run, an example, to keep it small. Make a run of "
+                f"{path} is not there: this run is an example, which is kept small. Make a run of "
                 "your own: probekit run, or the notebooks 01 and 02."
             )
         if not found:
@@ -447,18 +422,12 @@ class Run:
             files_below(path)
         records = {n: r for n, r in manifest["outputs"].items() if Path(n).parts[0] == name}
         for output, record in records.items():
-            if not self._is_same(output, record):
-                raise DamagedError(
-                    f"{path} is damaged: {self.path / output} is not as the {stage} stage left "
-                    f"it. {_again(stage)}"
-                )
+            if not same_file(self._inside(output), record, thorough=False):
+                problem = f"{self.path / output} is not as the {stage} stage left it"
+                raise _damaged(path, problem, stage)
         if not records:
             raise ValueError(f"{path} is not what the {stage} stage made. {_again(stage)}")
         return path
-
-    def _is_same(self, output, record, thorough=False):
-        """Whether what a stage made is there as the stage left it."""
-        return same_file(self._inside(output), record, thorough)
 
     # Stages
 
@@ -483,8 +452,7 @@ class Run:
         try:
             with reading(path):
                 content = parse_json(path.read_text(encoding="utf-8"))
-            later = isinstance(content, dict) and content.get("schema_version", 1) != 1
-            if not later:
+            if not isinstance(content, dict) or content.get("schema_version", 1) == 1:
                 return checked(content)
         except (FileNotFoundError, NotADirectoryError):
             raise FileNotFoundError(
@@ -492,7 +460,7 @@ class Run:
                 "probekit run, or its notebook."
             ) from None
         except (ValueError, IsADirectoryError) as error:
-            raise DamagedError(f"{path} is damaged: {error}. {_again(stage)}") from error
+            raise _damaged(path, error, stage) from error
         raise ValueError(
             f"{path} was written by a later version of probekit. Update probekit, or give another "
             "run directory."
@@ -522,7 +490,7 @@ class Run:
         ----------
         stage : {"extract", "probe", "visualize", "interpret"}
         parameters : dict
-            What was asked for, as JSON can hold it.
+            What was asked for: values that JSON can hold.
         inputs : sequence of Path
             Files whose contents decide the result; their hashes are recorded now.
 
@@ -533,9 +501,8 @@ class Run:
         Raises
         ------
         ValueError, TypeError, FileNotFoundError
-            If another process is writing into the directory: the message says which. If nothing
-            can be written there, an input is not there or a damaged manifest, or JSON can't hold a
-            parameter.
+            If another process is writing into the directory (the message says which), nothing
+            can be written there, an input is missing or damaged, or JSON can't hold a parameter.
         """
         manifest = self.manifest_path(stage)
         check_json("parameters", parameters)
@@ -572,34 +539,26 @@ class Run:
             raise FileNotFoundError(f"There is no file {path}, and an input is a file.")
         return sha256(path)
 
-    def outdated(self, stage, record, key, thorough=False, files=()):
-        """Why a stage has to be run again, if it has to.
+    def outdated(self, stage, key, thorough=False, files=()):
+        """Why a stage has to be run again; an OSError if a file can't be read, so nobody knows.
 
         Parameters
         ----------
         stage : str
-        record : Path
-            Where the pipeline keeps what it ran the stage with.
         key : dict
-            What it would run it with now.
+            What the pipeline would run it with now; `pipeline_record` has what it did run it with.
         thorough : bool
             Read large shards of activations too. They carry their own checksums, so it is enough
             to compare their sizes where nothing is going to be made of them.
         files : sequence of Path
-            The questions' files, if the stage reads them: what is in them decides, not where they
-            are.
+            Question files that the stage reads. What is in them decides, not where they are.
 
         Returns
         -------
         str or None
             None if it is finished as the pipeline recorded it, with its files as it left them.
-
-        Raises
-        ------
-        OSError
-            If that can't be told because a file can't be read.
         """
-        path, record = self.manifest_path(stage), arguments.path("record", record)
+        path, record = self.manifest_path(stage), self.pipeline_record(stage)
         check_json("key", key)
         try:
             manifest = self.manifest(stage)
@@ -607,11 +566,8 @@ class Run:
             return "not finished"
         except DamagedError:
             return f"{self._label(path)} is damaged"
-        try:
-            with reading(record):
-                recorded = dict(parse_json(record.read_text(encoding="utf-8")))
-            recorded["parameters"] = dict(recorded.get("parameters", {}))
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError, TypeError):
+        recorded = {"parameters": {}} | (read_record(record) or {"parameters": None})
+        if not isinstance(recorded["parameters"], dict):
             return f"{self._label(record)} is missing or damaged"
         # As JSON gives it back: no tuples.
         key = json.loads(json.dumps({"parameters": {}} | key)) | {"manifest": sha256(path)}
@@ -625,16 +581,23 @@ class Run:
         if differing:
             return f"{' and '.join(differing)} changed"
         for name, digest in manifest["inputs"].items():
-            if moved and name in outside:
-                continue
             try:
-                if self._digest(self.path / name) != digest:
+                if not (moved and name in outside) and self._digest(self.path / name) != digest:
                     return f"{name} has changed"
             except (FileNotFoundError, DamagedError):
                 return f"{name} is missing or damaged"
         for name, output in manifest["outputs"].items():
-            if not self._is_same(name, output, thorough):
+            if not same_file(self._inside(name), output, thorough):
                 return f"{name} is missing or damaged"
+        return None
+
+
+def read_record(path):
+    """What the pipeline recorded of a stage; None if that is missing or damaged."""
+    try:
+        with reading(path):
+            return dict(parse_json(path.read_text(encoding="utf-8")))
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError, TypeError):
         return None
 
 
@@ -652,6 +615,16 @@ def notebook_name(stage):
 def store_name(site, sites):
     """Name of the store that holds one site of a run's sites."""
     return "activations.zarr" if site == sites[0] else f"activations_{site}.zarr"
+
+
+def _check_there(path, kind, name, names):
+    if name not in names:
+        have = arguments.listed(names)
+        raise ValueError(f"{path} has no {kind} {arguments.shown(name)}. It has: {have}.")
+
+
+def _damaged(path, problem, stage):
+    return DamagedError(f"{path} is damaged: {str(problem).rstrip('.')}. {_again(stage)}")
 
 
 def _again(stage):

@@ -15,12 +15,11 @@ import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 
-_PACKAGE = Path(__file__).resolve().parents[1]
-
 
 def resource(relative):
     """Path of a file or folder that comes with probekit."""
-    for root in (_PACKAGE.parent, _PACKAGE / "shipped"):
+    package = Path(__file__).resolve().parents[1]
+    for root in (package.parent, package / "shipped"):
         if (root / relative).exists():
             return root / relative
     raise FileNotFoundError(
@@ -40,8 +39,8 @@ def reading(path):
         if error.errno is None:  # said already, or a parser's own
             raise
         raise OSError(
-            f"{path} could not be read: {os.strerror(error.errno)}. That does not say that it is "
-            "damaged, and nothing was changed: see to it that it can be read, then try again."
+            f"{path} could not be read: {os.strerror(error.errno)}. It may be whole all the same, "
+            "and nothing was changed. Make sure that it can be read, then try again."
         ) from error
 
 
@@ -67,7 +66,8 @@ def no_links(path, root):
     """Refuse a path that leads through a link, or to what is neither a file nor a folder.
 
     A run directory may come from somebody else. What a link in it leads to is not theirs to have
-    read, written or deleted, and a pipe in a file's place would be waited for without end.
+    read, written or deleted, and a pipe in a file's place would be waited for without end. The
+    result is the file's status, or None if it is not there.
     """
     here, found = Path(root), None
     parts = Path(path).relative_to(root).parts
@@ -82,8 +82,8 @@ def no_links(path, root):
             return None
         if stat.S_ISLNK(found.st_mode):
             raise ValueError(
-                f"{here} is a symbolic link, and none is followed inside {root}, since what it "
-                "leads to may be somebody else's. Put the file or folder itself there. To keep a "
+                f"{here} is a symbolic link, and none is followed inside {root}, since it may "
+                "lead to somebody else's files. Put the file or folder itself there. To keep a "
                 "run elsewhere, make the whole run directory a link."
             )
         if not stat.S_ISREG(found.st_mode) and not stat.S_ISDIR(found.st_mode):
@@ -109,14 +109,11 @@ def _raise(error):
     raise error
 
 
+# Error numbers of a full disk, of a place that is not to be written to, and of a disk, a server or
+# open files that failed: there the same may succeed the next time.
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST}
-
-
 _FORBIDDEN |= {errno.ENAMETOOLONG, errno.ELOOP}
-
-
-# Of the disk, its server or this process's open files; the same may succeed the next time.
 _FAILED = {errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EBUSY}
 
 
@@ -130,18 +127,21 @@ def explained(path):
         if not gone and error.errno not in _FULL | _FORBIDDEN | _FAILED:
             raise
         why = "its folder was renamed or deleted" if gone else os.strerror(error.errno)
-        reason = f"{path} cannot be written: {why}"
         if gone:
-            reason += ". Put it back"
+            remedy = "Put it back"
         elif error.errno in _FULL:
             places = (Path(path).absolute(), *Path(path).absolute().parents)
             free = shutil.disk_usage(next(p for p in places if p.exists())).free / 1e6
-            reason += f", {free:,.1f} MB are free. Make room there"
+            why += f", {free:,.1f} MB are free"
+            remedy = "Make room there"
         elif error.errno in _FAILED:
-            reason += ". See to it that the disk and its server are well"
+            remedy = "Check the disk and its server"
         else:
-            reason += ". See to it that you may write there, or choose another folder"
-        raise ValueError(f"{reason}, then run the same again: what is finished is kept.") from error
+            remedy = "Make sure that you may write there, or choose another folder"
+        raise ValueError(
+            f"{path} cannot be written: {why}. {remedy}, then run the same again: what is "
+            "finished is kept."
+        ) from error
 
 
 #: What `replacing` leaves where it is killed, as a path in the run directory.
@@ -163,27 +163,20 @@ def replacing(path):
     A link in its place is replaced, not followed, and so is a file that has other names too.
     """
     path = Path(path)
-    with explained(path), _beside(path) as temporary:
-        yield temporary
-
-
-@contextmanager
-def _beside(path):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(
-        dir=path.parent, prefix=f".{path.name}.probekit-", suffix=".part"
-    )
-    os.close(handle)
-    temporary = Path(temporary)
-    try:
-        yield temporary
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
-        sync(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(".part", f".{path.name}.probekit-", path.parent)
+        os.close(handle)
+        temporary = Path(temporary)
+        try:
+            yield temporary
+            with open(temporary, "rb+") as file:
+                os.fsync(file.fileno())
+            temporary.chmod(0o644)
+            temporary.replace(path)
+            sync(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def sync(*paths):
@@ -207,6 +200,6 @@ def sync(*paths):
 
 def write_json(path, content):
     """Write JSON atomically."""
+    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
     with replacing(path) as temporary:
-        text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
         temporary.write_text(text + "\n", encoding="utf-8")

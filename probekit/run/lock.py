@@ -20,14 +20,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from probekit import arguments
-from probekit.run.files import (
-    TEMPORARY,
-    explained,
-    no_links,
-    parse_json,
-    reading,
-    write_json,
-)
+from probekit.run.files import TEMPORARY, explained, no_links, parse_json, reading, write_json
 from probekit.run.manifest import REPORT, STAGES, unsealed
 
 _DIRECTOR = "PROBEKIT_DIRECTOR"  # the environment variable by which a kernel knows its command
@@ -48,9 +41,9 @@ _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP}
 
 
 def occupy(path):
-    """Make a folder a run directory, if it is there and empty, or not there.
+    """Make a folder that is empty or not there a run directory: from now on it has `.lock/stage`.
 
-    `.lock/stage` tells from then on that it is one.
+    A folder that is a run directory stays one; any other is refused.
     """
     check_place(path)
     mark = _lock_file(path, "stage")
@@ -59,9 +52,8 @@ def occupy(path):
             return
         others = [] if _holds_run(path) else sorted(_others(path))
         if others:
-            more = f" and {len(others) - 3:,} more" if len(others) > 3 else ""
             raise ValueError(
-                f"The folder {path} holds no run, but {', '.join(map(repr, others[:3]))}{more}. A "
+                f"The folder {path} holds no run, but {arguments.listed(map(repr, others), 3)}. A "
                 "run is not written among other files: give a new or an empty folder."
             )
         mark.parent.mkdir(parents=True, exist_ok=True)
@@ -69,7 +61,7 @@ def occupy(path):
 
 
 def _holds_run(path):
-    """Whether there is what only a run of ours has."""
+    """Whether a folder holds what only a run of probekit has."""
     known = [_lock_file(path, "run")]
     known += [path / "manifests" / f"{stage}.json" for stage in (*STAGES, REPORT)]
     if any(no_links(file, path) for file in known):
@@ -125,10 +117,7 @@ def directing(path):
 
 @contextmanager
 def writing(path):
-    """Hold a run directory while its files are written; may be nested.
-
-    Parameters and errors as of `directing`.
-    """
+    """Hold a run directory while its files are written; may be nested."""
     hold(path)
     _depth[path] = _depth.get(path, 0) + 1
     try:
@@ -139,10 +128,7 @@ def writing(path):
 
 
 def hold(path):
-    """Hold a run directory until `release`; does nothing if this process holds it.
-
-    Parameters and errors as of `directing`.
-    """
+    """Hold a run directory until `release`; does nothing if this process holds it."""
     if path in _held:
         try:
             check_place(path)
@@ -152,23 +138,27 @@ def hold(path):
             release(path)  # the user took it away, and begins anew
         else:
             return
-    if _is_directed(path):
-        _held[path] = [_acquire(path, "stage", _PATIENCE)]
-        return
-    run = _acquire(path, "run", 0)
+    directed, locks = _is_directed(path), []
     try:
-        _held[path] = [run, _acquire(path, "stage", 0)]
-    except BaseException:
-        _let_go(run)
+        if not directed:
+            locks.append(_acquire(path, "run", 0))
+        locks.append(_acquire(path, "stage", _PATIENCE if directed else 0))
+    except BaseException:  # also Ctrl-C in a notebook, whose process goes on
+        _held[path] = locks
+        release(path)
         raise
+    _held[path] = locks
 
 
 def release(path):
-    """Let go of a run directory, unless a block of `writing` is still in need of it."""
-    if not _depth.get(path):
-        _depth.pop(path, None)
-        for lock in reversed(_held.pop(path, [])):
-            _let_go(lock)
+    """Let go of a run directory, unless a block of `writing` still needs it."""
+    if _depth.get(path):
+        return
+    _depth.pop(path, None)
+    for lock, _ in reversed(_held.pop(path, [])):
+        with suppress(OSError):  # a note is for people; without its lock it says nothing
+            _note(Path(lock.lock_file)).unlink(missing_ok=True)
+        lock.release()
 
 
 def _is_directed(path):
@@ -196,10 +186,9 @@ def _holder(file):
     try:
         with reading(note):
             no_links(note, file.parents[1])
-            holder = parse_json(note.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
+            return dict(parse_json(note.read_text(encoding="utf-8")))
+    except (FileNotFoundError, ValueError, TypeError):
         return {}
-    return holder if isinstance(holder, dict) else {}
 
 
 def _acquire(path, name, patience):
@@ -220,7 +209,7 @@ def _acquire(path, name, patience):
             found = no_links(file, path)
             no_links(_note(file), path)
             if found and found.st_size:
-                raise ValueError(f"{file} is no lock: it holds something. Delete it.")
+                raise ValueError(f"{file} is not a lock file: it is not empty. Delete it.")
             lock.acquire(timeout=patience)
             write_json(_note(file), holder)
             found = os.lstat(file)
@@ -241,22 +230,10 @@ def _acquire(path, name, patience):
     return lock, (found.st_dev, found.st_ino)
 
 
-def _let_go(held):
-    lock, _ = held
-    with suppress(OSError):  # a note is for people; without its lock it says nothing
-        _note(Path(lock.lock_file)).unlink(missing_ok=True)
-    lock.release()
-
-
 def _in_use(path, holder):
-    if holder:
-        pid, host, since, command = (
-            arguments.visible(holder.get(name, "?"), 200)
-            for name in ("pid", "host", "since", "command")
-        )
-        who = f"process {pid} on {host} since {since} ({command})"
-    else:
-        who = "another process"
+    known = {name: arguments.visible(value, 200) for name, value in holder.items()}
+    pid, host, since, command = (known.get(n, "?") for n in ("pid", "host", "since", "command"))
+    who = f"process {pid} on {host} since {since} ({command})" if holder else "another process"
     return (
         f"{path} is being written to by {who}. A run directory has one writer at a time: wait "
         "until that is finished, stop it (in JupyterLab, shut its kernel down), or give another "

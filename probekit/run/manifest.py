@@ -16,11 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from probekit import arguments
-from probekit.run.files import (
-    files_below,
-    reading,
-    sha256,
-)
+from probekit.run.files import files_below, reading, sha256
 
 #: The four stages, in order; each is a notebook.
 STAGES = ("extract", "probe", "visualize", "interpret")
@@ -28,18 +24,10 @@ STAGES = ("extract", "probe", "visualize", "interpret")
 #: What a whole run ends with; it has a manifest too.
 REPORT = "report"
 
-_PACKAGES = [
-    "probekit-notebooks",
-    "torch",
-    "transformers",
-    "scikit-learn",
-    "numpy",
-    "pandas",
-    "xarray",
-    "zarr",
-    "altair",
-    "papermill",
-]
+# Those that a result depends on.
+_PACKAGES = (  # noqa: SIM905
+    "probekit-notebooks torch transformers scikit-learn numpy pandas xarray zarr altair papermill"
+).split()
 
 
 def environment():
@@ -60,15 +48,10 @@ def environment():
 
 def _git_commit():
     """Commit of the checkout that the package runs from, with ``+`` if it has been changed."""
-    here = Path(__file__).resolve().parent
-    git = ("git", "-C", str(here))
+    git = ["git", "-C", str(Path(__file__).resolve().parent)]
+    git += ["describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"]
     try:
-        done = subprocess.run(  # noqa: S603
-            [*git, "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"],
-            capture_output=True,
-            text=True,
-            timeout=10,
-        )
+        done = subprocess.run(git, capture_output=True, text=True, timeout=10)  # noqa: S603
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() or None
@@ -96,27 +79,25 @@ def checked(manifest):
     away where it is damaged: so nothing outside the directory may be on the list.
     """
     if not isinstance(manifest, dict):
-        raise ValueError(f"it holds {type(manifest).__name__}, no manifest")
+        raise ValueError(f"it holds {type(manifest).__name__}, not a manifest")
     for name in ("parameters", "inputs", "outputs", "results"):
         if not isinstance(manifest.get(name), dict):
             raise ValueError(f"it has no {name}")
     for name, digest in manifest["inputs"].items():
         if not (is_plain(name) or Path(name).is_absolute()) or not isinstance(digest, str):
-            raise ValueError(f"it lists {name!r} as an input, which is no file with a hash")
+            raise ValueError(f"it lists {name!r} as an input, which is not a file with a hash")
     for name, record in manifest["outputs"].items():
         if not is_plain(name):
-            raise ValueError(f"it lists {name!r}, which is no file of the run")
-        kinds = {"bytes": int, "sha256": str}
-        if not isinstance(record, dict) or not all(
-            isinstance(record.get(field), kind) for field, kind in kinds.items()
-        ):
+            raise ValueError(f"it lists {name!r}, which is not a file of the run")
+        known = record if isinstance(record, dict) else {}
+        if not isinstance(known.get("bytes"), int) or not isinstance(known.get("sha256"), str):
             raise ValueError(f"it lists {name!r} without its size and hash")
     lists = {name: manifest["results"].get(name, []) for name in ("sites", "splits")}
     for name, names in (lists | {"left_out": manifest.get("left_out", [])}).items():
         # Sites and splits become names of folders and of groups in a file.
         plain = is_plain if name == "left_out" else is_word
         if not isinstance(names, list) or not all(map(plain, names)):
-            raise ValueError(f"its {name} are no list of names")
+            raise ValueError(f"its {name} are not a list of names")
     return unsealed(manifest)
 
 
@@ -172,16 +153,15 @@ def check_json(name, values):
 def recorded(outputs, root):
     """What a manifest says of each file of some outputs, by its name below the run directory."""
     files = [file for path in outputs for file in (files_below(path) if path.is_dir() else [path])]
-    return {str(file.relative_to(root)): _record(file) for file in files}
-
-
-def _record(file):
-    with reading(file):
-        record = {"bytes": file.stat().st_size, "sha256": sha256(file)}
-        if file.name == "zarr.json":
-            # A few hundred bytes without which gigabytes can't be read: they are kept here too.
-            record["text"] = file.read_bytes().decode()
-    return record
+    found = {}
+    for file in files:
+        with reading(file):
+            record = {"bytes": file.stat().st_size, "sha256": sha256(file)}
+            if file.name == "zarr.json":
+                # A few hundred bytes without which gigabytes can't be read: they are kept here too.
+                record["text"] = file.read_bytes().decode()
+        found[str(file.relative_to(root))] = record
+    return found
 
 
 def same_file(path, record, thorough=True):

@@ -131,7 +131,7 @@ def _again(here):
         if why:
             raise ValueError(f"{stage}: {why}, run again")
     key = {"template": sha256(TEMPLATE)}
-    why = here.run.outdated(REPORT, here.run.pipeline_record(REPORT), key)
+    why = here.run.outdated(REPORT, key)
     if why:
         raise ValueError(f"report: {why}, made again")
 

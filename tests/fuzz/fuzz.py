@@ -190,7 +190,7 @@ def areas():
             # As if it had been written so, or its seal would keep all but one out.
             content = json.dumps(sealed(json.loads(content)), ensure_ascii=False).encode()
         manifest.write_bytes(content)
-        assert run.outdated(stage, record, {})
+        assert run.outdated(stage, {})
         for read in (lambda: run.manifest(stage), run.answers, run.activations, run.grid):
             try:
                 read()

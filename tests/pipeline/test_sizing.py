@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from benchmarks.sizing_table import sizing_table
 
 from probekit import estimate
 from probekit.extraction.store import ActivationStore
@@ -16,7 +17,7 @@ SMALL = {
 
 
 def test_the_readme_has_the_table_that_the_function_gives(repository):
-    assert sizing.sizing_table() in (repository / "README.md").read_text(encoding="utf-8")
+    assert sizing_table() in (repository / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("questions", [100, 700])

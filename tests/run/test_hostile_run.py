@@ -316,7 +316,7 @@ def test_a_forged_manifest_is_refused_or_harmless(forged, tmp_path, outside, cap
     for stage in ("extract", "probe"):
         manifest = json.loads(run.manifest_path(stage).read_text()) | FORGED[forged]
         run.manifest_path(stage).write_text(json.dumps(sealed(manifest)))
-        run.outdated(stage, run.pipeline_record(stage), {"parameters": {}})
+        run.outdated(stage, {"parameters": {}})
     with suppress(*REFUSED):
         run.activations("s99999\x1b[2J")
     all_that_is_done(run)

@@ -170,12 +170,12 @@ def test_whose_run_it_is_is_known_from_the_manifest_too(lm, run, asked, spoil):
 
 def test_a_large_shard_is_compared_in_full_where_probes_are_to_be_fitted(run, monkeypatch):
     monkeypatch.setattr("probekit.run.manifest.LARGE", 100)
-    record, manifest = run.path / "record.json", run.path / "manifests/extract.json"
+    record, manifest = run.pipeline_record("extract"), run.path / "manifests/extract.json"
     record.write_text(json.dumps({"manifest": sha256(manifest)}))
     flip(run.path / ACTIVATIONS / "c/1/0/0/0", 200)
-    assert run.outdated("extract", record, {}) is None
+    assert run.outdated("extract", {}) is None
     expected = "activations.zarr/activation/c/1/0/0/0 is missing or damaged"
-    assert run.outdated("extract", record, {}, thorough=True) == expected
+    assert run.outdated("extract", {}, thorough=True) == expected
     with pytest.raises(ValueError, match=r"activations\.zarr is damaged: .*checksum.* extract st"):
         for layer in range(3):
             for token in range(15):
@@ -209,7 +209,7 @@ def test_a_seal_is_of_all_that_is_sealed():
 def test_the_next_stage_is_not_run_again_for_an_input_that_was_made_again_the_same(lm, run):
     manifest = run.path / "manifests/extract.json"
     run.begin("probe", {}, inputs=[manifest]).finish([])
-    record = run.path / "record.json"
+    record = run.pipeline_record("probe")
     probe = run.path / "manifests/probe.json"
     record.write_text(json.dumps({"manifest": sha256(probe)}))
     before = manifest.read_bytes()
@@ -218,8 +218,8 @@ def test_the_next_stage_is_not_run_again_for_an_input_that_was_made_again_the_sa
     written = json.loads(manifest.read_bytes())
     manifest.write_text(json.dumps(sealed(written | {"seconds": 1e6})))
     assert manifest.read_bytes() != before
-    assert run.outdated("probe", record, {}) is None
+    assert run.outdated("probe", {}) is None
     manifest.write_text(json.dumps(sealed(written | {"results": {}})))
-    assert run.outdated("probe", record, {}) == "manifests/extract.json has changed"
+    assert run.outdated("probe", {}) == "manifests/extract.json has changed"
     flip(manifest)
-    assert run.outdated("probe", record, {}) == "manifests/extract.json is missing or damaged"
+    assert run.outdated("probe", {}) == "manifests/extract.json is missing or damaged"

@@ -153,11 +153,11 @@ def current(run, tmp_path):
     source = tmp_path / "input.txt"
     source.write_text("input")
     finish(run, inputs=[source])
-    record = tmp_path / "record.json"
+    record = run.pipeline_record("probe")
     key = {"parameters": {"seed": 0, "C": (1.0, 2.0)}}
     digest = sha256(run.path / "manifests/probe.json")
     write_json(record, key | {"manifest": digest})
-    return lambda changed=key: run.outdated("probe", record, changed) is None
+    return lambda changed=key: run.outdated("probe", changed) is None
 
 
 def test_nothing_changed(current):
@@ -198,23 +198,23 @@ def test_a_stage_that_began_again(current, run):
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "null"])
-def test_a_damaged_record(current, tmp_path, content):
-    (tmp_path / "record.json").write_text(content)
+def test_a_damaged_record(current, run, content):
+    run.pipeline_record("probe").write_text(content)
     assert not current()
 
 
-def test_no_record(current, tmp_path):
-    (tmp_path / "record.json").unlink()
+def test_no_record(current, run):
+    run.pipeline_record("probe").unlink()
     assert not current()
 
 
 def test_an_input_inside_the_run_moves_with_it(run, tmp_path):
     path = run.write_text("input.txt", "in")
     finish(run, inputs=[path])
-    record = tmp_path / "record.json"
+    record = run.pipeline_record("probe")
     write_json(record, {"manifest": sha256(run.path / "manifests/probe.json")})
     moved = Run(run.path.rename(tmp_path / "elsewhere"))
-    assert moved.outdated("probe", record, {}) is None
+    assert moved.outdated("probe", {}) is None
 
 
 # Files

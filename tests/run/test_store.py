@@ -569,7 +569,7 @@ def test_links_beside_the_store_are_not_followed(lm, run, tmp_path):  # noqa: F8
 def test_another_writer_of_zarr_makes_no_store_of_ours(tmp_path):
     """The allowed codecs are those that are written: compressed by default, it is refused."""
     zarr.create_group(tmp_path / "a.zarr").create_array("activation", data=VALUES)
-    with pytest.raises(ValueError, match="nothing that probekit writes"):
+    with pytest.raises(ValueError, match="not a file that probekit writes"):
         read_store(tmp_path / "a.zarr", ANSWERS["id"])
     with pytest.raises(DamagedError, match="not there"):
         read_store(tmp_path / "b.zarr", ANSWERS["id"])
