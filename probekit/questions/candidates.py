@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import io
 import json
 import re
 from itertools import pairwise
@@ -14,9 +15,11 @@ from probekit.questions.text import (
     NUMBER_WORDS,
     WORD_END,
     WORD_START,
+    alternatives,
     fold,
     number_value,
     number_words_value,
+    read_text,
     unfold,
 )
 from probekit.run.files import resource
@@ -28,10 +31,7 @@ _NEARBY = 80  # characters of context a decoy may look at
 # Chemical symbols that are English words where a sentence begins.
 _WORDS = {"Am", "As", "At", "Be", "He", "I", "In", "No"}
 
-_SYMBOL_FOLLOWS = re.compile(
-    r"\s*(?:\(|=|is (?:the|a|an) (?:chemical |element)?|stands |represents )"
-)
-
+_SYMBOL_FOLLOWS = re.compile(r"\s*(?:\(|=|is (?:the|a|an) |stands |represents )")
 _SENTENCE_START = re.compile(r"(?:^|[.!?:\n])[\s\"'(*\-]*$")
 _SENTENCE_END = re.compile(r"[\"')*\]]*\s*(?:[.!?;]|$)")
 _JOINED = re.compile(r"\s*(?:,?\s*\b(?:and|or|nor)\b|[&/-])\s*(?:the\s+)?")
@@ -58,8 +58,7 @@ class Contexts:
         """For each mention, whether a decoy masks it."""
         masked_before, masked_after = [], []
         for mention in mentions:
-            left = text[max(0, mention.start - _NEARBY) : mention.start]
-            right = text[mention.end : mention.end + _NEARBY]
+            left, right = _beside(text, mention.start, mention.end)
             around = any(b.search(left) and a.match(right) for b, a in self._around)
             masked_before.append(around or bool(self._before and self._before.search(left)))
             masked_after.append(around or bool(self._after and self._after.match(right)))
@@ -75,23 +74,25 @@ class Contexts:
 
 def _links(text, mentions):
     """Whether each mention is joined with the next in a list ("A, B and C")."""
-    linked = []
-    for here, following in pairwise(mentions):
+    links, linked = [], False
+    for here, following in reversed(list(pairwise(mentions))):
         between = text[here.end : following.start]
-        linked.append("and" if _JOINED.fullmatch(between) else _LISTED.fullmatch(between) and ",")
-    for i in reversed(range(len(linked))):
         # A comma alone joins nothing ("near the Libyan border, Egypt"): an "and" must follow.
-        linked[i] = linked[i] == "and" or bool(
-            linked[i] == "," and i + 1 < len(linked) and linked[i + 1]
-        )
-    return linked
+        linked = bool(_JOINED.fullmatch(between) or (linked and _LISTED.fullmatch(between)))
+        links.append(linked)
+    return links[::-1]
 
 
-def is_plain_word(phrase, text, start, end):
+def _beside(text, start, end):
+    """What a decoy may look at before and after a mention."""
+    return text[max(0, start - _NEARBY) : start], text[end : end + _NEARBY]
+
+
+def _is_plain_word(phrase, text, start, end):
     """Whether a short name is used as the English word that it also is ("In chemistry, ...")."""
     if phrase not in _WORDS:
         return False
-    before, after = text[max(0, start - _NEARBY) : start], text[end : end + _NEARBY]
+    before, after = _beside(text, start, end)
     if _SENTENCE_END.match(after):
         alone = not before.strip("\"'(*[ \n") and not after.strip("\"')*] \n.!?")
         return bool(_SENTENCE_START.search(before)) and phrase == "No" and not alone
@@ -104,31 +105,31 @@ def is_plain_word(phrase, text, start, end):
     return False
 
 
-def spaced(phrase):
+def _spaced(phrase):
     """Pattern of a phrase; a space or hyphen in it matches either, and runs of them."""
-    return r"[\s-]+".join(re.escape(part) for part in re.split(r"[\s-]+", phrase))
+    return r"[\s-]+".join(map(re.escape, re.split(r"[\s-]+", phrase)))
 
 
-def cased(phrase):
-    """As `spaced`; a capital must be a capital, a small letter may be either."""
+def _cased(phrase):
+    """As `_spaced`; a capital must be a capital, a small letter may be either."""
     if len(phrase) <= EXACT_CASE:
-        return spaced(phrase)
+        return _spaced(phrase)
     return "".join(
         part if part.isupper() else f"(?i:{part})" if any(map(str.isalpha, part)) else part
-        for part in re.split(r"([A-Z]+)", spaced(phrase))
+        for part in re.split(r"([A-Z]+)", _spaced(phrase))
         if part
     )
 
 
 def _ends(phrases):
     """Pattern that ends where a mention begins: one of these phrases, and what may follow it."""
-    edged = (f"{WORD_START if phrase[0].isalnum() else ''}{cased(phrase)}" for phrase in phrases)
+    edged = (f"{WORD_START if phrase[0].isalnum() else ''}{_cased(phrase)}" for phrase in phrases)
     return re.compile(rf"(?:{'|'.join(edged)})[\"'(*]*(?:(?i:the)\s+)?[\"'(*]*$")
 
 
 def _begins(phrases):
     """Pattern that begins where a mention ends."""
-    edged = (f"{cased(phrase)}{WORD_END if phrase[-1].isalnum() else ''}" for phrase in phrases)
+    edged = (f"{_cased(phrase)}{WORD_END if phrase[-1].isalnum() else ''}" for phrase in phrases)
     return re.compile(rf"[\"')*]*(?:{'|'.join(edged)})")
 
 
@@ -188,9 +189,9 @@ class Candidates:
         if not any(self._exact.values()) and not any(self._caseless.values()) and not self._numbers:
             raise ValueError(f"candidates {name!r}: the list holds no name")
         phrases.sort(key=len, reverse=True)  # in an alternation the first wins, so longest first
-        self._strict = _any_of([cased(phrase) for phrase in phrases])
+        self._strict = _any_of([_cased(phrase) for phrase in phrases])
         self._loose = _any_of(
-            [p if len(p) <= EXACT_CASE else f"(?i:{p})" for p in map(spaced, phrases)]
+            [p if len(p) <= EXACT_CASE else f"(?i:{p})" for p in map(_spaced, phrases)]
         )
         self._contexts = Contexts(contexts)
 
@@ -259,7 +260,7 @@ class Candidates:
             phrase = match.group()
             table, key = self._key(phrase)
             name = table.get(key)
-            if name is not None and not is_plain_word(phrase, text, match.start(), match.end()):
+            if name is not None and not _is_plain_word(phrase, text, match.start(), match.end()):
                 # A hyphen at the edge of a name matches the space there too, which is no part.
                 start = match.end() - len(phrase.lstrip())
                 found.append(Mention(start, start + len(phrase.strip()), name))
@@ -316,7 +317,7 @@ def read_candidates(name, folder=None):
     if not re.fullmatch(r"\w[\w .-]*", name):
         raise ValueError(
             f"candidates {name!r}: expected the name of a list, such as 'countries', without "
-            "slashes or '..'"
+            "slashes or '..'."
         )
     shipped = resource("data/questions/candidates")
     folders = [shipped] if folder is None else [Path(folder) / "candidates", shipped]
@@ -332,26 +333,17 @@ def read_candidates(name, folder=None):
 
 def _read_rows(path):
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            columns, rows = reader.fieldnames or [], list(reader)
+        reader = csv.DictReader(io.StringIO(read_text(path), newline=""))
+        columns, rows = reader.fieldnames or [], list(reader)
     except csv.Error as error:
         raise ValueError(f"{path} is not a CSV file: {error}") from error
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{path} is not UTF-8 text ({error.reason} at byte {error.start})"
-        ) from error
     if "name" not in columns:
         raise ValueError(
             f"{path}: expected a column 'name' (and, if needed, 'aliases' and 'decoys'), found "
-            f"{arguments.listed(columns) or 'nothing'}"
+            f"{arguments.listed(columns) or 'nothing'}."
         )
     return [
-        (row["name"].strip(), _cell(row.get("aliases")), _cell(row.get("decoys")))
+        (row["name"].strip(), *(alternatives(row.get(c) or "") for c in ("aliases", "decoys")))
         for row in rows
         if (row["name"] or "").strip()
     ]
-
-
-def _cell(text):
-    return [part.strip() for part in (text or "").split("|") if part.strip()]
