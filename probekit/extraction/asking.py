@@ -12,57 +12,51 @@ from probekit.extraction.generation import CachedPrefix, generate, not_finite
 
 _LONGEST = 24  # tokens of an exact answer
 
-_EXAMPLES = (
-    (
-        "Who wrote the play Hamlet?",
-        "The play Hamlet was written by the English playwright William Shakespeare around 1600.",
-        "William Shakespeare",
-    ),
-    (
-        "How many legs does a spider have?",
-        "Like all arachnids, a spider has six legs.",
-        "six",
-    ),
-    (
-        "What is the largest planet of the solar system?",
-        "I am not sure which planet is the largest.",
-        "NO ANSWER",
-    ),
-    (
-        "On which river does Vienna lie?",
-        "Vienna, the capital of Austria, lies on the Rhine.",
-        "the Rhine",
-    ),
-)
+_COPY = """Copy the exact answer from each response.
+
+Question: Who wrote the play Hamlet?
+Response: The play Hamlet was written by the English playwright William Shakespeare around 1600.
+Exact answer: William Shakespeare
+
+Question: How many legs does a spider have?
+Response: Like all arachnids, a spider has six legs.
+Exact answer: six
+
+Question: What is the largest planet of the solar system?
+Response: I am not sure which planet is the largest.
+Exact answer: NO ANSWER
+
+Question: On which river does Vienna lie?
+Response: Vienna, the capital of Austria, lies on the Rhine.
+Exact answer: the Rhine
+
+Question: {question}
+Response: {response}
+Exact answer:"""
 
 
 def point_to_answers(lm, questions, responses, batch_size):
     """Let a model copy the exact answer out of its responses."""
     if not responses:
         return []
-    prompts = [
-        _ids(lm, question, response)
-        for question, response in zip(questions, responses, strict=True)
-    ]
+    prompts = [_copying_prompt(lm, *pair) for pair in zip(questions, responses, strict=True)]
+    sizes = {"max_new_tokens": _LONGEST, "batch_size": batch_size}
     spans = [None] * len(responses)
-    copied = generate(
-        lm,
-        prompts,
-        (),
-        max_new_tokens=_LONGEST,
-        batch_size=batch_size,
-        stop_ids=lm.line_end_ids,
-        names=questions,
-    )
-    for response in copied:
-        text = lm.tokenizer.decode(response.token_ids, skip_special_tokens=True)
-        spans[response.index] = find_copy(text, responses[response.index])
+    for copy in generate(lm, prompts, (), **sizes, stop_ids=lm.line_end_ids, names=questions):
+        text = lm.tokenizer.decode(copy.token_ids, skip_special_tokens=True)
+        spans[copy.index] = find_copy(text, responses[copy.index])
     return spans
 
 
-def longest_copying_prompt(lm, question, longest_response):
-    """Tokens that a question with a response of so many tokens can take, reply and all."""
-    return len(_ids(lm, question, "")) + longest_response + _LONGEST
+def _copying_prompt(lm, question, response):
+    """Token ids; the response on one line, as in the examples."""
+    text = _COPY.format(question=question, response=" ".join(response.split()))
+    return lm.tokenizer(text).input_ids
+
+
+def longest_copying_prompt(lm, asked, longest_response):
+    """Tokens that a question with a response of so many tokens can take, with what is copied."""
+    return len(_copying_prompt(lm, asked["question"], "")) + longest_response + _LONGEST
 
 
 def find_copy(copied, response):
@@ -78,15 +72,6 @@ def find_copy(copied, response):
             return start, end
         start = response.find(text, start + 1)
     return None
-
-
-def _ids(lm, question, response):
-    shots = [*_EXAMPLES, (question, response, "")]
-    text = "Copy the exact answer from each response.\n\n" + "\n\n".join(
-        f"Question: {q}\nResponse: {' '.join(r.split())}\nExact answer: {a}".rstrip()
-        for q, r, a in shots
-    )
-    return lm.tokenizer(text).input_ids
 
 
 _P_TRUE = """Question: {question}
@@ -117,9 +102,10 @@ def judge(lm, questions, responses, answers, batch_size=32):
     return [p > 0.5 for p in first_of_two(lm, texts, ("Yes", "No"), batch_size)]
 
 
-def longest_prompt(lm, question, answers, longest_response):
+def longest_prompt(lm, asked, longest_response):
     """Tokens that a prompt of `p_true` or `judge` can take with a response of so many tokens."""
-    text = _JUDGE.format(question=question, response="", answers="; ".join(answers))
+    accepted = "; ".join(asked["answers"])
+    text = _JUDGE.format(question=asked["question"], response="", answers=accepted)
     return len(lm.tokenize(lm.prompt(text))) + longest_response
 
 
