@@ -389,7 +389,7 @@ def test_a_worker_with_other_code_is_refused_by_name(client, lm, questions, tmp_
 def test_a_worker_with_other_packages_is_refused_by_name(
     client, lm, questions, tmp_path, monkeypatch, package
 ):
-    ours = importlib.import_module("probekit.extraction.workers").CODE
+    ours = importlib.import_module("probekit.cluster").CODE
     monkeypatch.setattr("probekit.cluster.CODE", ours | {package: "0.0.1"})
     named = rf"Worker tcp://\S+ on .*: {package} is {ours[package]}, the driver's 0\.0\.1\. Inst"
     refused(named, lm, questions, Run(tmp_path / "r"), scheduler=client)

@@ -241,8 +241,12 @@ class _Rows:
 
     def forward(self, lm):
         """Feed every row's last token; return the logits of the next, (rows, vocabulary)."""
-        if self.end == self.room:
-            self._move_to_front()
+        if self.end == self.room:  # everything moves to the front
+            before = slice(self.end - self.width, self.end)
+            for kept in _tensors(self.cache):
+                moved = kept[: len(self), :, before].clone()
+                kept[: len(self), :, self.longest - self.width : self.longest] = moved
+            self.end = self.longest
         lengths = torch.tensor([row.length for row in self.responses])
         width = self.width
         mask = (torch.arange(width + 1) >= width - lengths[:, None]).long().to(lm.device)
@@ -299,13 +303,6 @@ class _Rows:
                 self.responses[hole] = self.responses[mover]
         del self.responses[left:]
 
-    def _move_to_front(self):
-        start, rows = self.longest - self.width, len(self)
-        for kept in _tensors(self.cache):
-            moved = kept[:rows, :, self.end - self.width : self.end].clone()
-            kept[:rows, :, start : self.longest] = moved
-        self.end = self.longest
-
 
 @dataclass(eq=False)
 class _Row:
@@ -338,12 +335,8 @@ class Sampler:
         # The likeliest tokens that together have `top_p`: at least one.
         shares = shares.masked_fill(reached - shares >= self.top_p, 0)
         reached = shares.cumsum(-1)
-        drawn = reached.new_tensor(
-            [self._uniform(i, step) for i, step in zip(indices, steps, strict=True)]
-        )
+        keys = [np.array([self.seed, self.first + i], dtype=np.uint64) for i in indices]
+        counters = (np.random.Philox(counter=s, key=k) for s, k in zip(steps, keys, strict=True))
+        drawn = reached.new_tensor([np.random.Generator(c).random() for c in counters])
         place = torch.searchsorted(reached, (drawn * reached[:, -1])[:, None], right=True)
         return tokens.gather(-1, place.clamp_max(reached.shape[1] - 1))[:, 0]
-
-    def _uniform(self, index, step):
-        key = np.array([self.seed, self.first + index], dtype=np.uint64)
-        return np.random.Generator(np.random.Philox(counter=step, key=key)).random()

@@ -242,18 +242,17 @@ def _check_questions(questions):
         "answers": (list, "lists of accepted answers"),
         "candidates": (Candidates | None, "what read_questions made of them"),
     }
-    for name in kinds:
+    for name, (kind, what) in kinds.items():
         if name not in questions:
             raise ValueError(f"The questions have no column {name!r}. {how}")
-    if not len(questions):
-        raise ValueError("There is no question: the table is empty.")
-    for name, (kind, what) in kinds.items():
         for cell in questions[name]:
             if not isinstance(cell, kind):
                 raise ValueError(
                     f"The questions' column {name!r} must hold {what}, but {arguments.shown(cell)} "
                     f"is in it. {how}"
                 )
+    if not len(questions):
+        raise ValueError("There is no question: the table is empty.")
     if not questions["id"].is_unique:
         raise ValueError("The questions' ids are not unique. Give every question one of its own.")
 
@@ -452,7 +451,7 @@ class _Extraction:
             waiting = {}
             for number, members in enumerate(self.shards):
                 if self._part(number) and all(
-                    store.has(number) and (checked or store.is_intact(number))
+                    store.has(number) if checked else store.is_intact(number)
                     for store in self.stores.values()
                 ):
                     for correct in self._read_part(number)["correct"]:
@@ -486,7 +485,9 @@ class _Extraction:
             self.record(at_work=True)
 
         for number, shard in shards.items():
-            answered = answer_shard(self.lm, shard, self.batch_size, self.judge, tally, halved)
-            for site, values in answered.activations.items():
+            rows, activations, batch_size = answer_shard(
+                self.lm, shard, self.batch_size, self.judge, tally, halved
+            )
+            for site, values in activations.items():
                 self.stores[site].write(shard.members, values)
-            yield number, answered.rows, answered.batch_size
+            yield number, rows, batch_size
