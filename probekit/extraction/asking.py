@@ -1,9 +1,10 @@
-"""What a model says of an answer when it is asked: P(True), and a second model as judge.
+"""What a model says of an answer when it is asked: what it is, P(True), or as a judge.
 
-Both put a question that is answered by one of two words, and compare the words' probabilities.
+P(True) and the judge's verdict compare the probabilities of two words that the model may reply.
 """
 
 import math
+import re
 from collections import defaultdict
 
 import torch
@@ -55,23 +56,19 @@ def _copying_prompt(lm, question, response):
 
 
 def longest_copying_prompt(lm, asked, longest_response):
-    """Tokens that a question with a response of so many tokens can take, with what is copied."""
+    """Most tokens of a prompt of `point_to_answers` and its reply, given those of the response."""
     return len(_copying_prompt(lm, asked["question"], "")) + longest_response + _LONGEST
 
 
 def find_copy(copied, response):
     """Where a response contains what was copied from it, in whole words."""
     text = copied.strip().strip("\"'").rstrip(".,;:!").strip()
-    start = response.find(text) if text else -1
-    while start >= 0:
-        end = start + len(text)
-        before, after = response[start - 1 : start], response[end : end + 1]
-        if not (before.isalnum() and text[0].isalnum()) and not (
-            after.isalnum() and text[-1].isalnum()
-        ):
-            return start, end
-        start = response.find(text, start + 1)
-    return None
+    if not text:
+        return None
+    before = r"(?<![^\W_])" if text[0].isalnum() else ""
+    after = r"(?![^\W_])" if text[-1].isalnum() else ""
+    found = re.search(before + re.escape(text) + after, response)
+    return found and found.span()
 
 
 _P_TRUE = """Question: {question}
@@ -103,7 +100,7 @@ def judge(lm, questions, responses, answers, batch_size=32):
 
 
 def longest_prompt(lm, asked, longest_response):
-    """Tokens that a prompt of `p_true` or `judge` can take with a response of so many tokens."""
+    """Most tokens of a prompt of `p_true` or `judge`, given those of the response."""
     accepted = "; ".join(asked["answers"])
     text = _JUDGE.format(question=asked["question"], response="", answers=accepted)
     return len(lm.tokenize(lm.prompt(text))) + longest_response
@@ -111,7 +108,7 @@ def longest_prompt(lm, asked, longest_response):
 
 @torch.inference_mode()
 def first_of_two(lm, texts, words, batch_size=32):
-    """Probability of the first of two words as a model's reply, of the two together."""
+    """Probability that a model replies with the first of two words rather than the second."""
     if not texts:
         return []
     prompts = [lm.tokenize(lm.prompt(text)) for text in texts]

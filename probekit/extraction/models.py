@@ -168,8 +168,8 @@ def named_files(folder, parsed):
     if "adapter_config.json" in parsed:
         raise ValueError(
             f"{folder} holds an adapter (adapter_config.json), which changes another model and is "
-            "none itself. Merge the two, with merge_and_unload() of peft, and save the result with "
-            "save_pretrained(); then load that."
+            "no model by itself. Merge the two with merge_and_unload() of peft, save the "
+            "result with save_pretrained(), and load that."
         )
     for name, content in parsed.items():
         if name in NAMING and not isinstance(content, dict):
@@ -202,9 +202,9 @@ def named_files(folder, parsed):
 
 
 def check_download(folder):
-    """Refuse what an earlier download left if it isn't what the hub sent: its hash is its name.
+    """Refuse downloaded files whose hash is not their name in the hub's cache, so damaged ones.
 
-    And what is not to be read of what it did send, as in a folder of the user's.
+    And, as in a local folder, settings that name files which must not be read.
     """
     for path in sorted(folder.rglob("*")):
         # Where the cache has no links, files go by their own names, and nothing tells their hash.
@@ -410,7 +410,7 @@ def _described(tokenizer):
 
 
 def _check_weights(name, model, loaded):
-    """Refuse a model of which some weights are not those of its file, or no finite numbers."""
+    """Refuse a model of which some weights are not those of its file, or not finite numbers."""
     found = {
         "lacks": sorted(loaded["missing_keys"]),
         "also holds": sorted(loaded["unexpected_keys"]),
@@ -420,8 +420,8 @@ def _check_weights(name, model, loaded):
     if differing:
         raise ValueError(
             f"{name} does not hold the weights of a {type(model).__name__} with its configuration: "
-            f"it {', it '.join(differing)}. What is lacking would be random numbers. Copy, "
-            "download or save the model again."
+            f"it {', it '.join(differing)}. Missing ones would be filled with random numbers. "
+            "Copy, download or save the model again."
         )
     numbers = [(n, p) for n, p in model.named_parameters() if p.is_floating_point()]
     numbers = [(n, p.detach()) for n, p in numbers if p.itemsize > 1 and not p.is_meta]

@@ -31,6 +31,7 @@ from probekit.run.stopping import stoppable
 
 # What of the answers stands beside the activations, besides whether they are correct.
 _TEXT_COORDINATES = ("id", "question", "exact_answer", "answer")
+_AGAIN = "Run the same again, which makes only what is missing."
 _GO_ON = "Whole shards of answers are kept: the same call goes on from there."
 
 
@@ -178,11 +179,11 @@ def extract(
 
 
 def _batch_size(claimed, possible, given):
-    """How many rows at a time, of a run that begins or goes on: its own number if that can be.
+    """Batch size of a run: where it goes on, the size that it had, if memory allows.
 
-    A process that the system kills for want of memory can't halve its batches, so the next one
-    does. Not after every kill, since smaller batches change the activations' last bits: only if
-    the system has counted such a death since, in our control group where there is one.
+    A process that the system kills for lack of memory can't halve its batches, so the next one
+    does: but only if the system has counted such a death since, in our control group where there
+    is one, as smaller batches change the last bits of activations.
     """
     if claimed is None:
         return possible
@@ -228,7 +229,7 @@ def check_two_classes(answers):
     )
     raise ValueError(
         f"All {len(answers)} answers are {verdict}, so there is no error to detect:\n{examples}\n"
-        "Look whether the grading is fair; else take another question file or another model."
+        "Check whether the grading is fair. If it is, use another question file or another model."
     )
 
 
@@ -357,12 +358,12 @@ class _Extraction:
 
     @cached_property
     def shards(self):
-        """The ranges of questions that are worked on and stored as one."""
+        """Ranges of questions that are worked on and stored as one."""
         n = len(self.prompts)
         return [range(start, min(start + SHARD, n)) for start in range(0, n, SHARD)]
 
     def record(self, at_work):
-        """Write down the batch size in use, for who continues this run, killed as it may be."""
+        """Write down the batch size in use, for the process that continues this run."""
         deaths = memory.deaths() if at_work and not self.workers else None
         record(self.where, self.parameters, self.batch_size, deaths)
 
@@ -394,7 +395,7 @@ class _Extraction:
         return self.where.path / "shards"
 
     def _left(self, pattern):
-        """What the folder of the shards' answers holds by such names; no link may be in it."""
+        """Paths in the folder of the shards' answers with such names; no link may be in it."""
         if not no_links(self._parts, self.where.path):
             return []
         with reading(self._parts):  # unlike a glob, which passes over what it can't see
@@ -403,9 +404,9 @@ class _Extraction:
         return [path for path in there if re.fullmatch(pattern, path.name)]
 
     def _part(self, number):
-        """Where a shard's answers are, if they are there as they were written.
+        """Path of a shard's answers if they are there and undamaged: their hash is in the name.
 
-        They stay, as a second copy of the table, which can't be made again but by asking.
+        They stay, as a second copy of the table: only asking everything again could replace it.
         """
         copies = self._left(f"{number:05d}-.*[.]parquet")
         return next((path for path in copies if path.stem.endswith(sha256(path))), None)
@@ -415,8 +416,7 @@ class _Extraction:
         if path is None:
             raise ValueError(
                 f"The answers of shard {number} are no longer in {self._parts}, though they were "
-                "written: something else wrote or deleted there meanwhile. Run the same again, "
-                "which makes only what is missing."
+                f"written: something else wrote or deleted there meanwhile. {_AGAIN}"
             )
         with reading(path):
             rows = pd.read_parquet(path)
@@ -473,9 +473,8 @@ class _Extraction:
                 for store in self.stores.values():
                     if not store.is_intact(number):
                         raise ValueError(
-                            f"{store.path} does not give back shard {number} as it was written: "
-                            "something else wrote there meanwhile, or the disk is faulty. Run the "
-                            "same again, which makes only what is missing."
+                            f"Shard {number} of {store.path} can't be read back as it was written: "
+                            f"something else wrote there meanwhile, or the disk is faulty. {_AGAIN}"
                         )
                 self._write_part(number, rows)
 

@@ -292,7 +292,7 @@ def claim(run, parameters):
 
 
 def record(run, parameters, batch_size, deaths=None):
-    """Write down by what a run is made, for whoever continues it."""
+    """Write down a run's parameters and batch size, for the process that continues it."""
     content = {"parameters": parameters, "batch_size": batch_size}
     write_json(run.path / "run.json", sealed(content | ({"deaths": deaths} if deaths else {})))
 
@@ -329,7 +329,7 @@ def _as_recorded(parameters, batch_size, deaths):
 
 
 def mend(run):
-    """Take away what is not as a finished extract stage left it, so that it is made again.
+    """Delete damaged outputs of a finished extract stage, so that they are made again.
 
     Small files that describe a store are written again at once, as the manifest has their text.
     """

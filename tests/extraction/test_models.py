@@ -230,7 +230,7 @@ def test_weights_that_are_no_finite_numbers(folder, value, dtype):
     weights = load_file(folder / "model.safetensors")[DOWN]
     weights[3, 4] = value
     spoil(folder, **{DOWN: weights})
-    with pytest.raises(ValueError, match=rf"no finite numbers in torch\.{dtype}: {DOWN}\. Load it"):
+    with pytest.raises(ValueError, match=rf"finite numbers in torch\.{dtype}: {DOWN}\. Load it"):
         load_model(folder, dtype=dtype)
 
 
