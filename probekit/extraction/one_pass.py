@@ -344,17 +344,13 @@ class _Extraction:
 
     @cached_property
     def stores(self):
-        """The sites' stores."""
-        n, about = len(self.prompts), {"model": self.lm.name, "revision": self.lm.revision}
-        return {
-            site: ActivationStore(
-                self.where.path / store_name(site, self.sites),
-                n,
-                min(SHARD, n),
-                about | {"site": site},
-            )
-            for site in self.sites
-        }
+        """{site: store}."""
+        n, stores = len(self.prompts), {}
+        for site in self.sites:
+            path = self.where.path / store_name(site, self.sites)
+            about = {"model": self.lm.name, "revision": self.lm.revision, "site": site}
+            stores[site] = ActivationStore(path, n, min(SHARD, n), about)
+        return stores
 
     @cached_property
     def shards(self):
