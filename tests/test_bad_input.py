@@ -1390,7 +1390,7 @@ def test_the_user_is_told(name, changes, kind, text, good, monkeypatch):
         function(**arguments)
     said = str(error.value).replace(str(good.folder), "FOLDER")
     pattern = ".+".join(map(re.escape, text.split("…")))
-    assert re.fullmatch(pattern, said, re.DOTALL), said
+    assert re.fullmatch(pattern + "[.]?", said, re.DOTALL), said
     assert type(error.value) is kind
     assert files(good.folder) == before
 

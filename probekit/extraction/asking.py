@@ -1,9 +1,10 @@
-"""What a model says of an answer when it is asked: P(True), and a second model as judge.
+"""What a model says of an answer when it is asked: what it is, P(True), or as a judge.
 
-Both put a question that is answered by one of two words, and compare the words' probabilities.
+P(True) and the judge's verdict compare the probabilities of two words that the model may reply.
 """
 
 import math
+import re
 from collections import defaultdict
 
 import torch
@@ -12,81 +13,62 @@ from probekit.extraction.generation import CachedPrefix, generate, not_finite
 
 _LONGEST = 24  # tokens of an exact answer
 
-_EXAMPLES = (
-    (
-        "Who wrote the play Hamlet?",
-        "The play Hamlet was written by the English playwright William Shakespeare around 1600.",
-        "William Shakespeare",
-    ),
-    (
-        "How many legs does a spider have?",
-        "Like all arachnids, a spider has six legs.",
-        "six",
-    ),
-    (
-        "What is the largest planet of the solar system?",
-        "I am not sure which planet is the largest.",
-        "NO ANSWER",
-    ),
-    (
-        "On which river does Vienna lie?",
-        "Vienna, the capital of Austria, lies on the Rhine.",
-        "the Rhine",
-    ),
-)
+_COPY = """Copy the exact answer from each response.
+
+Question: Who wrote the play Hamlet?
+Response: The play Hamlet was written by the English playwright William Shakespeare around 1600.
+Exact answer: William Shakespeare
+
+Question: How many legs does a spider have?
+Response: Like all arachnids, a spider has six legs.
+Exact answer: six
+
+Question: What is the largest planet of the solar system?
+Response: I am not sure which planet is the largest.
+Exact answer: NO ANSWER
+
+Question: On which river does Vienna lie?
+Response: Vienna, the capital of Austria, lies on the Rhine.
+Exact answer: the Rhine
+
+Question: {question}
+Response: {response}
+Exact answer:"""
 
 
 def point_to_answers(lm, questions, responses, batch_size):
     """Let a model copy the exact answer out of its responses."""
     if not responses:
         return []
-    prompts = [
-        _ids(lm, question, response)
-        for question, response in zip(questions, responses, strict=True)
-    ]
+    prompts = [_copying_prompt(lm, *pair) for pair in zip(questions, responses, strict=True)]
+    sizes = {"max_new_tokens": _LONGEST, "batch_size": batch_size}
     spans = [None] * len(responses)
-    copied = generate(
-        lm,
-        prompts,
-        (),
-        max_new_tokens=_LONGEST,
-        batch_size=batch_size,
-        stop_ids=lm.line_end_ids,
-        names=questions,
-    )
-    for response in copied:
-        text = lm.tokenizer.decode(response.token_ids, skip_special_tokens=True)
-        spans[response.index] = find_copy(text, responses[response.index])
+    for copy in generate(lm, prompts, (), **sizes, stop_ids=lm.line_end_ids, names=questions):
+        text = lm.tokenizer.decode(copy.token_ids, skip_special_tokens=True)
+        spans[copy.index] = find_copy(text, responses[copy.index])
     return spans
 
 
-def longest_copying_prompt(lm, question, longest_response):
-    """Tokens that a question with a response of so many tokens can take, reply and all."""
-    return len(_ids(lm, question, "")) + longest_response + _LONGEST
+def _copying_prompt(lm, question, response):
+    """Token ids; the response on one line, as in the examples."""
+    text = _COPY.format(question=question, response=" ".join(response.split()))
+    return lm.tokenizer(text).input_ids
+
+
+def longest_copying_prompt(lm, asked, longest_response):
+    """Most tokens of a prompt of `point_to_answers` and its reply, given those of the response."""
+    return len(_copying_prompt(lm, asked["question"], "")) + longest_response + _LONGEST
 
 
 def find_copy(copied, response):
     """Where a response contains what was copied from it, in whole words."""
     text = copied.strip().strip("\"'").rstrip(".,;:!").strip()
-    start = response.find(text) if text else -1
-    while start >= 0:
-        end = start + len(text)
-        before, after = response[start - 1 : start], response[end : end + 1]
-        if not (before.isalnum() and text[0].isalnum()) and not (
-            after.isalnum() and text[-1].isalnum()
-        ):
-            return start, end
-        start = response.find(text, start + 1)
-    return None
-
-
-def _ids(lm, question, response):
-    shots = [*_EXAMPLES, (question, response, "")]
-    text = "Copy the exact answer from each response.\n\n" + "\n\n".join(
-        f"Question: {q}\nResponse: {' '.join(r.split())}\nExact answer: {a}".rstrip()
-        for q, r, a in shots
-    )
-    return lm.tokenizer(text).input_ids
+    if not text:
+        return None
+    before = r"(?<![^\W_])" if text[0].isalnum() else ""
+    after = r"(?![^\W_])" if text[-1].isalnum() else ""
+    found = re.search(before + re.escape(text) + after, response)
+    return found and found.span()
 
 
 _P_TRUE = """Question: {question}
@@ -117,15 +99,16 @@ def judge(lm, questions, responses, answers, batch_size=32):
     return [p > 0.5 for p in first_of_two(lm, texts, ("Yes", "No"), batch_size)]
 
 
-def longest_prompt(lm, question, answers, longest_response):
-    """Tokens that a prompt of `p_true` or `judge` can take with a response of so many tokens."""
-    text = _JUDGE.format(question=question, response="", answers="; ".join(answers))
+def longest_prompt(lm, asked, longest_response):
+    """Most tokens of a prompt of `p_true` or `judge`, given those of the response."""
+    accepted = "; ".join(asked["answers"])
+    text = _JUDGE.format(question=asked["question"], response="", answers=accepted)
     return len(lm.tokenize(lm.prompt(text))) + longest_response
 
 
 @torch.inference_mode()
 def first_of_two(lm, texts, words, batch_size=32):
-    """Probability of the first of two words as a model's reply, of the two together."""
+    """Probability that a model replies with the first of two words rather than the second."""
     if not texts:
         return []
     prompts = [lm.tokenize(lm.prompt(text)) for text in texts]

@@ -13,6 +13,7 @@ together, so no prompt is ever padded.
 import functools
 import inspect
 import math
+import os
 import weakref
 from dataclasses import dataclass, field
 
@@ -32,26 +33,17 @@ _REFILL = 0.25
 class Response:
     """What the model made of one prompt."""
 
-    index: int
-    """Which prompt, counted from 0."""
-    token_ids: list
-    """Ids of the response's tokens, without the one that ended it."""
-    logprobs: np.ndarray
-    """Log-probability that the model gave to each of them, (token,)."""
-    finished: bool
-    """Whether the model ended its turn itself, before `max_new_tokens`."""
-    activations: dict
-    """Per site a tensor (1 + token, layer, feature): the prompt's last token, then the others."""
+    index: int  # which prompt, counted from 0
+    token_ids: list  # without the one that ended the response
+    logprobs: np.ndarray  # (token,): the log-probability that the model gave to each
+    finished: bool  # whether the model ended its turn itself, before `max_new_tokens`
+    activations: dict  # {site: (1 + token, layer, feature)}, the prompt's last token first
 
 
 def common_prefix(prompts):
     """Length of the token sequence that all prompts begin with, short of any whole prompt."""
-    shortest, longest = min(prompts), max(prompts)
-    limit = min(map(len, prompts)) - 1
-    for i in range(limit):
-        if shortest[i] != longest[i]:
-            return i
-    return limit
+    shared = os.path.commonprefix(prompts)  # noqa: RUF071, lists, not folders
+    return min(len(shared), min(map(len, prompts)) - 1)
 
 
 @torch.inference_mode()
@@ -77,12 +69,10 @@ def generate(
     batch_size = min(batch_size, len(prompts))
     with Recorder(lm.model, sites) as recorder:
         rows = _Rows(batch_size, max(map(len, prompts)), max_new_tokens, len(prompts))
-        rows.error = lambda row: not_finite(
-            lm, row.index if names is None else names[row.index], len(row.token_ids)
-        )
+        names = names or range(len(prompts))
+        rows.error = lambda row: not_finite(lm, names[row.index], len(row.token_ids))
         while waiting or len(rows):
-            free = batch_size - len(rows)
-            while waiting and free and (free >= refill or not len(rows)):
+            while waiting and (free := batch_size - len(rows)) >= refill:
                 length = len(prompts[waiting[-1]])
                 group = []
                 while waiting and len(group) < free and len(prompts[waiting[-1]]) == length:
@@ -90,9 +80,6 @@ def generate(
                 logits, cache = prefix.read(lm, [prompts[i] for i in group])
                 rows.enter(group, length, cache, recorder)
                 yield from rows.advance(logits, stops, sample, first=len(rows) - len(group))
-                free = batch_size - len(rows)
-                if free < refill:
-                    break
             if len(rows):
                 logits = rows.forward(lm)
                 rows.record(recorder)
@@ -126,10 +113,7 @@ class CachedPrefix:
             self.layers = [(layer.keys, layer.values) for layer in cache.layers]
 
     def read(self, lm, prompts):
-        """Read prompts of one length from where the common beginning ends.
-
-        Gives `logits` (rows, vocabulary).
-        """
+        """Logits (rows, vocabulary) and cache of prompts of one length, read from its end on."""
         ids = torch.tensor([prompt[self.length :] for prompt in prompts], device=lm.device)
         cache = DynamicCache()
         for i, (keys, values) in enumerate(self.layers):
@@ -150,6 +134,11 @@ def _forward(lm, ids, cache, mask, positions):
         input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True, **options
     )
     return output.logits[:, -1]
+
+
+def _tensors(cache):
+    """Keys and values of a cache's layers, each (rows, heads, tokens, feature)."""
+    return [tensor for layer in cache.layers for tensor in (layer.keys, layer.values)]
 
 
 @functools.cache
@@ -214,12 +203,10 @@ class _Rows:
         if self.cache is None:
             self.cache = Cache(layers=[_AlignedLayer(self) for _ in cache.layers])
             self._allocate(cache)
-        new = slice(start, stop)
-        for ours, theirs in zip(self.cache.layers, cache.layers, strict=True):
-            for kept, read in ((ours.keys, theirs.keys), (ours.values, theirs.values)):
-                kept[new, :, self.end - length : self.end] = read
-                # What lies before is masked, but must be finite.
-                kept[new, :, : self.end - length] = 0
+        for kept, read in zip(_tensors(self.cache), _tensors(cache), strict=True):
+            kept[start:stop, :, self.end - length : self.end] = read
+            # What lies before is masked, but must be finite.
+            kept[start:stop, :, : self.end - length] = 0
         self.responses += [_Row(index, length, self.free_slots.pop()) for index in group]
         self.record(recorder, first=start)
 
@@ -230,7 +217,7 @@ class _Rows:
         small enough for the heap to keep, and what is left of them between other things adds up.
         What is never written to is never taken.
         """
-        like = [tensor for layer in cache.layers for tensor in (layer.keys, layer.values)]
+        like = _tensors(cache)
         shapes = [(self.capacity, t.shape[1], self.room, t.shape[3]) for t in like]
         views = {}
         for device in {tensor.device for tensor in like}:
@@ -244,8 +231,7 @@ class _Rows:
     def record(self, recorder, first=0):
         """Keep what the latest pass showed of the rows from `first` on."""
         rows = self.responses[first:]
-        slots = [row.slot for row in rows]
-        steps = [len(row.token_ids) for row in rows]
+        slots, steps = [row.slot for row in rows], [len(row.token_ids) for row in rows]
         for site in recorder.sites:
             latest = recorder.latest(site)
             if site not in self.buffers:
@@ -255,8 +241,12 @@ class _Rows:
 
     def forward(self, lm):
         """Feed every row's last token; return the logits of the next, (rows, vocabulary)."""
-        if self.end == self.room:
-            self._move_to_front()
+        if self.end == self.room:  # everything moves to the front
+            before = slice(self.end - self.width, self.end)
+            for kept in _tensors(self.cache):
+                moved = kept[: len(self), :, before].clone()
+                kept[: len(self), :, self.longest - self.width : self.longest] = moved
+            self.end = self.longest
         lengths = torch.tensor([row.length for row in self.responses])
         width = self.width
         mask = (torch.arange(width + 1) >= width - lengths[:, None]).long().to(lm.device)
@@ -289,18 +279,15 @@ class _Rows:
                 raise self.error(row)
             if stop or len(row.token_ids) == self.max_new_tokens:
                 ended.add(row)
-                yield self._response(row, finished=stop)
+                kept = slice(1 + len(row.token_ids))
+                activations = {site: b[row.slot, kept].clone() for site, b in self.buffers.items()}
+                logprobs = np.array(row.logprobs, dtype=np.float32)
+                yield Response(row.index, row.token_ids, logprobs, stop, activations)
             else:
                 row.token_ids.append(token)
                 row.logprobs.append(logprob)
         if ended:
             self._drop(ended)
-
-    def _response(self, row, finished):
-        tokens = 1 + len(row.token_ids)
-        activations = {site: b[row.slot, :tokens].clone() for site, b in self.buffers.items()}
-        logprobs = np.array(row.logprobs, dtype=np.float32)
-        return Response(row.index, row.token_ids, logprobs, finished, activations)
 
     def _drop(self, ended):
         """Let rows leave; the last rows take their places, so that the others can stay."""
@@ -310,21 +297,11 @@ class _Rows:
         movers = [i for i, row in enumerate(self.responses[left:], start=left) if row not in ended]
         window = slice(max(0, self.end - self.width), self.end)
         if holes:
-            for layer in self.cache.layers:
-                layer.keys[holes, :, window] = layer.keys[movers, :, window]
-                layer.values[holes, :, window] = layer.values[movers, :, window]
+            for kept in _tensors(self.cache):
+                kept[holes, :, window] = kept[movers, :, window]
             for hole, mover in zip(holes, movers, strict=True):
                 self.responses[hole] = self.responses[mover]
         del self.responses[left:]
-
-    def _move_to_front(self):
-        width, rows = self.width, len(self)
-        start = self.longest - width
-        for layer in self.cache.layers:
-            for tensor in (layer.keys, layer.values):
-                kept = tensor[:rows, :, self.end - width : self.end].clone()
-                tensor[:rows, :, start : start + width] = kept
-        self.end = start + width
 
 
 @dataclass(eq=False)
@@ -349,27 +326,17 @@ class Sampler:
     temperature: float
     top_p: float
     seed: int
-    first: int = 0
-    """Number of the example that the prompts begin with."""
+    first: int = 0  # number of the example that the prompts begin with
 
     def __call__(self, logits, indices, steps):
-        """Draw the next token of each row.
-
-        `logits` (rows, vocabulary); gives (rows,).
-        """
+        """Draw the next token of each row, (rows,), from logits (rows, vocabulary)."""
         shares, tokens = (logits / self.temperature).softmax(-1).sort(descending=True)
         reached = shares.cumsum(-1)
         # The likeliest tokens that together have `top_p`: at least one.
         shares = shares.masked_fill(reached - shares >= self.top_p, 0)
         reached = shares.cumsum(-1)
-        drawn = torch.tensor(
-            [self._uniform(i, step) for i, step in zip(indices, steps, strict=True)],
-            dtype=reached.dtype,
-            device=reached.device,
-        )
+        keys = [np.array([self.seed, self.first + i], dtype=np.uint64) for i in indices]
+        counters = (np.random.Philox(counter=s, key=k) for s, k in zip(steps, keys, strict=True))
+        drawn = reached.new_tensor([np.random.Generator(c).random() for c in counters])
         place = torch.searchsorted(reached, (drawn * reached[:, -1])[:, None], right=True)
         return tokens.gather(-1, place.clamp_max(reached.shape[1] - 1))[:, 0]
-
-    def _uniform(self, index, step):
-        key = np.array([self.seed, self.first + index], dtype=np.uint64)
-        return np.random.Generator(np.random.Philox(counter=step, key=key)).random()

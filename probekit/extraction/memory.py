@@ -56,7 +56,7 @@ def available():
 
 
 def deaths():
-    """How many processes were killed for want of memory, by who counts them: the best first."""
+    """Processes that were killed for lack of memory, by counter; the most specific one first."""
     boot = _read(Path("/proc/sys/kernel/random/boot_id"))
     counted = {boot: _number(*_COUNTED)}
     # Only its own group: what is counted above it are other processes too.
@@ -73,7 +73,7 @@ def deaths():
 
 
 def ran_out(before):
-    """Whether memory ran out since `deaths` gave this: whoever counted then and now decides."""
+    """Whether memory ran out since `deaths` gave `before`: the first counter in both decides."""
     now = deaths()
     return next((now[counter] > n for counter, n in before.items() if counter in now), False)
 

@@ -8,7 +8,6 @@ import os
 import re
 import struct
 import tempfile
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -78,9 +77,16 @@ def locate_model(name, revision=None, code=False):
         path = Path(name)
         # Not path.is_dir, which fails where a text is too long for a name.
         if os.path.isdir(path):
-            return str(path), {}, _identity(path, code)
+            # One hash for the folder's weights, configuration, tokenizer and templates.
+            hashes = [f"{file} {sha256(place)}" for file, place in _files(path, code).items()]
+            return str(path), {}, hashlib.sha256("\n".join(hashes).encode()).hexdigest()
         if path.suffix != ".gguf":
-            _check_hub_id(name)
+            try:
+                validate_repo_id(name)  # without asking the hub
+            except HFValidationError:
+                raise FileNotFoundError(
+                    f"No folder {arguments.shown(name, 200)}. {HOW_TO_NAME}"
+                ) from None
             return name, {"revision": revision}, None
     if not os.path.isfile(path):
         raise FileNotFoundError(f"No model file {path}. Give the path of a .gguf file.")
@@ -93,13 +99,7 @@ def locate_model(name, revision=None, code=False):
     return str(path.parent), {"gguf_file": path.name}, digest
 
 
-def _identity(folder, code):
-    """One hash for a folder's weights, configuration, tokenizer and templates."""
-    hashes = [f"{name} {sha256(path)}" for name, path in _files(folder, code).items()]
-    return hashlib.sha256("\n".join(hashes).encode()).hexdigest()
-
-
-@contextmanager
+@contextlib.contextmanager
 def only_what_is_hashed(source, options):
     """A folder of links to a local model's files and to nothing else, for transformers to read.
 
@@ -168,8 +168,8 @@ def named_files(folder, parsed):
     if "adapter_config.json" in parsed:
         raise ValueError(
             f"{folder} holds an adapter (adapter_config.json), which changes another model and is "
-            "none itself. Merge the two, with merge_and_unload() of peft, and save the result with "
-            "save_pretrained(); then load that."
+            "no model by itself. Merge the two with merge_and_unload() of peft, save the "
+            "result with save_pretrained(), and load that."
         )
     for name, content in parsed.items():
         if name in NAMING and not isinstance(content, dict):
@@ -202,9 +202,9 @@ def named_files(folder, parsed):
 
 
 def check_download(folder):
-    """Refuse what an earlier download left if it isn't what the hub sent: its hash is its name.
+    """Refuse downloaded files whose hash is not their name in the hub's cache, so damaged ones.
 
-    And what is not to be read of what it did send, as in a folder of the user's.
+    And, as in a local folder, settings that name files which must not be read.
     """
     for path in sorted(folder.rglob("*")):
         # Where the cache has no links, files go by their own names, and nothing tells their hash.
@@ -225,14 +225,6 @@ def check_download(folder):
                 "then run the same again: it is downloaded again."
             )
     named_files(folder, {p.name: _parsed(p) for p in folder.glob("*.json") if p.name in NAMING})
-
-
-def _check_hub_id(name):
-    """Refuse what can't be a hub id, without asking the hub."""
-    try:
-        validate_repo_id(name)
-    except HFValidationError:
-        raise FileNotFoundError(f"No folder {arguments.shown(name, 200)}. {HOW_TO_NAME}") from None
 
 
 @dataclass(frozen=True)
@@ -256,17 +248,7 @@ class LanguageModel:
         return self.model.get_input_embeddings().weight.device
 
     def prompt(self, question):
-        """Put a question to the model as a prompt: its chat template, or ``Q: ... A:``.
-
-        Parameters
-        ----------
-        question : str
-
-        Returns
-        -------
-        str
-            Tokenise it without adding special tokens: the template has written them already.
-        """
+        """Put a question to the model as a prompt: its chat template, or ``Q: ... A:``."""
         if self.tokenizer.chat_template is None:
             return f"{self.tokenizer.bos_token or ''}Q: {question}\nA:"
         # A model that can think aloud first is asked not to: the answer is what is probed.
@@ -278,22 +260,12 @@ class LanguageModel:
         )
 
     def tokenize(self, prompt):
-        """Token ids of a prompt from `prompt`, with no special tokens besides the written ones.
-
-        Returns
-        -------
-        list of int
-        """
+        """Token ids of a prompt from `prompt`, which has all its special tokens written in it."""
         return self.tokenizer(prompt, add_special_tokens=False).input_ids
 
     @cached_property
     def stop_ids(self):
-        """Ids of the tokens that end a response; none of them is part of it.
-
-        Returns
-        -------
-        frozenset of int
-        """
+        """Ids of the tokens that end a response, a frozenset; none of them is part of it."""
         stops = {self.tokenizer.eos_token_id}
         configured = self.model.generation_config.eos_token_id
         stops.update(configured if isinstance(configured, list) else [configured])
@@ -301,30 +273,22 @@ class LanguageModel:
             # Nothing else ends the answer of a model that was never taught to end its turn.
             stops |= self.line_end_ids
         else:
-            stops.add(self._end_of_turn())
+            # And the special token that the template writes after an assistant's message.
+            marker = "7391"
+            messages = [{"role": "user", "content": "?"}, {"role": "assistant", "content": marker}]
+            text = self.tokenizer.apply_chat_template(messages, tokenize=False)
+            after = self.tokenizer(text.rpartition(marker)[2], add_special_tokens=False).input_ids
+            # Not `all_special_ids`, which has only those with a role, such as bos and eos.
+            added = self.tokenizer.added_tokens_decoder
+            stops.add(next((i for i in after if i in added and added[i].special), None))
         return frozenset(stops - {None})
 
     @cached_property
     def line_end_ids(self):
-        """Ids of the tokens that end a line, or all there is to say.
-
-        Returns
-        -------
-        frozenset of int
-        """
+        """Ids of the tokens that end a line or the whole text, a frozenset."""
         texts = self.tokenizer.batch_decode([[i] for i in range(len(self.tokenizer))])
         ends = {i for i, text in enumerate(texts) if "\n" in text}
         return frozenset(ends | ({self.tokenizer.eos_token_id} - {None}))
-
-    def _end_of_turn(self):
-        """Id of the special token that the chat template writes after an assistant's message."""
-        marker = "7391"
-        messages = [{"role": "user", "content": "?"}, {"role": "assistant", "content": marker}]
-        text = self.tokenizer.apply_chat_template(messages, tokenize=False)
-        after = self.tokenizer(text.rpartition(marker)[2], add_special_tokens=False).input_ids
-        # Not `all_special_ids`, which has only those with a role, such as bos and eos.
-        added = self.tokenizer.added_tokens_decoder
-        return next((i for i in after if i in added and added[i].special), None)
 
 
 def load_model(
@@ -345,10 +309,10 @@ def load_model(
     revision : str, optional
         Commit, tag or branch on the hub.
     trust_remote_code : bool
-        Run Python code that comes with the model. Off unless asked for by name.
+        Run Python code that comes with the model.
     weights : bool
         False leaves the weights unread: enough for ``extract(..., scheduler=...)``, where the
-        workers load the model, and for nothing else.
+        workers load the model.
 
     Returns
     -------
@@ -356,16 +320,13 @@ def load_model(
 
     Raises
     ------
-    FileNotFoundError
-        If no such model is found.
-    TypeError
-        If an argument is of the wrong kind.
+    FileNotFoundError, TypeError
+        If no such model is found, or an argument is of the wrong kind.
     ValueError
-        If a device or precision can't be used here, or the model is found but cannot be loaded as
-        a causal language model, or its file is damaged, or holds other weights than its settings
-        ask for, or some that are not finite numbers.
+        If a device or precision can't be used here, or what is found is damaged, incomplete or no
+        causal language model.
     OSError
-        If a file of it is there and can't be read.
+        If a file of the model is there and can't be read.
     """
     if revision is not None:
         arguments.text("revision", revision, such_as="main")
@@ -373,7 +334,7 @@ def load_model(
         arguments.flag(option, value)
     dtype = _precision(dtype)
     source, options, identity = locate_model(name, revision, trust_remote_code)
-    asked = {"device": device, "dtype": dtype, "trust_remote_code": trust_remote_code}
+    request = {"device": device, "dtype": dtype, "trust_remote_code": trust_remote_code}
     if weights:
         device = _found(device)
     elif device is not None:
@@ -387,8 +348,14 @@ def load_model(
             config = cached_file(source, "config.json", revision=options["revision"])
             # A branch may move on between the tokenizer and the weights.
             commit = options["revision"] = Path(config).parent.name
-            for other in NAMING:
-                cached_file(source, other, revision=commit, **_IF_THERE)
+            for other in NAMING:  # as far as they are there
+                cached_file(
+                    source,
+                    other,
+                    revision=commit,
+                    _raise_exceptions_for_missing_entries=False,
+                    _raise_exceptions_for_connection_errors=False,
+                )
         check_download(Path(config).parent)
     place = contextlib.nullcontext(source)
     # Code that comes with a model may read whatever it likes, of whatever folder.
@@ -428,18 +395,11 @@ def load_model(
     model.name_or_path = model.config._name_or_path = tokenizer.name_or_path = source
     if weights:
         _check_weights(name, model, loaded)
-    request = asked | {
-        # Another process may work in another folder, and a branch may move on meanwhile.
-        "name": str(name) if name in SHORT_NAMES or identity is None else os.path.abspath(name),
-        "revision": commit or revision,
-    }
+    # Another process may work in another folder, and a branch may move on meanwhile.
+    is_path = identity is not None and name not in SHORT_NAMES
+    request["name"] = os.path.abspath(name) if is_path else str(name)
+    request["revision"] = commit or revision
     return LanguageModel(model.eval(), tokenizer, str(name), identity or commit, request)
-
-
-# How transformers is told that a file of the hub may be absent.
-_IF_THERE = dict.fromkeys(
-    ("_raise_exceptions_for_missing_entries", "_raise_exceptions_for_connection_errors"), False
-)
 
 
 def _described(tokenizer):
@@ -450,38 +410,29 @@ def _described(tokenizer):
 
 
 def _check_weights(name, model, loaded):
-    """Refuse a model of which some weights are not those of its file, or no finite numbers."""
+    """Refuse a model of which some weights are not those of its file, or not finite numbers."""
     found = {
         "lacks": sorted(loaded["missing_keys"]),
         "also holds": sorted(loaded["unexpected_keys"]),
         "has in another shape": sorted(key for key, *_ in loaded["mismatched_keys"]),
     }
-    differing = [f"{what} {_some(keys)}" for what, keys in found.items() if keys]
+    differing = [f"{what} {arguments.listed(keys, 3)}" for what, keys in found.items() if keys]
     if differing:
         raise ValueError(
             f"{name} does not hold the weights of a {type(model).__name__} with its configuration: "
-            f"it {', it '.join(differing)}. What is lacking would be random numbers. Copy, "
-            "download or save the model again."
+            f"it {', it '.join(differing)}. Missing ones would be filled with random numbers. "
+            "Copy, download or save the model again."
         )
     numbers = [(n, p) for n, p in model.named_parameters() if p.is_floating_point()]
+    numbers = [(n, p.detach()) for n, p in numbers if p.itemsize > 1 and not p.is_meta]
     # The sum is finite where all of them are, and is quicker than to look at each.
-    endless = [
-        parameter
-        for parameter, p in numbers
-        if p.itemsize > 1 and not p.is_meta and not p.detach().sum(dtype=torch.float32).isfinite()
-    ]
+    endless = [n for n, p in numbers if not p.sum(dtype=torch.float32).isfinite()]
     if endless:
         raise ValueError(
-            f"{name} has weights that are no finite numbers in {model.dtype}: {_some(endless)}. "
-            "Load it with dtype=torch.bfloat16 or torch.float32; if that is refused too, the file "
-            "is damaged: copy or download it again."
+            f"{name} has weights that are not finite numbers in {model.dtype}: "
+            f"{arguments.listed(endless, 3)}. Load it with dtype=torch.bfloat16 or torch.float32; "
+            "if that is refused too, the file is damaged: copy or download it again."
         )
-
-
-def _some(names):
-    """Three names, and how many more there are."""
-    more = f" and {len(names) - 3:,} more" if len(names) > 3 else ""
-    return ", ".join(names[:3]) + more
 
 
 def _found(device):
@@ -498,14 +449,13 @@ def _precision(dtype):
     if dtype is None or (isinstance(dtype, str) and dtype == "auto"):
         return dtype
     found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
-    expected = (
-        "dtype must be a floating-point dtype of torch such as torch.bfloat16, got "
-        f"{arguments.shown(dtype)}."
-    )
-    if not isinstance(found, torch.dtype):
-        raise (ValueError if isinstance(dtype, str) else TypeError)(expected)
-    if not found.is_floating_point or found.itemsize < 2:
-        raise ValueError(expected)
+    is_dtype = isinstance(found, torch.dtype)
+    if not is_dtype or not found.is_floating_point or found.itemsize < 2:
+        kind = ValueError if is_dtype or isinstance(dtype, str) else TypeError
+        raise kind(
+            "dtype must be a floating-point dtype of torch such as torch.bfloat16, got "
+            f"{arguments.shown(dtype)}."
+        )
     return found
 
 
@@ -530,23 +480,18 @@ def _explained(name):
     """Turn the loader's errors into one sentence that says what to do."""
     try:
         yield
-    except OSError as error:
-        if error.errno not in (None, errno.ENOENT):
+    except (OSError, *_UNREADABLE) as error:
+        if isinstance(error, OSError) and error.errno not in (None, errno.ENOENT):
             with reading(name):
                 raise
-        reason = _reason(error, name)
-        raise FileNotFoundError(f"No model {str(name)!r}: {reason} {HOW_TO_NAME}") from error
-    except _UNREADABLE as error:
-        reason = _reason(error, name)
+        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        # The model is called as the user called it.
+        reason = re.sub(rf"\S*/{TEMPORARY}\w+", lambda _: str(name), line)
+        if isinstance(error, OSError):
+            raise FileNotFoundError(f"No model {str(name)!r}: {reason} {HOW_TO_NAME}") from error
         if "trust_remote_code" in str(error):
             reason = (
                 "it needs Python code that comes with it. Read that code first; if you trust it, "
                 "load_model(..., trust_remote_code=True) runs it."
             )
         raise ValueError(f"{name} cannot be loaded as a causal language model: {reason}") from error
-
-
-def _reason(error, name):
-    """An error's first line, in which the model is called as the user called it."""
-    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return re.sub(rf"\S*/{TEMPORARY}\w+", lambda _: str(name), line)

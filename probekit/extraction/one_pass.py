@@ -10,8 +10,8 @@ import os
 import re
 import shutil
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass
+from functools import cached_property, partial
 
 import numpy as np
 import pandas as pd
@@ -20,35 +20,18 @@ from tqdm import tqdm
 from probekit import arguments
 from probekit.extraction import asking, memory
 from probekit.extraction.models import LanguageModel
-from probekit.extraction.shards import (
-    Shard,
-    Tally,
-    answer_shard,
-    fitting_batch,
-    shortest_alike,
-)
+from probekit.extraction.shards import Shard, Tally, answer_shard, fitting_batch, shortest_alike
 from probekit.extraction.sites import SITES, check_sites
-from probekit.extraction.store import (
-    SHARD,
-    ActivationStore,
-    claim,
-    mend,
-    record,
-)
+from probekit.extraction.store import SHARD, ActivationStore, claim, mend, record
 from probekit.questions.candidates import Candidates
 from probekit.run.directory import Run, store_name
-from probekit.run.files import (
-    explained,
-    no_links,
-    reading,
-    replacing,
-    sha256,
-)
+from probekit.run.files import explained, no_links, reading, replacing, sha256
 from probekit.run.lock import writing
 from probekit.run.stopping import stoppable
 
 # What of the answers stands beside the activations, besides whether they are correct.
 _TEXT_COORDINATES = ("id", "question", "exact_answer", "answer")
+_AGAIN = "Run the same again, which makes only what is missing."
 _GO_ON = "Whole shards of answers are kept: the same call goes on from there."
 
 
@@ -83,7 +66,7 @@ def extract(
         the response answers with; where it has none, the model copies it from its response.
     run : Run
     site : str or sequence of str
-        Where to read, of `SITES`. Several are read in the same pass.
+        One or several of `SITES`; all are read in the same pass.
     max_new_tokens : int
         Longest response, in tokens.
     n_samples : int
@@ -93,37 +76,35 @@ def extract(
     top_p : float
         Draw from the likeliest tokens that together have this share.
     seed : int
-        Of the draws.
+        Random seed of the draws.
     judge : callable or LanguageModel, optional
         Grades instead of `grade`: ``judge(question, response, answers) -> bool``, or a model that
         is asked.
     p_true : bool
-        Ask the model whether each of its responses is true, which is one more prompt each.
+        Ask the model whether each of its responses is true: one more prompt for each.
     batch_size : int, optional
-        Rows that advance together. By default as many as memory allows, at most 256 on a CPU. When
-        memory runs out it is halved and the run goes on. A run that is continued keeps its own
-        unless this one, or what memory allows by now, is smaller; then activations may differ in
-        their last bits from those of a run that was never interrupted.
+        Rows that advance together. By default as many as memory allows, at most 256 on a CPU; it
+        is halved when memory runs out. A run that is continued keeps its batch size unless this
+        one, or what memory allows now, is smaller: then the last bits of activations may differ
+        from those of a run that was never interrupted.
     scheduler : str or distributed.Client, optional
-        Address of a Dask scheduler, or a client of it: its workers load the model and answer, a
-        shard of questions at a time. They have to see the run directory. Only on a network that
-        you trust, see `probekit.cluster`.
+        Address of a Dask scheduler, or its client: workers, which have to see the run directory,
+        load the model and answer. Only on a network that you trust, see `probekit.cluster`.
     progress : bool
         Show a bar.
 
     Returns
     -------
     Run
-        The same, to be read from.
+        The same run, to be read from.
 
     Raises
     ------
     TypeError
         If an argument is of the wrong kind.
     ValueError
-        If a site, a number or a question can't be used with this model, if the directory holds
-        another run or another process is writing into it, if all answers are right or all are
-        wrong, or if the cluster can't be used.
+        If an argument can't be used with this model, the directory holds another run, another
+        process is writing into it, or all answers are right or all are wrong.
     """
     arguments.instance("lm", lm, LanguageModel, "from load_model")
     arguments.instance("run", run, Run, 'such as Run("data/runs/cities")')
@@ -146,8 +127,7 @@ def extract(
     arguments.flag("progress", progress)
     asked = _repeat(questions, n_samples)
     prompts = [lm.tokenize(lm.prompt(question)) for question in asked["question"]]
-    _check_context(lm, asked, prompts, max_new_tokens)
-    _check_later_context(lm, asked, prompts, max_new_tokens, judge, p_true)
+    _check_context(lm, asked, prompts, max_new_tokens, judge, p_true)
     with stoppable(_GO_ON), _workers(scheduler, lm, judge) as workers, writing(run.path):
         parameters = {
             "model": lm.name,
@@ -199,11 +179,11 @@ def extract(
 
 
 def _batch_size(claimed, possible, given):
-    """How many rows at a time, of a run that begins or goes on: its own number if that can be.
+    """Batch size of a run: where it goes on, the size that it had, if memory allows.
 
-    A process that the system kills for want of memory can't halve its batches, so the next one
-    does. Not after every kill, since smaller batches change the activations' last bits: only if
-    the system has counted such a death since, in our control group where there is one.
+    A process that the system kills for lack of memory can't halve its batches, so the next one
+    does: but only if the system has counted such a death since, in our control group where there
+    is one, as smaller batches change the last bits of activations.
     """
     if claimed is None:
         return possible
@@ -249,7 +229,7 @@ def check_two_classes(answers):
     )
     raise ValueError(
         f"All {len(answers)} answers are {verdict}, so there is no error to detect:\n{examples}\n"
-        "Look whether the grading is fair; else take another question file or another model."
+        "Check whether the grading is fair. If it is, use another question file or another model."
     )
 
 
@@ -263,18 +243,17 @@ def _check_questions(questions):
         "answers": (list, "lists of accepted answers"),
         "candidates": (Candidates | None, "what read_questions made of them"),
     }
-    for name in kinds:
+    for name, (kind, what) in kinds.items():
         if name not in questions:
             raise ValueError(f"The questions have no column {name!r}. {how}")
-    if not len(questions):
-        raise ValueError("There is no question: the table is empty.")
-    for name, (kind, what) in kinds.items():
         for cell in questions[name]:
             if not isinstance(cell, kind):
                 raise ValueError(
                     f"The questions' column {name!r} must hold {what}, but {arguments.shown(cell)} "
                     f"is in it. {how}"
                 )
+    if not len(questions):
+        raise ValueError("There is no question: the table is empty.")
     if not questions["id"].is_unique:
         raise ValueError("The questions' ids are not unique. Give every question one of its own.")
 
@@ -291,39 +270,33 @@ def _chosen_sites(lm, site):
     return tuple(sites)
 
 
-def _check_context(lm, questions, prompts, max_new_tokens):
-    """Refuse questions that do not fit the model's context, before any work."""
+def _check_context(lm, questions, prompts, max_new_tokens, judge, p_true):
+    """Refuse questions that do not fit a model's context, before any work.
+
+    Of the prompts that show a response to a model, only those of the longest questions are tried.
+    """
     room = _context(lm)
-    for i, prompt in enumerate(prompts):
+    for identity, prompt in zip(questions["id"], prompts, strict=True):
         if not prompt:
-            raise ValueError(f"Question {questions['id'].iloc[i]} has no token in this model.")
+            raise ValueError(f"Question {identity} has no token in this model.")
         if room and len(prompt) + max_new_tokens > room:
             raise ValueError(
-                f"Question {questions['id'].iloc[i]} takes {len(prompt)} tokens; with "
-                f"max_new_tokens={max_new_tokens} that is more than the model's context of "
-                f"{room}. Shorten the question or lower max_new_tokens."
+                f"Question {identity} takes {len(prompt)} tokens; with max_new_tokens="
+                f"{max_new_tokens} that is more than the model's context of {room}. Shorten the "
+                "question or lower max_new_tokens."
             )
-
-
-def _check_later_context(lm, questions, prompts, max_new_tokens, judge, p_true):
-    """Refuse questions that do not fit once their responses are shown to a model, before any work.
-
-    Of each kind of prompt only that of the longest question is looked at.
-    """
-    unlisted = [i for i, listed in enumerate(questions["candidates"]) if listed is None]
-    later = [(lm, unlisted, "to copy its exact answer", "Give it candidates")] if unlisted else []
-    if p_true:
-        later.append((lm, range(len(prompts)), "to ask for P(True)", "Leave p_true out"))
-    if isinstance(judge, LanguageModel):
-        later.append((judge, range(len(prompts)), "to judge its response", "Take another judge"))
-    for shown_to, members, purpose, way_out in later:
+    everyone = range(len(prompts))
+    unlisted = [i for i in everyone if questions["candidates"].iloc[i] is None]
+    copying, asking_again = asking.longest_copying_prompt, asking.longest_prompt
+    for shown_to, members, longest, purpose, way_out in (
+        (lm, unlisted, copying, "to copy its exact answer", "Give it candidates"),
+        (lm, everyone if p_true else (), asking_again, "to ask for P(True)", "Leave p_true out"),
+        (judge, everyone, asking_again, "to judge its response", "Take another judge"),
+    ):
+        if not members or not isinstance(shown_to, LanguageModel):
+            continue
         row = questions.iloc[max(members, key=lambda i: len(prompts[i]))]
-        if members is unlisted:
-            length = asking.longest_copying_prompt(lm, row["question"], max_new_tokens)
-        else:
-            length = asking.longest_prompt(
-                shown_to, row["question"], row["answers"], max_new_tokens
-            )
+        length = longest(shown_to, row, max_new_tokens)
         room = _context(shown_to)
         if room and length > room:
             raise ValueError(
@@ -340,11 +313,11 @@ def _context(lm):
 
 def _repeat(questions, n_samples):
     """Every question as often as it is asked, its ids numbered if more than once."""
-    repeated = questions.loc[questions.index.repeat(n_samples)].reset_index(drop=True)
-    sample = np.tile(np.arange(n_samples), len(questions))
-    repeated["sample"] = sample
+    repeated = questions.iloc[np.repeat(np.arange(len(questions)), n_samples)]
+    repeated = repeated.reset_index(drop=True)
+    repeated["sample"] = np.tile(np.arange(n_samples), len(questions))
     if n_samples > 1:
-        repeated["id"] = [f"{i}/{k}" for i, k in zip(repeated["id"], sample, strict=True)]
+        repeated["id"] += "/" + repeated["sample"].astype(str)
     return repeated
 
 
@@ -366,35 +339,29 @@ class _Extraction:
     sites: tuple
     parameters: dict
     batch_size: int
-    judge: object = None
-    workers: object = None
-    stores: dict = field(init=False)
+    judge: object
+    workers: object
 
-    def __post_init__(self):
-        self.stores = {
-            site: ActivationStore(
-                self.where.path / store_name(site, self.sites),
-                len(self.prompts),
-                min(SHARD, len(self.prompts)),
-                {"model": self.lm.name, "revision": self.lm.revision, "site": site},
-            )
-            for site in self.sites
-        }
+    @cached_property
+    def stores(self):
+        """{site: store}."""
+        n, stores = len(self.prompts), {}
+        for site in self.sites:
+            path = self.where.path / store_name(site, self.sites)
+            about = {"model": self.lm.name, "revision": self.lm.revision, "site": site}
+            stores[site] = ActivationStore(path, n, min(SHARD, n), about)
+        return stores
 
-    def record(self, at_work):
-        """Write down the batch size in use, for who continues this run, killed as it may be."""
-        deaths = memory.deaths() if at_work and not self.workers else None
-        record(self.where, self.parameters, self.batch_size, deaths)
-
-    def _halve(self, batch_size):
-        self.batch_size = batch_size
-        self.record(at_work=True)
-
-    @property
+    @cached_property
     def shards(self):
-        """The ranges of questions that are worked on and stored as one."""
+        """Ranges of questions that are worked on and stored as one."""
         n = len(self.prompts)
         return [range(start, min(start + SHARD, n)) for start in range(0, n, SHARD)]
+
+    def record(self, at_work):
+        """Write down the batch size in use, for the process that continues this run."""
+        deaths = memory.deaths() if at_work and not self.workers else None
+        record(self.where, self.parameters, self.batch_size, deaths)
 
     def run(self, damaged, progress):
         """Go through the shards that are not there yet, then put everything together."""
@@ -419,37 +386,33 @@ class _Extraction:
             store.check(answers)
         return answers
 
-    def _part(self, shard):
-        """Where a shard's answers are, if they are there as they were written.
+    @property
+    def _parts(self):
+        return self.where.path / "shards"
 
-        They stay, as a second copy of the table, which can't be made again but by asking.
-        """
-        for path in self._copies(shard):
-            if path.stem.endswith(sha256(path)):
-                return path
-        return None
-
-    def _copies(self, shard):
-        """Files that are named as a shard's answers."""
-        return [
-            path for path in self._left() if re.fullmatch(f"{shard:05d}-.*[.]parquet", path.name)
-        ]
-
-    def _left(self):
-        """All that is in the folder of the shards' answers, none of it a link."""
+    def _left(self, pattern):
+        """Paths in the folder of the shards' answers with such names; no link may be in it."""
         if not no_links(self._parts, self.where.path):
             return []
         with reading(self._parts):  # unlike a glob, which passes over what it can't see
             paths = [self._parts / name for name in sorted(os.listdir(self._parts))]
-        return [path for path in paths if no_links(path, self.where.path)]
+        there = [path for path in paths if no_links(path, self.where.path)]
+        return [path for path in there if re.fullmatch(pattern, path.name)]
+
+    def _part(self, number):
+        """Path of a shard's answers if they are there and undamaged: their hash is in the name.
+
+        They stay, as a second copy of the table: only asking everything again could replace it.
+        """
+        copies = self._left(f"{number:05d}-.*[.]parquet")
+        return next((path for path in copies if path.stem.endswith(sha256(path))), None)
 
     def _read_part(self, number):
         path = self._part(number)
         if path is None:
             raise ValueError(
                 f"The answers of shard {number} are no longer in {self._parts}, though they were "
-                "written: something else wrote or deleted there meanwhile. Run the same again, "
-                "which makes only what is missing."
+                f"written: something else wrote or deleted there meanwhile. {_AGAIN}"
             )
         with reading(path):
             rows = pd.read_parquet(path)
@@ -463,25 +426,19 @@ class _Extraction:
 
     def _write_part(self, number, rows):
         content = rows.to_parquet(index=False)
-        digest = hashlib.sha256(content).hexdigest()
-        path = self._parts / f"{number:05d}-{digest}.parquet"
+        path = self._parts / f"{number:05d}-{hashlib.sha256(content).hexdigest()}.parquet"
         no_links(self._parts, self.where.path)
         with replacing(path) as temporary:
             temporary.write_bytes(content)
-        for other in self._copies(number):
+        for other in self._left(f"{number:05d}-.*[.]parquet"):
             if other != path:
                 with explained(other):
                     other.unlink()
 
-    @property
-    def _parts(self):
-        return self.where.path / "shards"
-
     def _go_through(self, checked, progress):
-        for left in self._left():
-            if left.name.startswith("by-workers-"):  # of a driver that was killed
-                with explained(left):
-                    shutil.rmtree(left)
+        for left in self._left("by-workers-.*"):  # of a driver that was killed
+            with explained(left):
+                shutil.rmtree(left)
         for store in self.stores.values():
             store.settle()
         total = len(self.prompts)
@@ -489,44 +446,43 @@ class _Extraction:
             tally = Tally(bar)
             waiting = {}
             for number, members in enumerate(self.shards):
-                part = self._part(number)
-                if part and all(
-                    store.has(number) and (checked or store.is_intact(number))
+                if self._part(number) and all(
+                    store.has(number) if checked else store.is_intact(number)
                     for store in self.stores.values()
                 ):
                     for correct in self._read_part(number)["correct"]:
                         tally.add(correct)
-                else:
-                    waiting[number] = self._shard(members)
-            answer = self._answers_of_workers if self.workers else self._answers
-            for number, rows, self.batch_size in answer(waiting, tally):
+                    continue
+                here = slice(members.start, members.stop)
+                asked, alike = self.questions.iloc[here], shortest_alike(self.prompts)
+                waiting[number] = Shard(
+                    members, asked, self.prompts[here], alike, self.sites, self.parameters
+                )
+            if self.workers:
+                work = self.stores, self.batch_size, tally, self._parts
+                answered = self.workers.answers(waiting, *work)
+            else:
+                answered = self._answers(waiting, tally)
+            for number, rows, self.batch_size in answered:
                 # Activations first, answers last, since they say that the shard is there. To read
                 # it once more before takes a sixtieth of the time that answering took.
                 for store in self.stores.values():
                     if not store.is_intact(number):
                         raise ValueError(
-                            f"{store.path} does not give back shard {number} as it was written: "
-                            "something else wrote there meanwhile, or the disk is faulty. Run the "
-                            "same again, which makes only what is missing."
+                            f"Shard {number} of {store.path} can't be read back as it was written: "
+                            f"something else wrote there meanwhile, or the disk is faulty. {_AGAIN}"
                         )
                 self._write_part(number, rows)
 
     def _answers(self, shards, tally):
+        def halved(batch_size):
+            self.batch_size = batch_size
+            self.record(at_work=True)
+
         for number, shard in shards.items():
-            answered = answer_shard(self.lm, shard, self.batch_size, self.judge, tally, self._halve)
-            for site, values in answered.activations.items():
+            rows, activations, batch_size = answer_shard(
+                self.lm, shard, self.batch_size, self.judge, tally, halved
+            )
+            for site, values in activations.items():
                 self.stores[site].write(shard.members, values)
-            yield number, answered.rows, answered.batch_size
-
-    def _answers_of_workers(self, shards, tally):
-        return self.workers.answers(shards, self.stores, self.batch_size, tally, self._parts)
-
-    def _shard(self, members):
-        return Shard(
-            members,
-            self.questions.iloc[members.start : members.stop],
-            self.prompts[members.start : members.stop],
-            shortest_alike(self.prompts),
-            self.sites,
-            self.parameters,
-        )
+            yield number, rows, batch_size

@@ -10,7 +10,7 @@ import xarray as xr
 
 from probekit import arguments
 from probekit.run.directory import Run
-from probekit.tokens import LAST_PROMPT_TOKEN, MISSING, TOKENS
+from probekit.tokens import LAST_PROMPT_TOKEN, TOKENS
 
 #: Lists of examples: which answers, whether the highest P(error) comes first, and that in words.
 LISTS = {
@@ -22,10 +22,7 @@ LISTS = {
 
 
 def by_id(scores, ids):
-    """Scores of some examples, found by their ids.
-
-    `scores` (example, ...).
-    """
+    """Scores (example, ...) of some examples, found by their ids; NaN of those that have none."""
     if not isinstance(scores, xr.DataArray) or "id" not in scores.coords:
         raise ValueError(
             "scores must be a DataArray with the coordinate id on example, such as "
@@ -41,10 +38,7 @@ def by_id(scores, ids):
 
 
 def cell_examples(answers, scores, which="all", search=""):
-    """List the examples behind a cell.
-
-    `scores` (example).
-    """
+    """List the examples behind a cell, whose scores are (example)."""
     if which not in LISTS:
         raise ValueError(f"No list {which!r}. The lists are {', '.join(LISTS)}.")
     side, descending, _ = LISTS[which]
@@ -76,9 +70,9 @@ _RIGHT, _WRONG = "0, 114, 178", "213, 94, 0"
 class TokenView:
     """Some responses, token by token; a notebook shows it as HTML, a terminal as text."""
 
+    # Of each response a dict: question, verdict, exact_answer, and tokens: (text, names) each. With
+    # scores also p_error, {name: P(error)}, and chosen, the name that a token is coloured by.
     rows: list
-    """Per response a dict: question, verdict, exact_answer, and tokens: (text, names) each. With
-    probes also p_error, {name: P(error)}, and chosen, the name that its token is coloured by."""
 
     def __repr__(self):
         return "\n\n".join(map(_as_text, self.rows))
@@ -96,22 +90,22 @@ def show_tokens(run, n=5, seed=0, scores=None):
     n : int
         How many responses, drawn at random.
     seed : int
+        Random seed.
     scores : DataArray, dims (example, token), optional
-        P(error) of the probes of one layer, such as ``run.grid().score.sel(layer=12)``: tokens are
-        coloured by it where it is known, from blue (0) by white (0.5) to orange (1).
+        P(error) of one layer's probes, such as ``run.grid().score.sel(layer=12)``, which colours
+        the tokens: from blue (0) by white (0.5) to orange (1).
 
     Returns
     -------
     TokenView
-        The last element of a notebook's cell shows it; ``print`` gives plain text.
+        A notebook shows it as HTML; ``print`` gives plain text.
 
     Raises
     ------
     TypeError
         If an argument is of the wrong kind.
     ValueError
-        If a number is out of range, or the scores are of more than one layer, or have no ids to
-        match them with the answers.
+        If a number is out of range, or the scores have more than one layer or no ids.
     """
     arguments.instance("run", run, Run, 'such as Run("data/runs/cities")')
     n, seed = arguments.whole("n", n, 1), arguments.seed(seed)
@@ -129,11 +123,21 @@ def show_tokens(run, n=5, seed=0, scores=None):
 
 
 def token_view(answers, scores=None, chosen=None):
-    """View of given answers, in their order.
-
-    `scores` (example, token).
-    """
-    rows = [_row(answer) for answer in answers.to_dict("records")]
+    """View of given answers, in their order; scores (example, token)."""
+    rows = []
+    for answer in answers.to_dict("records"):
+        starts = [*answer["token_starts"], len(answer["response"])]
+        texts = ["⏎", *(answer["response"][a:b] for a, b in pairwise(starts))]
+        named = {}
+        for name, position in zip(TOKENS, answer["positions"], strict=True):
+            named.setdefault(position, []).append(name)
+        row = {
+            "question": answer["question"],
+            "verdict": "right" if answer["correct"] else "wrong",
+            "exact_answer": answer["exact_answer"],
+            "tokens": [(t, named.get(i, [])) for i, t in enumerate(texts, LAST_PROMPT_TOKEN)],
+        }
+        rows.append(row)
     if scores is not None:
         names = scores["token"].to_numpy().astype(str)
         found = by_id(scores, answers["id"]).transpose("example", "token").to_numpy()
@@ -141,23 +145,6 @@ def token_view(answers, scores=None, chosen=None):
             known = {n: float(v) for n, v in zip(names, values, strict=True) if np.isfinite(v)}
             row |= {"p_error": known, "chosen": chosen}
     return TokenView(rows)
-
-
-def _row(answer):
-    starts = [*answer["token_starts"], len(answer["response"])]
-    texts = [answer["response"][a:b] for a, b in pairwise(starts)]
-    named = {}
-    for name, position in zip(TOKENS, answer["positions"], strict=True):
-        if position != MISSING:
-            named.setdefault(position, []).append(name)
-    tokens = [("⏎", named.get(LAST_PROMPT_TOKEN, []))]
-    tokens += [(text, named.get(i, [])) for i, text in enumerate(texts)]
-    return {
-        "question": answer["question"],
-        "verdict": "right" if answer["correct"] else "wrong",
-        "exact_answer": answer["exact_answer"],
-        "tokens": tokens,
-    }
 
 
 def _heading(row):
@@ -174,8 +161,8 @@ def _label(row, name):
 
 def _as_text(row):
     lines = [_heading(row)]
-    for i, (text, names) in enumerate(row["tokens"]):
-        place = "prompt" if i == 0 else str(i - 1)
+    for i, (text, names) in enumerate(row["tokens"], LAST_PROMPT_TOKEN):
+        place = "prompt" if i == LAST_PROMPT_TOKEN else str(i)
         labels = ", ".join(_label(row, name) for name in names)
         lines.append(f"  {place:>6}  {text!r:<20}  {labels}".rstrip())
     return arguments.visible("\n".join(lines), longest=100_000)
@@ -189,8 +176,11 @@ def _as_html(row):
         exact = any(name.startswith("exact_answer_") for name in names)
         colour = "#08519c" if exact else "#9ecae1" if names else "transparent"
         style = _STYLE.format(colour=colour, background=_background(row, names))
-        labels = "".join(_label_as_html(row, name) for name in names)
-        spans.append(f"<span style='{style}'>{shown}{labels}</span>")
+        for name in names:
+            weight = ";font-weight:bold" if name == row.get("chosen") else ""
+            label = html.escape(_label(row, name))
+            shown += f"<span style='{_NAME_STYLE}{weight}'>{label}</span>"
+        spans.append(f"<span style='{style}'>{shown}</span>")
     # The class keeps JupyterLab from reading "$5 or $6" as a formula.
     return (
         f"<div class='mathjax_ignore' style='margin:8px 0'><b>{html.escape(_heading(row))}</b>"
@@ -198,16 +188,12 @@ def _as_html(row):
     )
 
 
-def _label_as_html(row, name):
-    weight = ";font-weight:bold" if name == row.get("chosen") else ""
-    return f"<span style='{_NAME_STYLE}{weight}'>{html.escape(_label(row, name))}</span>"
-
-
 def _background(row, names):
     """Colour of P(error) at a token: that of the chosen name, or of the first that has one."""
-    names = sorted(names, key=lambda name: name != row.get("chosen"))
-    known = [p for p in (row.get("p_error", {}).get(name) for name in names) if p is not None]
-    if not known:
+    known = row.get("p_error", {})
+    names = [name for name in names if name in known]
+    if not names:
         return "transparent"
+    p = known[row["chosen"] if row["chosen"] in names else names[0]]
     # Never so strong that the text on it is hard to read.
-    return f"rgba({_WRONG if known[0] > 0.5 else _RIGHT}, {1.2 * abs(known[0] - 0.5):.2f})"
+    return f"rgba({_WRONG if p > 0.5 else _RIGHT}, {1.2 * abs(p - 0.5):.2f})"

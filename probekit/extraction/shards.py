@@ -15,59 +15,23 @@ from probekit.extraction import memory
 from probekit.extraction.asking import judge as judge_answers
 from probekit.extraction.asking import p_true as ask_p_true
 from probekit.extraction.asking import point_to_answers
-from probekit.extraction.generation import (
-    CachedPrefix,
-    Sampler,
-    generate,
-    not_finite,
-)
+from probekit.extraction.generation import CachedPrefix, Sampler, generate, not_finite
 from probekit.extraction.models import LanguageModel
 from probekit.extraction.store import half_precision
-from probekit.questions.grading import (
-    find_span,
-    grade,
-    is_refusal,
-    normalize,
-)
-from probekit.tokens import (
-    MISSING,
-    TOKENS,
-    decode_with_offsets,
-    span_tokens,
-    token_positions,
-)
+from probekit.questions.grading import find_span, grade, is_refusal, normalize
+from probekit.tokens import MISSING, TOKENS, decode_with_offsets, span_tokens, token_positions
 
 
 @dataclass(frozen=True)
 class Shard:
     """Consecutive questions that are answered and stored as one."""
 
-    members: range
-    """Which of the run's examples they are."""
-    questions: pd.DataFrame
-    """One row an example."""
-    prompts: list
-    """Token ids of each."""
-    alike: list
-    """Some of the run's prompts that have no longer beginning in common than all of them."""
+    members: range  # which of the run's examples they are
+    questions: pd.DataFrame  # one row an example
+    prompts: list  # token ids of each
+    alike: list  # some of the run's prompts, with no longer beginning in common than all of them
     sites: tuple
-    parameters: dict
-    """Of the run: `max_new_tokens`, `temperature`, `top_p`, `seed`, `p_true`."""
-
-    def __len__(self):
-        return len(self.members)
-
-
-@dataclass(frozen=True)
-class Answered:
-    """What became of a shard."""
-
-    rows: pd.DataFrame
-    """Its answers, in the order of its questions."""
-    activations: dict
-    """Per site an array (example, layer, token, feature), NaN where a token is missing."""
-    batch_size: int
-    """The one asked for, or what memory allowed."""
+    parameters: dict  # of the run: `max_new_tokens`, `temperature`, `top_p`, `seed`, `p_true`
 
 
 class Tally:
@@ -79,24 +43,17 @@ class Tally:
 
     def add(self, correct):
         """Count an answer."""
-        self.n, self.correct = self.n + 1, self.correct + bool(correct)
-        self._describe()
+        self._count(self.n + 1, self.correct + bool(correct))
         self.bar.update()
 
-    @property
-    def state(self):
-        """What to set it back to when a shard is begun again."""
-        return self.n, self.correct
+    def set(self, n, correct):
+        """Count anew from these numbers, when a shard is begun again."""
+        self._count(n, correct)
+        self.bar.n = n
 
-    @state.setter
-    def state(self, state):
-        self.n, self.correct = state
-        self.bar.n = self.n
-        self._describe()
-
-    def _describe(self):
-        share = f"{self.correct / self.n:.0%} correct" if self.n else ""
-        self.bar.set_postfix_str(share, refresh=False)
+    def _count(self, n, correct):
+        self.n, self.correct = n, correct
+        self.bar.set_postfix_str(f"{correct / n:.0%} correct" if n else "", refresh=False)
 
 
 def shortest_alike(prompts):
@@ -126,19 +83,23 @@ def fitting_batch(lm, longest_prompt, max_new_tokens, n_sites=1):
 
 
 def answer_shard(lm, shard, batch_size, judge=None, tally=None, halved=None):
-    """Answer a shard, in smaller and smaller batches if memory runs out."""
+    """Answer a shard, in smaller and smaller batches if memory runs out.
+
+    Gives the rows of its answers, in the order of its questions; {site: (example, layer, token,
+    feature)}, NaN where a token is missing; and the batch size, as given or what memory allowed.
+    """
     tally = tally or Tally()
     prefix = CachedPrefix(lm, shard.alike)
     while True:
-        before = tally.state
+        before = tally.n, tally.correct
         try:
             answering = _Answering(lm, shard, batch_size, judge, prefix, tally)
-            return Answered(answering.rows(), answering.activations, batch_size)
+            return answering.rows(), answering.activations, batch_size
         except (MemoryError, RuntimeError, OSError) as error:
             if batch_size == 1 or not memory.is_out_of_memory(error):
                 raise
             batch_size //= 2
-            tally.state = before
+            tally.set(*before)
             tally.bar.write(f"Out of memory: going on with batches of {batch_size}.")
             if halved is not None:
                 halved(batch_size)
@@ -157,16 +118,11 @@ class _Answering:
     def rows(self):
         """Answers in the order of the questions; fills `activations` too."""
         shard, parameters = self.shard, self.shard.parameters
-        rows = [None] * len(shard)
-        pending = []
-
-        def finish():
-            for response, row, span in zip(*self._spans(pending), strict=True):
-                self._complete(row, response, span)
-                self._keep(response, row["positions"])
-                rows[response.index] = row
-            pending.clear()
-
+        sample = None
+        if parameters["temperature"]:
+            settings = {name: parameters[name] for name in ("temperature", "top_p", "seed")}
+            sample = Sampler(**settings, first=shard.members.start)
+        rows, pending = [None] * len(shard.members), []
         for response in generate(
             self.lm,
             shard.prompts,
@@ -174,34 +130,27 @@ class _Answering:
             max_new_tokens=parameters["max_new_tokens"],
             batch_size=self.batch_size,
             prefix=self.prefix,
-            sample=self._sampler(),
+            sample=sample,
             names=shard.questions["id"].tolist(),
         ):
             question = shard.questions.iloc[response.index]
-            row = self._grade(question, response)
-            pending.append((response, row))
+            row = rows[response.index] = self._grade(question, response)
+            pending.append((response, row, question["candidates"]))
             self.tally.add(row["correct"])
             # Few are held at a time: all their activations are in memory until the span is known.
             if question["candidates"] is not None or len(pending) >= self.batch_size:
-                finish()
-        finish()
+                self._complete(pending)
+                pending = []
+        self._complete(pending)
         table = pd.DataFrame(rows)
         asked, responses = table["question"].tolist(), table["response"].tolist()
+        few = min(self.batch_size, 32)
         if isinstance(self.judge, LanguageModel):
             accepted = shard.questions["answers"].tolist()
-            table["correct"] = judge_answers(
-                self.judge, asked, responses, accepted, min(self.batch_size, 32)
-            )
+            table["correct"] = judge_answers(self.judge, asked, responses, accepted, few)
         if parameters["p_true"]:
-            table["p_true"] = ask_p_true(self.lm, asked, responses, min(self.batch_size, 32))
+            table["p_true"] = ask_p_true(self.lm, asked, responses, few)
         return table
-
-    def _sampler(self):
-        parameters = self.shard.parameters
-        if not parameters["temperature"]:
-            return None
-        settings = {name: parameters[name] for name in ("temperature", "top_p", "seed")}
-        return Sampler(**settings, first=self.shard.members.start)
 
     def _grade(self, question, response):
         """One row of the answers, but for what depends on the exact answer."""
@@ -209,12 +158,8 @@ class _Answering:
         if callable(self.judge):
             correct = bool(self.judge(question["question"], text, question["answers"]))
         else:
-            correct = grade(
-                text,
-                question["answers"],
-                question=question["question"],
-                candidates=question["candidates"],
-            )
+            asked, listed = question["question"], question["candidates"]
+            correct = grade(text, question["answers"], question=asked, candidates=listed)
         return {
             "id": question["id"],
             "question": question["question"],
@@ -231,51 +176,42 @@ class _Answering:
             **_summary("logprob", response.logprobs),
         }
 
-    def _spans(self, pending):
-        """Responses, their rows, and the characters of their exact answers, or None."""
-        responses = [response for response, _ in pending]
-        rows = [row for _, row in pending]
-        asked = [self.shard.questions.iloc[response.index] for response in responses]
-        spans = [
-            find_span(row["response"], row["question"], question["candidates"])
-            for row, question in zip(rows, asked, strict=True)
-        ]
-        for row, question in zip(rows, asked, strict=True):
-            row["candidates"] = question["candidates"]
-        unlisted = [i for i, row in enumerate(rows) if row["candidates"] is None]
-        unlisted = [i for i in unlisted if not rows[i]["refusal"]]
-        pointed = point_to_answers(
-            self.lm,
-            [rows[i]["question"] for i in unlisted],
-            [rows[i]["response"] for i in unlisted],
-            self.batch_size,
-        )
-        for i, span in zip(unlisted, pointed, strict=True):
-            spans[i] = span
-        return responses, rows, spans
-
-    def _complete(self, row, response, span):
-        """Add what depends on the exact answer, if its tokens are found."""
-        offsets, candidates = row.pop("offsets"), row.pop("candidates")
-        tokens = None if span is None else span_tokens(offsets, span)
-        if tokens is not None:
-            # Verified by decoding: a name must never hit a token that lacks the answer.
-            ids = response.token_ids[tokens[0] : tokens[1] + 1]
-            decoded, _ = decode_with_offsets(self.lm.tokenizer, ids)
-            if row["response"][slice(*span)] not in decoded:
-                tokens = None
-        start, end = span if tokens is not None else (-1, -1)
-        exact_answer = row["response"][start:end] if tokens is not None else ""
-        answer = response.logprobs[tokens[0] : tokens[1] + 1] if tokens is not None else ()
-        row |= {
-            "exact_answer": exact_answer,
-            "answer": _answer_name(exact_answer, candidates),
-            "answer_start": start,
-            "answer_end": end,
-            "token_starts": [first for first, _ in offsets],
-            "positions": token_positions(len(response.token_ids), tokens),
-            **_summary("answer_logprob", answer),
-        }
+    def _complete(self, pending):
+        """Add what depends on the exact answers, and keep the activations."""
+        copied = [row for _, row, listed in pending if listed is None and not row["refusal"]]
+        questions, responses = ([row[k] for row in copied] for k in ("question", "response"))
+        copies = iter(point_to_answers(self.lm, questions, responses, self.batch_size))
+        for response, row, candidates in pending:
+            offsets, text = row.pop("offsets"), row["response"]
+            if candidates is not None:
+                span = find_span(text, row["question"], candidates)
+            else:
+                span = None if row["refusal"] else next(copies)
+            tokens = None if span is None else span_tokens(offsets, span)
+            if tokens is not None:
+                # Verified by decoding: a name must never hit a token that lacks the answer.
+                ids = response.token_ids[tokens[0] : tokens[1] + 1]
+                decoded, _ = decode_with_offsets(self.lm.tokenizer, ids)
+                if text[slice(*span)] not in decoded:
+                    tokens = None
+            exact_answer, name, logprobs = "", None, ()
+            if tokens is None:
+                span = -1, -1
+            else:
+                exact_answer = text[slice(*span)]
+                logprobs = response.logprobs[tokens[0] : tokens[1] + 1]
+                # One name for all ways to give an answer: "Indian" and "India" are the same.
+                name = candidates and candidates.canonical(exact_answer)
+            row |= {
+                "exact_answer": exact_answer,
+                "answer": name or normalize(exact_answer),
+                "answer_start": span[0],
+                "answer_end": span[1],
+                "token_starts": [first for first, _ in offsets],
+                "positions": token_positions(len(response.token_ids), tokens),
+                **_summary("answer_logprob", logprobs),
+            }
+            self._keep(response, row["positions"])
 
     def _keep(self, response, positions):
         """Put the named tokens' activations in their place; what is missing stays NaN."""
@@ -287,19 +223,13 @@ class _Answering:
                 question = self.shard.questions["id"].iloc[response.index]
                 raise not_finite(self.lm, question, len(response.token_ids))
             if site not in captured:
-                shape = (len(self.shard), values.shape[1], len(TOKENS), values.shape[2])
+                shape = (len(self.shard.members), values.shape[1], len(TOKENS), values.shape[2])
                 captured[site] = np.full(shape, np.nan, dtype=values.dtype)
             elif values.dtype == np.float32:
                 captured[site] = captured[site].astype(np.float32, copy=False)
             for t, position in enumerate(positions):
                 if position != MISSING:
                     captured[site][response.index, :, t] = values[position + 1]
-
-
-def _answer_name(exact_answer, candidates):
-    """One name for all ways to give an answer: "Indian" and "India" are the same."""
-    named = candidates.canonical(exact_answer) if candidates is not None else None
-    return named or normalize(exact_answer)
 
 
 def _summary(name, logprobs):

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Mapping
+from functools import partial
 
 import torch
 from torch import nn
@@ -54,9 +55,7 @@ def find_sites(block):
 
 def check_sites(model, sites):
     """Refuse sites that this model does not have."""
-    existing = set(find_sites(decoder_blocks(model)[0]))
-    for block in decoder_blocks(model):
-        existing &= set(find_sites(block))
+    existing = set.intersection(*(set(find_sites(block)) for block in decoder_blocks(model)))
     for site in sites:
         if site not in existing:
             raise ValueError(
@@ -83,16 +82,11 @@ class Recorder:
             modules = find_sites(block)
             for site in self.sites:
                 module, side = modules[site]
-                hook = self._hook(site, layer)
-                if side == "input":
-                    # Its input is what the hook sees as the "output" of what came before.
-                    self._handles.append(
-                        module.register_forward_pre_hook(
-                            lambda module, args, hook=hook: hook(module, None, args)
-                        )
-                    )
-                else:
-                    self._handles.append(module.register_forward_hook(hook))
+                is_input = side == "input"
+                register = (
+                    module.register_forward_pre_hook if is_input else module.register_forward_hook
+                )
+                self._handles.append(register(partial(self._keep, site, layer)))
         return self
 
     def __exit__(self, *exception):
@@ -100,19 +94,14 @@ class Recorder:
             handle.remove()
         self._handles.clear()
 
-    def _hook(self, site, layer):
-        def keep(module, args, output):
-            while not isinstance(output, torch.Tensor):
-                output = next(iter(output.values() if isinstance(output, Mapping) else output))
-            # A copy: Falcon adds its attention's output to its MLP's in place, after this.
-            self._latest[site][layer] = output[:, -1].clone()
-
-        return keep
+    def _keep(self, site, layer, module, args, output=None):
+        found = args if output is None else output  # before a module runs there is no output
+        while not isinstance(found, torch.Tensor):
+            found = next(iter(found.values() if isinstance(found, Mapping) else found))
+        # A copy: Falcon adds its attention's output to its MLP's in place, after this.
+        self._latest[site][layer] = found[:, -1].clone()
 
     def latest(self, site):
-        """Activations of the latest pass at its last position.
-
-        Gives (rows, layer, feature).
-        """
+        """Activations of the latest pass at its last position, (rows, layer, feature)."""
         first = self._latest[site][0]
         return torch.stack([x.to(first.device) for x in self._latest[site]], dim=1)

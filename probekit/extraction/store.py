@@ -46,6 +46,8 @@ from probekit.tokens import TOKENS
 #: Questions a shard: enough to keep a batch full most of the time, and little to lose.
 SHARD = 256
 
+_ELSEWHERE = "Give another run directory, or delete this one."
+
 
 def half_precision(values):
     """As float16, unless that overflows: some residual streams pass its largest value, 65504."""
@@ -80,9 +82,9 @@ class ActivationStore:
             with reading(self.path / _shard_file(shard)):
                 for layer in range(array.shape[1]):
                     array[start : start + self.shard_size, layer]
+            return True
         except ValueError:
             return False
-        return True
 
     def _metadata(self):
         """The array's metadata, or None if it isn't there or they are damaged."""
@@ -96,8 +98,7 @@ class ActivationStore:
         if there != (self.n_examples, self.shard_size):
             raise ValueError(
                 f"{self.path} holds activations of {there[0]} answers in shards of {there[1]}; "
-                f"this run has {self.n_examples} in shards of {self.shard_size}. Give another run "
-                "directory, or delete this one."
+                f"this run has {self.n_examples} in shards of {self.shard_size}. {_ELSEWHERE}"
             )
         return metadata
 
@@ -109,10 +110,7 @@ class ActivationStore:
             return zarr.open_group(self.path, mode="r+", zarr_format=3)["activation"]
 
     def write(self, members, values):
-        """Write one shard, so that it outlasts a power cut.
-
-        `values` (example, layer, token, feature).
-        """
+        """Write one shard, (example, layer, token, feature), so that it outlasts a power cut."""
         file = self._shard(members)
         with explained(file):
             array = self._array(values.shape[1:], values.dtype)
@@ -144,8 +142,7 @@ class ActivationStore:
         return self.path / _shard_file(members.start // self.shard_size)
 
     def _sync(self, file):
-        folders = file.relative_to(self.path).parents
-        sync(file, *(self.path / folder for folder in folders))
+        sync(file, *(self.path / folder for folder in file.relative_to(self.path).parents))
 
     def settle(self):
         """Finish what a killed run had begun: a complete store that is not yet in its place."""
@@ -168,8 +165,28 @@ class ActivationStore:
     def name_coordinates(self, answers, names):
         """Put labels beside the activations, once all are there."""
         with explained(self.path), self._explained_loss():
-            shape = check_shards(self.path)["activation"]["shape"]
-            self._name_coordinates(answers, names, n_layers=shape[1])
+            n_layers = check_shards(self.path)["activation"]["shape"][1]
+            # What a killed run left: files half written, and some of the labels.
+            for stray in files_below(self.path):
+                if stray.name.endswith(".partial"):
+                    stray.unlink()
+            for label in self.path.iterdir():
+                if label.is_dir() and label.name != "activation":
+                    shutil.rmtree(label)
+            text = np.dtypes.StringDType()
+            group = zarr.open_group(self.path, mode="r", zarr_format=3)
+            labels = xr.Dataset(
+                coords={
+                    "layer": np.arange(n_layers),
+                    "token": np.array(TOKENS, dtype=text),
+                    "correct": ("example", answers["correct"].to_numpy(bool)),
+                    **{name: ("example", answers[name].to_numpy(text)) for name in names},
+                },
+                # xarray writes these over those that are there.
+                attrs={k: v for k, v in group.attrs.items() if k != "coordinates"},
+            )
+            coded = {name: {"compressors": (Crc32cCodec(),)} for name in labels.coords}
+            labels.to_zarr(self.path, mode="a", consolidated=False, encoding=coded, zarr_format=3)
             sync(*_all_below(self.path))
 
     def check(self, answers):
@@ -190,37 +207,13 @@ class ActivationStore:
                 "there meanwhile. Run the same again, which makes only what is missing."
             ) from error
 
-    def _name_coordinates(self, answers, names, n_layers):
-        # What a killed run left: files half written, and some of the labels.
-        for stray in files_below(self.path):
-            if stray.name.endswith(".partial"):
-                stray.unlink()
-        for label in self.path.iterdir():
-            if label.is_dir() and label.name != "activation":
-                shutil.rmtree(label)
-        text = np.dtypes.StringDType()
-        group = zarr.open_group(self.path, mode="r", zarr_format=3)
-        attributes = {k: v for k, v in group.attrs.items() if k != "coordinates"}
-        labels = xr.Dataset(
-            coords={
-                "layer": np.arange(n_layers),
-                "token": np.array(TOKENS, dtype=text),
-                "correct": ("example", answers["correct"].to_numpy(bool)),
-                **{name: ("example", answers[name].to_numpy(text)) for name in names},
-            },
-            attrs=attributes,  # xarray writes these over those that are there
-        )
-        encoding = {name: {"compressors": (Crc32cCodec(),)} for name in labels.coords}
-        labels.to_zarr(self.path, mode="a", consolidated=False, encoding=encoding, zarr_format=3)
-
     def _array(self, shape, dtype):
         """The store's array that values of this type fit in, made or widened if need be."""
         array = self._open()
         if array is not None and array.shape[1:] != tuple(shape):
             raise ValueError(
                 f"{self.path} holds activations of shape {array.shape[1:]} (layer, token, "
-                f"feature), and this run's are {tuple(shape)}. Give another run directory, or "
-                "delete this one."
+                f"feature), and this run's are {tuple(shape)}. {_ELSEWHERE}"
             )
         if array is not None and np.can_cast(dtype, array.dtype):
             return array
@@ -228,7 +221,25 @@ class ActivationStore:
         # `settle` does the rest, whenever a run is killed.
         new_path = self._beside("new")
         _remove(new_path)
-        new = self._create(new_path, shape, dtype)
+        group = zarr.create_group(
+            new_path,
+            zarr_format=3,
+            attributes={
+                **self.attributes,
+                "schema_version": SCHEMA_VERSION,
+                "dtype_reason": f"float16 {'overflows' if dtype == np.float32 else 'suffices'}",
+            },
+        )
+        new = group.create_array(
+            "activation",
+            shape=(self.n_examples, *shape),
+            dtype=dtype,
+            chunks=(self.shard_size, 1, 1, shape[-1]),
+            shards=(self.shard_size, *shape),
+            compressors=[Crc32cCodec()],
+            fill_value=np.nan,
+            dimension_names=_DIMENSIONS,
+        )
         if array is not None:
             for start in range(0, self.n_examples, self.shard_size):
                 # One that is damaged is made again, or missed when the store is checked.
@@ -241,36 +252,12 @@ class ActivationStore:
         self.settle()
         return self._open()
 
-    def _create(self, path, shape, dtype):
-        layers, tokens, features = shape
-        overflows = dtype == np.float32
-        group = zarr.create_group(
-            path,
-            zarr_format=3,
-            attributes={
-                **self.attributes,
-                "schema_version": SCHEMA_VERSION,
-                "dtype_reason": "float16 overflows" if overflows else "float16 suffices",
-            },
-        )
-        return group.create_array(
-            "activation",
-            shape=(self.n_examples, layers, tokens, features),
-            dtype=dtype,
-            chunks=(self.shard_size, 1, 1, features),
-            shards=(self.shard_size, layers, tokens, features),
-            compressors=[Crc32cCodec()],
-            fill_value=np.nan,
-            dimension_names=_DIMENSIONS,
-        )
-
 
 def _all_below(folder):
-    """A folder's files and folders, and itself."""
+    """A folder's files, the folders that they are in, and itself."""
     files = files_below(folder)
-    return sorted(
-        {folder, *files, *(p for file in files for p in file.parents if folder in p.parents)}
-    )
+    folders = {p for file in files for p in file.parents if folder in p.parents}
+    return sorted({folder, *folders, *files})
 
 
 def _remove(path):
@@ -292,21 +279,20 @@ def claim(run, parameters):
     """Refuse a directory that holds another run; else what `record` wrote of this one, or None."""
     claimed = _claimed(run, run.path / "run.json")
     theirs = claimed["parameters"] if claimed else parameters
-    differing = [name for name in parameters if parameters[name] != theirs.get(name)]
-    if differing:
-        changes = "; ".join(
-            f"{n} was {arguments.shown(theirs.get(n))}, now {arguments.shown(parameters[n])}"
-            for n in differing
-        )
+    changes = [
+        f"{name} was {arguments.shown(theirs.get(name))}, now {arguments.shown(value)}"
+        for name, value in parameters.items()
+        if value != theirs.get(name)
+    ]
+    if changes:
         raise ValueError(
-            f"{run.path} holds a run with other parameters: {changes}. Give another run "
-            "directory, or delete this one."
+            f"{run.path} holds a run with other parameters: {'; '.join(changes)}. {_ELSEWHERE}"
         )
     return claimed
 
 
 def record(run, parameters, batch_size, deaths=None):
-    """Write down by what a run is made, for whoever continues it."""
+    """Write down a run's parameters and batch size, for the process that continues it."""
     content = {"parameters": parameters, "batch_size": batch_size}
     write_json(run.path / "run.json", sealed(content | ({"deaths": deaths} if deaths else {})))
 
@@ -329,8 +315,8 @@ def _claimed(run, path):
         if problem == "is not there" and not no_links(run.path / "shards", run.path):
             return None
     raise ValueError(
-        f"{path} {problem}. It says by what the unfinished run in this directory was begun. Give "
-        "another run directory, or delete this one."
+        f"{path} {problem}, so the settings of the unfinished run in this directory are not known. "
+        f"{_ELSEWHERE}"
     )
 
 
@@ -343,7 +329,7 @@ def _as_recorded(parameters, batch_size, deaths):
 
 
 def mend(run):
-    """Take away what is not as a finished extract stage left it, so that it is made again.
+    """Delete damaged outputs of a finished extract stage, so that they are made again.
 
     Small files that describe a store are written again at once, as the manifest has their text.
     """

@@ -10,12 +10,7 @@ from pathlib import Path
 import torch
 from threadpoolctl import threadpool_limits
 
-from probekit.cluster import (
-    Stop,
-    completed,
-    this_worker,
-    unwatched,
-)
+from probekit.cluster import Stop, completed, this_worker, unwatched
 from probekit.extraction.models import LanguageModel, load_model
 from probekit.extraction.shards import Tally, answer_shard, fitting_batch
 from probekit.extraction.store import ActivationStore
@@ -34,11 +29,7 @@ class Workers:
             )
         self.models = [(model.request, model.revision) for model in models]
         self.judge = None if isinstance(judge, LanguageModel) else judge
-        # On each of them, so that a worker that can't is noticed now.
-        tasks = [(worker, (self.models,)) for worker in client.nthreads()]
-        loaded = [
-            found for _, found in completed(client, describe_model, tasks, pinned=True, at_once=1)
-        ]
+        loaded = self._on_each(describe_model)
         dtypes, devices = (sorted(set(found)) for found in zip(*loaded, strict=True))
         if len(dtypes) > 1:
             raise ValueError(
@@ -48,21 +39,24 @@ class Workers:
         self.dtypes, self.device = dtypes[0], ", ".join(devices)
         self.dtype = self.dtypes.partition(" ")[0]
 
+    def _on_each(self, function, *given):
+        """What a function gives on each worker, so that one that can't is noticed now."""
+        tasks = [(worker, (self.models, *given)) for worker in self.client.nthreads()]
+        done = completed(self.client, function, tasks, pinned=True, at_once=1)
+        return [result for _, result in done]
+
     def fitting_batch(self, *sizes):
         """The batch size that fits every worker's memory; sizes as for `shards.fitting_batch`."""
-        tasks = [(worker, (self.models, *sizes)) for worker in self.client.nthreads()]
-        return min(
-            fit for _, fit in completed(self.client, largest_batch, tasks, pinned=True, at_once=1)
-        )
+        return min(self._on_each(largest_batch, *sizes))
 
     def answers(self, shards, stores, batch_size, tally, folder):
         """Answer shards and put their activations into the stores."""
-        counted = {None: tally.state}  # None: what was there before
+        counted = {None: (tally.n, tally.correct)}  # None: what was there before
 
         def count(number, *state):
             # A shard that is done again counts anew when it has got further than before.
             counted[number] = max(counted.get(number, (0, 0)), state)
-            tally.state = tuple(map(sum, zip(*counted.values(), strict=True)))
+            tally.set(*map(sum, zip(*counted.values(), strict=True)))
             tally.bar.refresh()
 
         # Of this driver only: what a task of one that was killed still writes is never looked at.
@@ -70,8 +64,7 @@ class Workers:
         folder.mkdir(parents=True)
         first = next(iter(stores.values()))
         frame = (first.n_examples, first.shard_size)
-        topic = f"probekit-{folder.name}"
-        smallest = batch_size
+        topic, smallest = f"probekit-{folder.name}", batch_size
 
         def tasks():
             for number, shard in shards.items():
@@ -92,27 +85,29 @@ class Workers:
 
 
 _one_at_a_time = threading.Lock()  # a model's hooks are for one batch
-_loaded = []  # (request, revision), LanguageModel
+_loaded = {}  # LanguageModel by (request, revision), as text
 
 
 def _models(wanted):
     """The models of this process, loaded when they are first asked for."""
+    keys = [repr(each) for each in wanted]
     # Those of another run go first: two large ones may not fit.
-    _loaded[:] = [each for each in _loaded if each[0] in wanted]
-    for key in wanted:
-        if key not in [there for there, _ in _loaded]:
-            request, revision = key
-            try:
-                lm = load_model(**request)
-            except (FileNotFoundError, ValueError) as error:
-                raise type(error)(f"Worker {socket.gethostname()}: {error}") from error
-            if lm.revision != revision:
-                raise ValueError(
-                    f"Worker {socket.gethostname()} has another {lm.name}: revision {lm.revision}, "
-                    f"the driver's is {revision}."
-                )
-            _loaded.append((key, lm))
-    return [next(lm for there, lm in _loaded if there == key) for key in wanted]
+    for other in _loaded.keys() - {*keys}:
+        del _loaded[other]
+    for key, (request, revision) in zip(keys, wanted, strict=True):
+        if key in _loaded:
+            continue
+        try:
+            lm = load_model(**request)
+        except (FileNotFoundError, ValueError) as error:
+            raise type(error)(f"Worker {socket.gethostname()}: {error}") from error
+        if lm.revision != revision:
+            raise ValueError(
+                f"Worker {socket.gethostname()} has another {lm.name}: revision {lm.revision}, "
+                f"the driver's is {revision}."
+            )
+        _loaded[key] = lm
+    return [_loaded[key] for key in keys]
 
 
 @contextmanager
@@ -132,11 +127,10 @@ def describe_model(models):
     """Precisions of some models, which are loaded, and the device of the first."""
     with _alone():
         loaded = _models(models)
-        return precisions(loaded), str(loaded[0].device)
+        return _precisions(loaded), str(loaded[0].device)
 
 
-def precisions(models):
-    """In what precision each of some models computes, as text."""
+def _precisions(models):
     return " and ".join(str(lm.model.dtype) for lm in models)
 
 
@@ -151,20 +145,22 @@ def answer(models, dtypes, judge, shard, batch_size, folder, frame, topic, numbe
     folder = _seen(folder)
     with _alone():
         lm, *referee = loaded = _models(models)
-        if precisions(loaded) != dtypes:  # a worker that came later
+        if _precisions(loaded) != dtypes:  # a worker that came later
             raise ValueError(
                 f"Worker {this_worker().address} on {socket.gethostname()} holds the model in "
-                f"{precisions(loaded)}, the others in {dtypes}. Give one to load_model(..., "
+                f"{_precisions(loaded)}, the others in {dtypes}. Give one to load_model(..., "
                 "dtype=...)."
             )
         tally = _RemoteTally(topic, number)
-        answered = answer_shard(lm, shard, batch_size, *(referee or [judge]), tally)
+        rows, activations, batch_size = answer_shard(
+            lm, shard, batch_size, *(referee or [judge]), tally
+        )
     # A folder of this attempt: nobody else writes there, whatever the scheduler believes.
     written = _seen(folder) / uuid.uuid4().hex
-    for site, values in answered.activations.items():
+    for site, values in activations.items():
         written.mkdir(exist_ok=True)
         ActivationStore(written / site, *frame, {}).write(shard.members, values)
-    return answered.rows, answered.batch_size, written
+    return rows, batch_size, written
 
 
 def _seen(folder):
@@ -189,4 +185,4 @@ class _RemoteTally(Tally):
         self.stop.check()
         super().add(correct)
         if self.n % 8 == 0:
-            self.stop.worker.log_event(self.topic, [self.number, *map(int, self.state)])
+            self.stop.worker.log_event(self.topic, [self.number, self.n, int(self.correct)])

@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import io
 import json
 import re
 from itertools import pairwise
@@ -14,9 +15,11 @@ from probekit.questions.text import (
     NUMBER_WORDS,
     WORD_END,
     WORD_START,
+    alternatives,
     fold,
     number_value,
     number_words_value,
+    read_text,
     unfold,
 )
 from probekit.run.files import resource
@@ -28,17 +31,14 @@ _NEARBY = 80  # characters of context a decoy may look at
 # Chemical symbols that are English words where a sentence begins.
 _WORDS = {"Am", "As", "At", "Be", "He", "I", "In", "No"}
 
-_SYMBOL_FOLLOWS = re.compile(
-    r"\s*(?:\(|=|is (?:the|a|an) (?:chemical |element)?|stands |represents )"
-)
-
+_SYMBOL_FOLLOWS = re.compile(r"\s*(?:\(|=|is (?:the|a|an) |stands |represents )")
 _SENTENCE_START = re.compile(r"(?:^|[.!?:\n])[\s\"'(*\-]*$")
 _SENTENCE_END = re.compile(r"[\"')*\]]*\s*(?:[.!?;]|$)")
 _JOINED = re.compile(r"\s*(?:,?\s*\b(?:and|or|nor)\b|[&/-])\s*(?:the\s+)?")
 _LISTED = re.compile(r"\s*,\s*(?:the\s+)?")
 
 
-class Contexts:
+class _Contexts:
     """Decoys with a slot: which mentions stand in one."""
 
     def __init__(self, decoys):
@@ -51,47 +51,47 @@ class Contexts:
                 before.append(left)
             elif right:
                 after.append(right)
-        self._before = _ends(before) if before else None
-        self._after = _begins(after) if after else None
+        self._before, self._after = _ends(before), _begins(after)
 
     def mask(self, text, mentions):
         """For each mention, whether a decoy masks it."""
-        masked_before, masked_after = [], []
+        before, after = [], []
         for mention in mentions:
-            left = text[max(0, mention.start - _NEARBY) : mention.start]
-            right = text[mention.end : mention.end + _NEARBY]
+            left, right = _beside(text, mention.start, mention.end)
             around = any(b.search(left) and a.match(right) for b, a in self._around)
-            masked_before.append(around or bool(self._before and self._before.search(left)))
-            masked_after.append(around or bool(self._after and self._after.match(right)))
+            before.append(around or self._before.search(left) is not None)
+            after.append(around or self._after.match(right) is not None)
         # "bordering Egypt and Libya", "the Spanish and Portuguese languages": what holds for one
         # of a list holds for all of it.
         linked = _links(text, mentions)
         for i in range(1, len(mentions)):
-            masked_before[i] |= masked_before[i - 1] and linked[i - 1]
+            before[i] |= before[i - 1] and linked[i - 1]
         for i in reversed(range(len(mentions) - 1)):
-            masked_after[i] |= masked_after[i + 1] and linked[i]
-        return [b or a for b, a in zip(masked_before, masked_after, strict=True)]
+            after[i] |= after[i + 1] and linked[i]
+        return [b or a for b, a in zip(before, after, strict=True)]
 
 
 def _links(text, mentions):
     """Whether each mention is joined with the next in a list ("A, B and C")."""
-    linked = []
-    for here, following in pairwise(mentions):
+    links, linked = [], False
+    for here, following in reversed(list(pairwise(mentions))):
         between = text[here.end : following.start]
-        linked.append("and" if _JOINED.fullmatch(between) else _LISTED.fullmatch(between) and ",")
-    for i in reversed(range(len(linked))):
         # A comma alone joins nothing ("near the Libyan border, Egypt"): an "and" must follow.
-        linked[i] = linked[i] == "and" or bool(
-            linked[i] == "," and i + 1 < len(linked) and linked[i + 1]
-        )
-    return linked
+        linked = bool(_JOINED.fullmatch(between) or (linked and _LISTED.fullmatch(between)))
+        links.append(linked)
+    return links[::-1]
 
 
-def is_plain_word(phrase, text, start, end):
+def _beside(text, start, end):
+    """What a decoy may look at before and after a mention."""
+    return text[max(0, start - _NEARBY) : start], text[end : end + _NEARBY]
+
+
+def _is_plain_word(phrase, text, start, end):
     """Whether a short name is used as the English word that it also is ("In chemistry, ...")."""
     if phrase not in _WORDS:
         return False
-    before, after = text[max(0, start - _NEARBY) : start], text[end : end + _NEARBY]
+    before, after = _beside(text, start, end)
     if _SENTENCE_END.match(after):
         alone = not before.strip("\"'(*[ \n") and not after.strip("\"')*] \n.!?")
         return bool(_SENTENCE_START.search(before)) and phrase == "No" and not alone
@@ -104,37 +104,38 @@ def is_plain_word(phrase, text, start, end):
     return False
 
 
-def spaced(phrase):
+def _spaced(phrase):
     """Pattern of a phrase; a space or hyphen in it matches either, and runs of them."""
-    return r"[\s-]+".join(re.escape(part) for part in re.split(r"[\s-]+", phrase))
+    return r"[\s-]+".join(map(re.escape, re.split(r"[\s-]+", phrase)))
 
 
-def cased(phrase):
-    """As `spaced`; a capital must be a capital, a small letter may be either."""
+def _cased(phrase):
+    """As `_spaced`; a capital must be a capital, a small letter may be either."""
     if len(phrase) <= EXACT_CASE:
-        return spaced(phrase)
+        return _spaced(phrase)
     return "".join(
         part if part.isupper() else f"(?i:{part})" if any(map(str.isalpha, part)) else part
-        for part in re.split(r"([A-Z]+)", spaced(phrase))
+        for part in re.split(r"([A-Z]+)", _spaced(phrase))
         if part
     )
 
 
 def _ends(phrases):
     """Pattern that ends where a mention begins: one of these phrases, and what may follow it."""
-    edged = (f"{WORD_START if phrase[0].isalnum() else ''}{cased(phrase)}" for phrase in phrases)
-    return re.compile(rf"(?:{'|'.join(edged)})[\"'(*]*(?:(?i:the)\s+)?[\"'(*]*$")
+    edged = (f"{WORD_START if phrase[0].isalnum() else ''}{_cased(phrase)}" for phrase in phrases)
+    return re.compile(rf"(?:{'|'.join(edged) or '(?!)'})[\"'(*]*(?:(?i:the)\s+)?[\"'(*]*$")
 
 
 def _begins(phrases):
     """Pattern that begins where a mention ends."""
-    edged = (f"{cased(phrase)}{WORD_END if phrase[-1].isalnum() else ''}" for phrase in phrases)
-    return re.compile(rf"[\"')*]*(?:{'|'.join(edged)})")
+    edged = (f"{_cased(phrase)}{WORD_END if phrase[-1].isalnum() else ''}" for phrase in phrases)
+    return re.compile(rf"[\"')*]*(?:{'|'.join(edged) or '(?!)'})")
 
 
 ANY_NUMBER = "{number}"  # this name in a list stands for every number
 ANY_OTHER = "{other}"  # and this for a name that the list lacks, where an answer is expected
 _EVERY = "*"  # this name's decoys hold for every name
+_NUMBERS = ((NUMBER, number_value), (NUMBER_WORDS, number_words_value))
 
 # An answer that no list has, such as an invented city: what follows "is", if it is a name or the
 # sentence's last word; what "is the ..." follows; a response that is nothing but a name.
@@ -170,29 +171,27 @@ class Candidates:
         self.path = path
         rows = [(row_name, list(aliases), list(decoys)) for row_name, aliases, decoys in rows]
         self.sha256 = hashlib.sha256(json.dumps(rows).encode()).hexdigest()
-        self._exact, self._caseless = {}, {}
-        self._numbers = self._others = False
+        self._names = {}  # of a candidate by `_key` of any of its names; None of a decoy
+        special = {row_name for row_name, *_ in rows} & {ANY_NUMBER, ANY_OTHER, _EVERY}
+        self._numbers, self._others = ANY_NUMBER in special, ANY_OTHER in special
         phrases, contexts = [], []
         for row_name, aliases, decoys in rows:
-            contexts += [decoy for decoy in decoys if SLOT in decoy]
-            masked = [decoy for decoy in decoys if SLOT not in decoy]
-            if row_name == ANY_NUMBER:
-                self._numbers = True
-            elif row_name == ANY_OTHER:
-                self._others = True
-            elif row_name != _EVERY:
+            if row_name not in special:
                 for alias in dict.fromkeys([row_name, *aliases]):
                     phrases.append(self._add(alias, row_name))
-            for decoy in masked:
-                phrases.append(self._add(decoy, None))
-        if not any(self._exact.values()) and not any(self._caseless.values()) and not self._numbers:
-            raise ValueError(f"candidates {name!r}: the list holds no name")
+            for decoy in decoys:
+                if SLOT in decoy:
+                    contexts.append(decoy)
+                else:
+                    phrases.append(self._add(decoy, None))
+        if not any(self._names.values()) and not self._numbers:
+            raise ValueError(f"candidates {name!r}: the list holds no name.")
         phrases.sort(key=len, reverse=True)  # in an alternation the first wins, so longest first
-        self._strict = _any_of([cased(phrase) for phrase in phrases])
+        self._strict = _any_of([_cased(phrase) for phrase in phrases])
         self._loose = _any_of(
-            [p if len(p) <= EXACT_CASE else f"(?i:{p})" for p in map(spaced, phrases)]
+            [p if len(p) <= EXACT_CASE else f"(?i:{p})" for p in map(_spaced, phrases)]
         )
-        self._contexts = Contexts(contexts)
+        self._contexts = _Contexts(contexts)
 
     def __repr__(self):
         return f"<Candidates {self.name!r}>"
@@ -200,30 +199,22 @@ class Candidates:
     def _add(self, phrase, name):
         folded = fold(phrase)[0].strip()
         if not folded:
-            raise ValueError(f"candidates {self.name!r}: {name!r} has an empty name or decoy")
-        table, key = self._key(folded)
-        if table.setdefault(key, name) != name:
+            raise ValueError(f"candidates {self.name!r}: {name!r} has an empty name or decoy.")
+        other = self._names.setdefault(_key(folded), name)
+        if other != name:
             raise ValueError(
-                f"candidates {self.name!r}: {phrase!r} belongs to both {table[key]!r} and "
-                f"{name!r}. "
+                f"candidates {self.name!r}: {phrase!r} belongs to both {other!r} and {name!r}. "
                 "Keep it in one row, or give it a row of its own."
             )
         return folded
 
-    def _key(self, folded):
-        if len(folded) <= EXACT_CASE:
-            return self._exact, folded
-        return self._caseless, re.sub(r"[\s-]+", " ", folded).casefold()
-
     def canonical(self, text):
         """Name of the candidate that `text` as a whole names, or None."""
         folded = fold(text)[0].strip()
-        if self._numbers:
-            for pattern, value in ((NUMBER, number_value), (NUMBER_WORDS, number_words_value)):
-                if pattern.fullmatch(folded):
-                    return value(folded)
-        table, key = self._key(folded)
-        return table.get(key)
+        for pattern, value in _NUMBERS if self._numbers else ():
+            if pattern.fullmatch(folded):
+                return value(folded)
+        return self._names.get(_key(folded))
 
     def find(self, response, question=""):
         """First candidate that the response answers with.
@@ -257,20 +248,24 @@ class Candidates:
         found = []
         for match in (self._loose if loose else self._strict).finditer(text):
             phrase = match.group()
-            table, key = self._key(phrase)
-            name = table.get(key)
-            if name is not None and not is_plain_word(phrase, text, match.start(), match.end()):
+            name = self._names.get(_key(phrase))
+            if name is not None and not _is_plain_word(phrase, text, match.start(), match.end()):
                 # A hyphen at the edge of a name matches the space there too, which is no part.
                 start = match.end() - len(phrase.lstrip())
                 found.append(Mention(start, start + len(phrase.strip()), name))
         if self._numbers:
-            patterns = [(NUMBER, number_value)]
-            if loose:  # words count when the digits give no answer: "one of the" is no number
-                patterns.append((NUMBER_WORDS, number_words_value))
-            for pattern, value in patterns:
+            # Words count only when the digits give no answer: "one of the" is no number.
+            for pattern, value in _NUMBERS if loose else _NUMBERS[:1]:
                 found += [Mention(*m.span(), value(m.group())) for m in pattern.finditer(text)]
             found.sort()
         return found
+
+
+def _key(folded):
+    """What names are compared by: a short one as it is, another without case and hyphens."""
+    if len(folded) <= EXACT_CASE:
+        return folded
+    return "\0" + re.sub(r"[\s-]+", " ", folded).casefold()
 
 
 def _without_echo(mentions, masked, asked):
@@ -316,7 +311,7 @@ def read_candidates(name, folder=None):
     if not re.fullmatch(r"\w[\w .-]*", name):
         raise ValueError(
             f"candidates {name!r}: expected the name of a list, such as 'countries', without "
-            "slashes or '..'"
+            "slashes or '..'."
         )
     shipped = resource("data/questions/candidates")
     folders = [shipped] if folder is None else [Path(folder) / "candidates", shipped]
@@ -332,26 +327,17 @@ def read_candidates(name, folder=None):
 
 def _read_rows(path):
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            columns, rows = reader.fieldnames or [], list(reader)
+        reader = csv.DictReader(io.StringIO(read_text(path), newline=""))
+        columns, rows = reader.fieldnames or [], list(reader)
     except csv.Error as error:
         raise ValueError(f"{path} is not a CSV file: {error}") from error
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{path} is not UTF-8 text ({error.reason} at byte {error.start})"
-        ) from error
     if "name" not in columns:
         raise ValueError(
             f"{path}: expected a column 'name' (and, if needed, 'aliases' and 'decoys'), found "
-            f"{arguments.listed(columns) or 'nothing'}"
+            f"{arguments.listed(columns) or 'nothing'}."
         )
     return [
-        (row["name"].strip(), _cell(row.get("aliases")), _cell(row.get("decoys")))
+        (row["name"].strip(), *(alternatives(row.get(c) or "") for c in ("aliases", "decoys")))
         for row in rows
         if (row["name"] or "").strip()
     ]
-
-
-def _cell(text):
-    return [part.strip() for part in (text or "").split("|") if part.strip()]

@@ -50,15 +50,10 @@ def normalize(text):
     number keeps its sign and decimals and loses its separators ("1,000.0" is "1000", "5.6" is
     not "56").
     """
-    words = _words(text)
-    return " ".join(_ARTICLES.sub(" ", words).split()) or words
-
-
-def _words(text):
-    """Normalised text with its articles."""
     folded = fold(fold(text)[0].casefold())[0].casefold()
     # Twice, as without its punctuation "00.0a" is "00 0a", which has a number.
-    return _with_values(_with_values(folded))
+    words = _with_values(_with_values(folded))
+    return " ".join(_ARTICLES.sub(" ", words).split()) or words
 
 
 def _with_values(text):
@@ -73,23 +68,22 @@ def _with_values(text):
 
 def _plain(text):
     """Text with its punctuation taken out: inside a word closed up (U.S., don't), else a space."""
-    text = _INSIDE_WORD.sub("", text)
-    return "".join(c if c.isalnum() or _is_sign(c) else " " for c in text)
-
-
-def _is_sign(character):
-    # Symbols other than ASCII's count (€, °, +-like emoji may be the answer); so do vowel signs.
-    return not character.isascii() and not character.isspace() and character.isprintable()
+    # Symbols beyond ASCII stay (€, ° and emoji may be the answer), and so do vowel signs.
+    return "".join(
+        c if c.isalnum() or not (c.isascii() or c.isspace() or not c.isprintable()) else " "
+        for c in _INSIDE_WORD.sub("", text)
+    )
 
 
 def grade(response, answers, *, question="", candidates=None):
     """Whether a response gives an accepted answer.
 
-    With candidates, the response is held to the one it answers with, its first: "It is not Japan;
-    it is China" answers China, and "near Egypt, in Libya" does not answer Egypt. Without, an
-    accepted answer anywhere in it, in whole words, is enough, as in TriviaQA. Numbers compare by
-    value, in digits or (below 1,000, other than "one") in words. Answers of up to three characters
-    that have a capital must be written so ("US", "Au"), unless they are the whole response.
+    With candidates, only the first one that the response answers with counts: "It is not Japan; it
+    is China" answers China, and "near Egypt, in Libya" does not answer Egypt. Without candidates,
+    an accepted answer anywhere in the response, in whole words, is enough, as in TriviaQA. Numbers
+    compare by value, in digits or (below 1,000, other than "one") in words. Answers of up to three
+    characters that have a capital must be written the same ("US", "Au"), unless they are the whole
+    response.
 
     Parameters
     ----------
@@ -97,8 +91,9 @@ def grade(response, answers, *, question="", candidates=None):
     answers : list of str
         Accepted answers.
     question : str
-        What was asked; used with candidates only.
+        What was asked. Used only with candidates.
     candidates : Candidates, optional
+        From the column ``candidates`` of `read_questions`.
 
     Returns
     -------
@@ -107,7 +102,7 @@ def grade(response, answers, *, question="", candidates=None):
     Raises
     ------
     TypeError
-        If a text is none, or `answers` is a single one.
+        If an argument is of another type, such as one text for `answers`.
     """
     _check(response, question, candidates)
     answers = arguments.texts("answers", answers)
@@ -171,19 +166,17 @@ def find_span(response, question, candidates):
     Returns
     -------
     (start, end) or None
-        Characters of the response, end exclusive; None where it mentions no candidate, or there
-        are no candidates.
+        Characters of the response, end exclusive; None where it mentions no candidate, and where
+        `candidates` is None.
 
     Raises
     ------
     TypeError
-        If a text is none, or candidates are none.
+        If an argument is of another type.
     """
     _check(response, question, candidates)
-    if candidates is None:
-        return None
-    mention = candidates.find(response, question)
-    return None if mention is None else (mention.start, mention.end)
+    mention = candidates and candidates.find(response, question)
+    return mention and (mention.start, mention.end)
 
 
 def is_refusal(response):
@@ -201,7 +194,7 @@ def is_refusal(response):
     Raises
     ------
     TypeError
-        If it is no text.
+        If `response` is not text.
     """
     _check(response)
     text = fold(response)[0].strip()

@@ -4,13 +4,13 @@ import csv
 import io
 import math
 import os
-from collections import Counter
 from pathlib import Path
 
 import pandas as pd
 
 from probekit import arguments
 from probekit.questions.candidates import read_candidates
+from probekit.questions.text import alternatives, read_text
 from probekit.run.files import parse_json, resource
 
 _SUFFIXES = (".csv", ".jsonl", ".json", ".parquet")
@@ -29,16 +29,16 @@ def read_questions(
     Parameters
     ----------
     source : str, Path or DataFrame
-        A ``.csv``, ``.jsonl`` (or ``.json``: lines or an array) or ``.parquet`` file, text files in
-        UTF-8; a DataFrame, which is not changed; a shipped file's name, such as ``"cities"``; or a
-        data set of the hub, ``"hub:mandarjoshi/trivia_qa:rc.nocontext:validation"`` (name,
-        configuration or nothing, split), which needs the extra ``datasets``.
+        A file in UTF-8 that ends in ``.csv``, ``.jsonl``, ``.json`` (lines or an array) or
+        ``.parquet``; a DataFrame; a shipped file's name, such as ``"cities"``; or a data set of the
+        hub, ``"hub:mandarjoshi/trivia_qa:rc.nocontext:validation"`` (name, configuration or
+        nothing, split), which needs the extra ``datasets``.
     question, answers, id, candidates : str
         What these columns are called in the source; `id` and `candidates` may be absent. Accepted
         answers are a list, a text with ``|`` between them, or a mapping with ``value`` and
         ``aliases`` (TriviaQA) or ``text`` (SQuAD). `candidates` names a list of things that could
-        be answered, looked for in the folder ``candidates`` beside the file, then among the
-        shipped ones; see `read_candidates`.
+        be answered: a CSV file with the columns ``name``, ``aliases`` and ``decoys``, in the folder
+        ``candidates`` beside the file or among the shipped ones.
     limit : int
         Only the first `limit` questions are read; 0 reads all.
 
@@ -50,65 +50,66 @@ def read_questions(
 
     Raises
     ------
-    FileNotFoundError
-        If the file does not exist.
-    TypeError
-        If an argument is of another type.
+    FileNotFoundError, TypeError
+        If the file does not exist, or an argument is of another type.
     ValueError
         If the file cannot be read as what its suffix says, a column is missing, a question is
         empty or has no accepted answer, ids repeat, or `limit` is negative.
     """
     limit = arguments.whole("limit", limit)
-    for name, column in (
-        ("question", question),
-        ("answers", answers),
-        ("id", id),
-        ("candidates", candidates),
-    ):
-        arguments.text(name, column, such_as=name, empty=True)
+    names = {"question": question, "answers": answers, "id": id, "candidates": candidates}
+    for parameter, column in names.items():
+        arguments.text(parameter, column, such_as=parameter, empty=True)
     table, name, path = _load(source)
     if not len(table):
-        raise ValueError(f"{name} has no questions: it holds no row below the column names")
-    columns = {"question": question, "answers": answers}
-    for parameter, column, default in (("id", id, "id"), ("candidates", candidates, "candidates")):
-        if column in table.columns or column != default:
-            columns[parameter] = column
+        raise ValueError(f"{name} has no questions: it holds no row below the column names.")
+    columns = {
+        parameter: column
+        for parameter, column in names.items()
+        if column in table.columns or column != parameter or parameter in ("question", "answers")
+    }
     _require(columns, table, name)
 
     width = max(4, len(str(len(table))))
     if limit:
         table = table.iloc[:limit]
-    cells = {parameter: table[column].tolist() for parameter, column in columns.items()}
     rows = []
-    for number in range(len(table)):
-        row = {parameter: values[number] for parameter, values in cells.items()}
-        identity = _text(row["id"]) if "id" in row else f"q{number + 1:0{width}d}"
-        where = f"{name}, row {number + 1}"
-        where += f" (id {arguments.shown(identity)})" if "id" in row else ""
+    cells = zip(*(table[column].tolist() for column in columns.values()), strict=True)
+    for number, values in enumerate(cells, start=1):
+        row = dict(zip(columns, values, strict=True))
+        where = f"{name}, row {number}"
+        identity = f"q{number:0{width}d}"
+        if "id" in row:
+            identity = _text(row["id"])
+            where += f" (id {arguments.shown(identity)})"
         if not identity:
             raise ValueError(
-                f"{where}: the id is empty. Give every row one, or leave out the column"
+                f"{where}: the id is empty. Give every row one, or leave out the column."
             )
-        rows.append(
-            {
-                "id": identity,
-                "question": _question(row["question"], where, question),
-                "answers": _answers(row["answers"], where, answers),
-                "candidates": _text(row.get("candidates")) or None,
-            }
+        asked = _text(row["question"])
+        if not asked:
+            raise ValueError(f"{where}: the question is empty (column {question!r}).")
+        accepted = list(dict.fromkeys(_accepted(row["answers"], where)))
+        if not accepted:
+            raise ValueError(
+                f"{where}: no accepted answer (column {answers!r}). Give at least one; put | "
+                "between several."
+            )
+        _require_characters([identity, asked, *accepted], where)
+        rows.append((identity, asked, accepted, _text(row.get("candidates"))))
+    questions = pd.DataFrame(rows, columns=["id", "question", "answers", "candidates"])
+    repeated = questions["id"][questions["id"].duplicated()].unique()
+    if len(repeated):
+        raise ValueError(
+            f"{name}: ids must be unique, but these repeat: {arguments.listed(repeated, 5)}."
         )
-        _require_characters([identity, rows[-1]["question"], *rows[-1]["answers"]], where)
-    _require_unique([row["id"] for row in rows], name)
     lists = {
-        list_name: read_candidates(list_name, path.parent if path else None)
-        for list_name in dict.fromkeys(row["candidates"] for row in rows)
-        if list_name is not None
+        listed: read_candidates(listed, path.parent if path else None)
+        for listed in questions["candidates"].unique()
+        if listed
     }
-    for row in rows:
-        row["candidates"] = lists.get(row["candidates"])
-    result = {column: [row[column] for row in rows] for column in rows[0]}
-    result["candidates"] = pd.Series(result["candidates"], dtype=object)
-    questions = pd.DataFrame(result)
+    found = [lists.get(listed) for listed in questions["candidates"]]
+    questions["candidates"] = pd.Series(found, dtype=object)
     # What a run's manifest lists as its inputs.
     files = [path, *(c.path for c in lists.values())]
     questions.attrs["files"] = [str(file) for file in files if file is not None]
@@ -127,28 +128,27 @@ def _load(source):
             f"{arguments.shown(source)}."
         )
     path = Path(source)
-    # Not path.exists, which fails where a text is too long for a name.
-    exists = os.path.exists(path)
-    if not path.suffix and path.name == str(source) and not exists:
+    # Not path.exists, which fails where a text is too long for a name. Without a suffix no file or
+    # folder is read, so none in the working directory hides a shipped file of its name.
+    if not path.suffix and path.name == str(source):
         shipped = resource("data/questions")
         names = sorted(p.stem for p in shipped.glob("*.csv"))
-        if path.name not in names:
+        if path.name in names:
+            path = shipped / f"{path.name}.csv"
+        elif not os.path.exists(path):
             raise ValueError(
                 f"questions {arguments.shown(str(source))}: neither a file nor a shipped question "
                 f"file. Shipped: {', '.join(names)}. A file of yours needs its suffix: "
                 f"{', '.join(_SUFFIXES)}."
             )
-        path = shipped / f"{path.name}.csv"
     if not os.path.exists(path):
         raise FileNotFoundError(f"question file {arguments.shown(str(path), 200)} does not exist")
     if path.is_dir():
         raise ValueError(f"question file {str(path)!r} is a folder. Give a file's path.")
     if path.suffix.lower() not in _SUFFIXES or not path.is_file():
         raise ValueError(
-            f"question file {str(path)!r}: expected a file that ends in {', '.join(_SUFFIXES)}"
+            f"question file {str(path)!r}: expected a file that ends in {', '.join(_SUFFIXES)}."
         )
-    if path.stat().st_size == 0:
-        raise ValueError(f"question file {str(path)!r} is empty")
     return _read(path), path.name, path
 
 
@@ -180,18 +180,11 @@ def _read(path):
             return pd.read_parquet(path)
         except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
             raise ValueError(f"{path.name} is not a Parquet file: {error}") from error
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{path.name} is not UTF-8 text ({error.reason} at byte {error.start}). "
-            "Save it as UTF-8."
-        ) from error
+    text = read_text(path)
     if not text.strip():
-        raise ValueError(f"question file {str(path)!r} is empty")
-    return (
-        _read_csv(text, path.name) if path.suffix.lower() == ".csv" else _read_json(text, path.name)
-    )
+        raise ValueError(f"question file {str(path)!r} is empty.")
+    read = _read_csv if path.suffix.lower() == ".csv" else _read_json
+    return read(text, path.name)
 
 
 def _read_csv(text, name):
@@ -227,12 +220,9 @@ def _read_json(text, name):
         if not isinstance(row, dict):
             raise ValueError(
                 f"{name}, row {number}: expected an object such as "
-                f'{{"question": ..., "answers": [...]}}, got {type(row).__name__}'
+                f'{{"question": ..., "answers": [...]}}, got {type(row).__name__}.'
             )
-    columns = list(dict.fromkeys(column for row in rows for column in row))
-    return pd.DataFrame(
-        {column: pd.Series([row.get(column) for row in rows], dtype=object) for column in columns}
-    )
+    return pd.DataFrame(rows, dtype=object)
 
 
 def _require(columns, table, name):
@@ -242,9 +232,8 @@ def _require(columns, table, name):
         if count > 1:
             raise ValueError(f"{name} has {count} columns called {arguments.shown(column)}")
         if column not in table.columns:
-            also = ""
-            if parameter in ("question", "answers"):
-                also = f", or the notebook's parameter {parameter}_column"
+            required = parameter in ("question", "answers")
+            also = f", or the notebook's parameter {parameter}_column" if required else ""
             raise ValueError(
                 f"{name} has no column {arguments.shown(column)}. Columns found: "
                 f"{arguments.listed(found) or 'none'}. Say which of them holds the {parameter}: "
@@ -252,20 +241,12 @@ def _require(columns, table, name):
             )
 
 
-def _require_unique(ids, name):
-    repeated = [identity for identity, count in Counter(ids).items() if count > 1]
-    if repeated:
-        raise ValueError(
-            f"{name}: ids must be unique, but these repeat: {arguments.listed(repeated, 5)}"
-        )
-
-
 def _require_characters(texts, where):
     for text in texts:
         if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
             raise ValueError(
-                f"{where}: {arguments.shown(text)} holds half of a character, which is no text and "
-                "cannot be saved. Write the file again, as UTF-8."
+                f"{where}: {arguments.shown(text)} holds an unpaired surrogate (half of a "
+                "character), which cannot be saved. Write the file again, as UTF-8."
             )
 
 
@@ -276,23 +257,6 @@ def _text(cell):
     if isinstance(cell, float):
         return "" if math.isnan(cell) else str(int(cell)) if cell.is_integer() else str(cell)
     return str(cell).strip()
-
-
-def _question(cell, where, column):
-    text = _text(cell)
-    if not text:
-        raise ValueError(f"{where}: the question is empty (column {column!r})")
-    return text
-
-
-def _answers(cell, where, column):
-    accepted = list(dict.fromkeys(_accepted(cell, where)))
-    if not accepted:
-        raise ValueError(
-            f"{where}: no accepted answer (column {column!r}). Give at least one; put | between "
-            "several"
-        )
-    return accepted
 
 
 def _accepted(cell, where):
@@ -315,4 +279,4 @@ def _accepted(cell, where):
             return _accepted(parse_json(text), where)  # a list written as JSON in a CSV cell
         except ValueError:
             pass
-    return [part.strip() for part in text.split("|") if part.strip()]
+    return alternatives(text)

@@ -1,4 +1,4 @@
-"""Compare text without regard to accents, and read numbers in it, keeping character positions."""
+"""Read text, compare it without regard to accents, and find numbers in it."""
 
 import re
 import unicodedata
@@ -34,6 +34,21 @@ def _plain_character(character):
     )
 
 
+def read_text(path):
+    """What a text file holds, without a byte order mark."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path} is not UTF-8 text ({error.reason} at byte {error.start}). Save it as UTF-8."
+        ) from error
+
+
+def alternatives(text):
+    """Divide a cell such as "Ada | Ada Lovelace" into its texts."""
+    return [part.strip() for part in text.split("|") if part.strip()]
+
+
 def fold(text):
     """Text without accents and typographic variants, and where each character came from.
 
@@ -60,25 +75,18 @@ def unfold(origin, start, end):
     return origin[start], max(origin[end - 1] + 1, origin[end])
 
 
-def _vowel_signs():
-    """Vowel signs of the Indic scripts: part of a word, but no word character to Python."""
-    ranges = []
-    for code in range(0x0300, 0x10000):
-        character = chr(code)
-        if unicodedata.category(character) in ("Mn", "Mc") and not unicodedata.combining(character):
-            if ranges and ranges[-1][1] == code - 1:
-                ranges[-1][1] = code
-            else:
-                ranges.append([code, code])
-    return "".join(f"{chr(first)}-{chr(last)}" for first, last in ranges)
-
+# Vowel signs of the Indic scripts: part of a word, but no word characters to Python.
+_VOWEL_SIGNS = "".join(
+    c
+    for c in map(chr, range(0x0300, 0x10000))
+    if unicodedata.category(c) in ("Mn", "Mc") and not unicodedata.combining(c)
+)
 
 # Scripts that put no space between words: there a neighbouring letter does not continue a name.
 _UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
 _LETTER = rf"[^\W{_UNSPACED}]"
-_SIGN = f"[{_vowel_signs()}]"
-WORD_START = rf"(?<!{_LETTER})(?<!{_SIGN})"
-WORD_END = rf"(?!{_LETTER})(?!{_SIGN})"
+WORD_START = rf"(?<!{_LETTER})(?<![{_VOWEL_SIGNS}])"
+WORD_END = rf"(?!{_LETTER})(?![{_VOWEL_SIGNS}])"
 
 # "1,000", "-3", "5.6", ".5", the 5 in "...5"; not the 56 in "156", "x56", "5.6" or "1.2.56".
 NUMBER = re.compile(
@@ -86,27 +94,14 @@ NUMBER = re.compile(
     r"|(?<![\w.])-?\.\d+(?!\w|\.\d)"
 )
 
-# fmt: off
-_UNITS = [
-    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine",
-]
-
+_UNITS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 _TEENS = [
     "ten", "eleven", "twelve", "thirteen", "fourteen",
     "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
-]
-
-_TENS = [
-    "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety",
-]
-
-# fmt: on
+]  # fmt: skip
+_TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
 _VALUES = {word: value for value, word in enumerate(_UNITS + _TEENS)}
-
-
 _VALUES |= {word: 10 * value for value, word in enumerate(_TENS, start=2)}
-
-
 _BELOW_100 = (
     rf"(?:(?:{'|'.join(_TENS)})(?:[\s-]+(?:{'|'.join(_UNITS[1:])}))?"
     rf"|{'|'.join(_TEENS)}|{'|'.join(_UNITS)})"
@@ -132,8 +127,6 @@ def number_words_value(text):
     """Canonical digits of a number below 1,000 in English words: "fifty-six" is "56"."""
     total = 0
     for word in re.split(r"[\s-]+", text.lower()):
-        if word == "hundred":
-            total = max(total, 1) * 100
-        else:
-            total += _VALUES.get(word, 0)  # "and" and "a" add nothing
+        # "and" and "a" add nothing.
+        total = max(total, 1) * 100 if word == "hundred" else total + _VALUES.get(word, 0)
     return str(total)

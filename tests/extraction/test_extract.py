@@ -609,6 +609,7 @@ def test_what_is_there_is_not_made_again(lm, questions, tmp_path, monkeypatch):
 
 
 COMMAND = """
+import importlib
 import sys
 import probekit
 module = importlib.import_module("probekit.extraction.one_pass")

@@ -190,7 +190,7 @@ NORM, DOWN = "model.layers.1.input_layernorm.weight", "model.layers.2.mlp.down_p
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({NORM: None}, f"lacks {NORM}. What is lacking"),
+        ({NORM: None}, rf"lacks {NORM}\. "),
         ({NORM: torch.ones(31)}, f"has in another shape {NORM}"),
         ({"v_head.weight": torch.ones(3, 3)}, r"also holds v_head\.weight"),
         ({"lm_head.weight": None}, r"lacks lm_head\.weight"),
@@ -230,7 +230,7 @@ def test_weights_that_are_no_finite_numbers(folder, value, dtype):
     weights = load_file(folder / "model.safetensors")[DOWN]
     weights[3, 4] = value
     spoil(folder, **{DOWN: weights})
-    with pytest.raises(ValueError, match=rf"no finite numbers in torch\.{dtype}: {DOWN}\. Load it"):
+    with pytest.raises(ValueError, match=rf"finite numbers in torch\.{dtype}: {DOWN}\. Load it"):
         load_model(folder, dtype=dtype)
 
 

@@ -264,6 +264,17 @@ def test_unknown_bare_name_lists_the_shipped():
         read_questions("towns")
 
 
+@pytest.mark.parametrize("folder", [True, False])
+def test_nothing_in_the_working_directory_hides_a_shipped_file(tmp_path, monkeypatch, folder):
+    monkeypatch.chdir(tmp_path)
+    Path("cities").mkdir() if folder else write(Path("cities"), "none")
+    assert len(read_questions("cities", limit=3)) == 3
+    write(Path("cities.csv"), "question,answers\nA?,a\n")
+    assert len(read_questions("cities.csv")) == 1
+    with pytest.raises(ValueError, match="is a folder" if folder else "expected a file that ends"):
+        read_questions(tmp_path / "cities")
+
+
 @pytest.mark.parametrize("limit", [1.0, "1", True, None])
 def test_limit_of_the_wrong_type(table, limit):
     with pytest.raises(TypeError, match="limit must be a whole number of at least 0, got"):
