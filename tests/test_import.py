@@ -6,6 +6,9 @@ import sys
 import pytest
 
 import probekit
+from probekit.charts.heatmaps import MEASURES
+from probekit.extraction.sites import SITES
+from probekit.pipeline import parameters
 
 HEAVY = [
     "torch",
@@ -30,6 +33,15 @@ def test_the_package_itself_loads_nothing_heavy():
     assert (
         loaded("import probekit, probekit.charts, probekit.extraction, probekit.probing") == set()
     )
+
+
+def test_the_command_loads_no_model_and_draws_no_chart():
+    assert not loaded("import probekit.__main__") & {"torch", "transformers", "altair", "sklearn"}
+
+
+@pytest.mark.parametrize(("parameter", "names"), [("site", SITES), ("measure", MEASURES)])
+def test_names_that_parameters_repeat_are_those_in_use(parameter, names):
+    assert parameters._MAY_BE[parameter].keywords["known"] == tuple(names)
 
 
 @pytest.mark.parametrize("name", probekit.__all__)

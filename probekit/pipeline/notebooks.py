@@ -11,7 +11,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from probekit import arguments
-from probekit.extraction.models import locate_model
+from probekit.extraction.identity import locate_model
 from probekit.pipeline.parameters import (
     PLACES,
     check_parameters,

@@ -8,19 +8,18 @@ import nbformat
 import yaml
 
 from probekit import arguments
-from probekit.charts.heatmaps import MEASURES
-from probekit.extraction.sites import SITES
 from probekit.run.directory import notebook_name
 from probekit.run.files import resource
 from probekit.run.manifest import STAGES
 
 # What each may be: as the functions check it that take it in the end, so that none of them refuses
-# after hours what passed here.
+# after hours what passed here. Names are repeated here, and a test compares them: where they are
+# defined, torch and altair are imported, which take seconds.
 _MAY_BE = {
     "run_dir": partial(arguments.text, such_as="data/runs/cities"),
     "model": partial(arguments.text, such_as="smollm2"),
     "questions": partial(arguments.text, such_as="cities"),
-    "site": partial(arguments.one_of, known=SITES),
+    "site": partial(arguments.one_of, known=("mlp_out", "attn_out", "resid_post", "mlp_act")),
     "question_column": partial(arguments.text, such_as="question"),
     "answers_column": partial(arguments.text, such_as="answers"),
     "limit": arguments.whole,
@@ -36,7 +35,7 @@ _MAY_BE = {
     "folds": partial(arguments.whole, least=2),
     "C": partial(arguments.number, least=1e-6, most=1e6),
     "n_permutations": partial(arguments.whole, most=10_000),
-    "measure": partial(arguments.one_of, known=MEASURES),
+    "measure": partial(arguments.one_of, known=("auroc", "correlation")),
     "seed": lambda _, value: arguments.seed(value),
 }
 

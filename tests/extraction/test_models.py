@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from probekit import load_model
-from probekit.extraction.models import SHORT_NAMES, LanguageModel, locate_model
+from probekit.extraction.identity import SHORT_NAMES, locate_model
+from probekit.extraction.models import LanguageModel
 
 
 @pytest.fixture(scope="module")
