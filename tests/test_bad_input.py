@@ -370,8 +370,8 @@ ONE_A_LINE = "Write one parameter a line, such as `limit: 200`."
 HOW_TO_CONTROL = "Make them with pk.controls(answers, grid), or take them from Run.controls."
 NO_CONTROLS = "controls must be from pk.controls(answers, grid) or Run.controls; got {}."
 ONE_EACH = (
-    "score and correct must have one value for each example, got shapes {} and {}. Select one cell: "
-    "grid.score.sel(layer=, token=)."
+    "score and correct must have one value for each example, got shapes {} and {}. Select one "
+    "cell: grid.score.sel(layer=, token=)."
 )
 NOT_NUMBERS = "X must be numbers of shape (examples, features), got {}."
 NO_QUESTIONS = (
