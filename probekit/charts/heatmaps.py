@@ -28,7 +28,7 @@ _TITLE = "Layer vs. Token Correlation"
 
 # The notes on cells, as the legend has them.
 _UNMEASURED, _UNCLEAR, _WORSE = "not measured", "interval includes 0", "worse"
-_BEST, _RIVAL = "best cell", "not told apart"
+_BEST, _RIVAL = "best cell", "not distinguishable"
 
 
 def heatmap(grid, *, measure="auroc", title=_TITLE, tokens=FIGURE_TOKENS, mute=False, outline=()):
@@ -382,7 +382,7 @@ def _describe(rows, value, outline=()):
         f"lowest {worst[value]:.2f} at layer {worst['layer']}, token {worst['token']}."
     )
     if len(outline) > 1:
-        text += f" Cells that cannot be told from the best: {len(outline) - 1}."
+        text += f" Cells not distinguishable from the best: {len(outline) - 1}."
     missing = len(rows) - len(measured)
     return text + (f" {missing} of {len(rows)} cells are not measured." if missing else "")
 

@@ -17,7 +17,7 @@ from probekit.probing.auroc import auroc_influence, cluster_sums, interval, stan
 from probekit.probing.folds import example_groups
 from probekit.tokens import FIGURE_TOKENS
 
-#: With fewer wrong or right answers, an area's error can't be estimated from them.
+#: With fewer wrong or right answers, the error of an area cannot be estimated.
 MIN_PER_CLASS = 10
 
 #: The bands of layers in which the reference figure is described, by the labels it gives them, as
@@ -57,7 +57,7 @@ class Areas:
     rarest: int
     """Least number of wrong or of right answers in a cell that has an area."""
     widening: float
-    """How many times as far as the influences say the permuted grids scatter; at least 1."""
+    """How many times as far the permuted grids scatter as the influences say; at least 1."""
 
     @property
     def usable(self):

@@ -131,7 +131,7 @@ def describe(grid, controls=None, held_out=None):
                 "form that a linear probe can't read. Whether it holds for another model, other "
                 "questions or another prompt. Tokens that only some responses have are measured on "
                 "those responses only. The values are neither attention weights nor correlations "
-                "between layers and tokens, as the reference has it.",
+                "between layers and tokens, as the reference calls them.",
             ],
         }
     parts = chain.from_iterable((f"### {title}", *text) for title, text in sections.items())
@@ -213,22 +213,22 @@ def _axes(view):
 def _how_sure(view):
     unit = "answers" if view.grid.attrs.get("split", "random") == "random" else "groups of answers"
     text = (
-        f"In brackets are 95 % intervals over {unit}. A difference is stated only if it holds with "
-        "all comparisons of its kind taken together; its interval is then one of all these at "
-        "once. Of descriptions of pure noise, at most one in twenty states any difference; as many "
-        "state a cell to be above chance."
+        f"In brackets are 95 % intervals over {unit}. A difference is stated only if it holds "
+        "when all comparisons of its kind are taken together, and its interval is for all of them "
+        "at once. Of descriptions of pure noise, at most one in twenty states any difference, "
+        "and at most one in twenty states that a cell is above chance."
     )
     if view.areas.widening > 1:
         text += (
-            f" Grids of permuted labels scatter {view.areas.widening:.2f} times as far as the "
-            "answers alone would make them, because answers also train the probes; the intervals "
-            "are wider than the chart's by that factor."
+            f" With permuted labels the AUROCs scatter {view.areas.widening:.2f} times as far as "
+            "the sampling of the answers explains, because the answers also train the probes. The "
+            "intervals here are wider than the chart's by that factor."
         )
     return text
 
 
 def _bands(view):
-    """The means of the groups of tokens in each band, and the changes that can be told."""
+    """The means of the groups of tokens in each band, and the changes that are clear."""
     labels, names = list(view.bands), list(view.groups)
     cells = {
         (label, name): view.bands[label] & view.groups[name] & view.usable
@@ -258,7 +258,7 @@ def _bands(view):
         lines.append(f"* {where}: {'; '.join(means)}.{told[label]}")
     if any(told.values()):
         return True, ["\n".join(lines)]
-    none = "No band can be told from the one before, and no group of tokens from another."
+    none = "No band can be distinguished from the one before, and no group of tokens from another."
     return False, ["\n".join(lines), none]
 
 
@@ -300,7 +300,11 @@ def _measured(view, n_above, found):
     return (
         f"**Measured.** In {n_above or 'none'} of {count(view.usable.sum(), 'cell')} a probe tells "
         "wrong answers from right ones better than chance. "
-        + (f"Differences can be told {listing(seen)}." if seen else "No differences can be told.")
+        + (
+            f"There are clear differences {listing(seen)}."
+            if seen
+            else "There are no clear differences."
+        )
     )
 
 
@@ -327,8 +331,8 @@ def _against_controls(view, controls):
     return (
         f"**Controls, with no activations.** They detect errors with an AUROC of: "
         f"{'; '.join(each)}. Of {len(difference)} cells, {above} exceed the best of these, "
-        f"{below} fall short of it, and {len(difference) - above - below} can't be told from it; "
-        f"the largest gain is {change(difference[highest], half_width[highest])}."
+        f"{below} fall short of it, and {len(difference) - above - below} cannot be distinguished "
+        f"from it; the largest gain is {change(difference[highest], half_width[highest])}."
     )
 
 

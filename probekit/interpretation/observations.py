@@ -88,7 +88,7 @@ class View:
 
 @dataclass(frozen=True)
 class _Best:
-    """The highest of several areas, and those that can't be told from it."""
+    """The highest of several areas, and those that cannot be distinguished from it."""
 
     index: int
     lower: np.ndarray
@@ -100,7 +100,7 @@ class _Best:
 
     @property
     def equal(self):
-        """Numbers of those that can't be told from it, without itself."""
+        """Numbers of those that cannot be distinguished from it, without itself."""
         others = np.flatnonzero(~self.lower)
         return others[others != self.index]
 
@@ -140,7 +140,7 @@ def above_chance(view):
 
 
 def peak(view):
-    """Where the grid's highest cell is, and which cells can't be told from it."""
+    """Where the grid's highest cell is, and which cells cannot be distinguished from it."""
     row, column, value, influence = view.listed
     best = _best_of(value, influence, view)
     i = best.index
@@ -157,7 +157,7 @@ def peak(view):
         text += "; chosen and measured on different answers, the best cell has "
         text += wording.area(*honest)
     if not best.lower.any():
-        text += ". No other cell can be told from it, so the grid shows no peak."
+        text += ". No other cell can be distinguished from it, so the grid shows no peak."
     elif not len(best.equal):
         text += ". All other cells are lower."
     else:
@@ -165,7 +165,7 @@ def peak(view):
         layers = wording.layers(set(view.areas.layers[row[best.equal]]))
         text += (
             f". {best.lower.sum()} of the other {len(row) - 1} cells are lower; {len(best.equal)} "
-            f"can't be told from it, in {layers} at {listing(tokens)}."
+            f"cannot be distinguished from it, in {layers} at {listing(tokens)}."
         )
     return best.lower.any(), text + " *Rule: differences to the highest cell, over all pairs.*"
 
@@ -200,14 +200,14 @@ def token_peaks(view):
         ]
         lines.append(f"| {' | '.join(map(str, fields))} |")
     if located:
-        rest = "." if len(located) == len(columns) else "; for the others, no peak can be told."
-        text = f"A layer lower than the highest can be named for {listing(located)}{rest}"
+        rest = "" if len(located) == len(columns) else " At the other tokens no layer stands out."
+        text = f"Some layers are lower than the highest at {listing(located)}.{rest}"
     else:
-        text = "For no token can any layer be told from its highest, so no peak can be told."
+        text = "At no token does one layer stand out."
     rule = "differences to the token's highest layer, over all pairs of layers of all tokens"
     header = [
         "| Token | Highest in layer | AUROC there | Share of resamples | 95 % of resamples | "
-        "Layers that can't be told from it |",
+        "Layers that cannot be distinguished from it |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
     return bool(located), f"{title}{text} *Rule: {rule}.*", "\n".join(header + lines)
@@ -219,7 +219,10 @@ def from_the_end(view):
     cells = view.areas.at(tokens=GROUPS["the tokens from the end"]) & view.complete
     bands = [band for band in view.bands.values() if (band & cells).any()]
     if len(bands) < 2:
-        return False, title + "Not in the grid in two bands of layers, so no trend can be told."
+        return (
+            False,
+            title + "The grid has them in fewer than two bands of layers, so it shows no trend.",
+        )
     value, influence = view.areas.means([band & cells for band in bands])
     best = _best_of(value, influence, view)
     where = [view.layers_of(band) for band in bands]
@@ -234,11 +237,12 @@ def from_the_end(view):
         text = f"Their mean does not rise. The highest is {highest}."
     else:
         text = (
-            f"No change with depth can be told. The highest mean is {highest}, and no band of "
-            "layers can be told from that."
+            f"There is no clear change with depth. The highest mean is {highest}, and no other "
+            "band of layers can be distinguished from it."
         )
     if len(lower) and len(best.equal):
-        text += f" The top can't be told from {listing(where[i] for i in best.equal)}."
+        same = listing(where[i] for i in best.equal)
+        text += f" The highest cannot be distinguished from {same}."
     if len(after):
         last = after[value[after].argmin()]
         text += f" After it the mean falls to {mean[last]}, by {best.by_how_much(last)}."
@@ -268,7 +272,7 @@ def lowest_layer(view):
     else:
         text += f" Higher: {wording.layers(names[best.lower])}."
         if len(best.equal):
-            text += f" Can't be told from it: {wording.layers(names[best.equal])}."
+            text += f" Not distinguishable from it: {wording.layers(names[best.equal])}."
         if best.lower[-1]:
             text += f" The last layer, {names[-1]}, is higher by {best.by_how_much(-1)}."
     rule = " *Rule: differences to the lowest layer's mean, over all pairs of layers.*"
@@ -298,8 +302,8 @@ def last_q(view):
         text = f"On average over the layers `last_q` is {word} the answer's tokens by {mean}."
     else:
         text = (
-            "On average over the layers `last_q` can't be told from the answer's tokens: they "
-            f"differ by {change(difference[0], half_width[0])}."
+            "On average over the layers `last_q` cannot be distinguished from the answer's tokens: "
+            f"they differ by {change(difference[0], half_width[0])}."
         )
     found = [
         f"{word} in {which.sum()} ({spans(names[which])})"
@@ -309,9 +313,9 @@ def last_q(view):
     rest = int((~lower & ~higher)[1:].sum())
     if found:
         text += f" Of {len(rows)} layers it is {listing(found)}"
-        text += f", and can't be told from them in {rest}." if rest else "."
+        text += f", and cannot be distinguished from them in {rest}." if rest else "."
     else:
-        text += f" In none of {len(rows)} layers can it be told from them."
+        text += f" In none of {len(rows)} layers can it be distinguished from them."
     rule = (
         " *Rule: differences to the mean of the answer's five tokens, in all layers and overall.*"
     )
