@@ -859,7 +859,7 @@ CASES = {
         (
             {"grid": lambda good: good.made.grid(), "tokens": pk.FIGURE_TOKENS},
             ValueError,
-            "14 tokens are more lines than can be told apart. Choose at most 7, or draw a heatmap.",
+            "14 tokens are too many lines to distinguish. Choose at most 7, or draw a heatmap.",
         ),
     ],
     "by_token": [
@@ -965,7 +965,7 @@ CASES = {
         (
             {"held_out": lambda good: good.grid.isel(layer=[0])},
             ValueError,
-            "held_out has other layers or tokens than the grid. Use the same run's.",
+            "grid and held_out have different layers or tokens. Take both from the same run.",
         ),
     ],
     "check_claims": [

@@ -64,7 +64,7 @@ def heatmap(grid, *, measure="auroc", title=_TITLE, tokens=FIGURE_TOKENS, mute=F
     """
     rows = _measured_rows(grid, measure, tokens)
     marked = [*_stated(rows, measure, _level(mute)), *_outlined(rows, outline)]
-    panel = _panel(rows, _blues(measure), marked, _states(marked))
+    panel = _panel(rows, _blues(measure), marked)
     return finished(panel, title, _describe(rows, measure, outline))
 
 
@@ -125,7 +125,7 @@ def small_multiples(grids, *, measure="auroc", title=_TITLE, tokens=FIGURE_TOKEN
 
 
 def gain(grid, *, title="Gain over the best control", tokens=FIGURE_TOKENS):
-    """Draw by how much the probe's AUROC exceeds that of the best control, in every cell.
+    """Draw how far the probe's AUROC exceeds that of the best control, in every cell.
 
     Blue is better than the control and orange worse, which colour-blind readers tell apart. In
     greyscale too: cells whose interval includes 0 are dotted and pale, those below it have a
@@ -136,8 +136,7 @@ def gain(grid, *, title="Gain over the best control", tokens=FIGURE_TOKENS):
     grid : Dataset
         ``gain(layer, token)``, a difference of AUROCs in [-1, 1]; ``gain_low`` and ``gain_high``,
         where present, decide on dots and minus signs.
-    title : str
-    tokens : sequence of str
+    title, tokens
         As for `heatmap`.
 
     Returns
@@ -164,8 +163,8 @@ def gain(grid, *, title="Gain over the best control", tokens=FIGURE_TOKENS):
             gradientLength=180,
         ),
     )
-    marked = _stated(rows, "gain")
-    return finished(_panel(rows, colour, marked, _states(marked)), title, _describe(rows, "gain"))
+    panel = _panel(rows, colour, _stated(rows, "gain"))
+    return finished(panel, title, _describe(rows, "gain"))
 
 
 def point_biserial(grid):
@@ -203,13 +202,13 @@ def _panels(grids, measure, tokens):
 def _drawn(panels, measure, columns, level=None, cells=None):
     """A chart a panel. They share one legend, so each has all notes, in marks of one size."""
     marked = [_stated(rows, measure, level) for rows in panels.values()]
-    states = _states(chain.from_iterable(marked))
+    all_marked = list(chain.from_iterable(marked))
     return [
         _panel(
             rows,
             _blues(measure),
             marked[i],
-            states,
+            all_marked,
             cell=cells and cells[i],
             mark_height=cells and min(height for _, height in cells),
             y_title="" if i % columns else "Layer",
@@ -249,8 +248,11 @@ def _blues(measure):
     )
 
 
-def _panel(rows, colour, marked, states, *, cell=None, mark_height=None, y_title="Layer"):
-    """Draw the cells and the marks on them; without configuration, so that panels can be joined."""
+def _panel(rows, colour, marked, all_marked=None, *, cell=None, mark_height=None, y_title="Layer"):
+    """Draw the cells and the marks on them; without configuration, so that panels can be joined.
+
+    `marked` of `_stated` and `_outlined`; `all_marked` those of all panels that share the legend.
+    """
     layers, tokens = _layers(rows), _tokens(rows)
     # Whole pixels: fractions would show as pale seams between the cells. Deep models get lower
     # cells, down to a height at which a label at every second layer still has room for its line.
@@ -274,7 +276,7 @@ def _panel(rows, colour, marked, states, *, cell=None, mark_height=None, y_title
         ),
     )
     cells = base.mark_rect().encode(color=colour, tooltip=tooltips(rows[0]))
-    marks = _marks(base, marked, states, width, mark_height or height)
+    marks = _marks(base, marked, all_marked or marked, width, mark_height or height)
     return alt.layer(cells, *marks).properties(
         width=width * len(tokens), height=height * len(layers)
     )
@@ -316,17 +318,13 @@ def _outlined(rows, outline):
     return [cells[cell] | {"state": _RIVAL if i else _BEST} for i, cell in enumerate(outline)]
 
 
-def _states(marked):
-    """The notes in the order of the legend."""
-    names = {row["state"] for row in marked}
-    first = [name for name in (_BEST, _RIVAL, _UNMEASURED) if name in names]
-    return first + sorted(names - set(first))
-
-
-def _marks(base, marked, states, width, height):
+def _marks(base, marked, all_marked, width, height):
     """Hatch on grey what was not measured (Vega-Lite would leave it white), dot what is muted."""
     if not marked:
         return []
+    names = {row["state"] for row in all_marked}
+    states = [name for name in (_BEST, _RIVAL, _UNMEASURED) if name in names]
+    states += sorted(names - set(states))
 
     # A symbol of size 4 is drawn at the scale of its path, so these are pixels of the cell.
     def frame(inset):

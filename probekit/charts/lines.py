@@ -31,7 +31,7 @@ def by_layer(
     grid : Dataset
         ``auroc(layer, token)``; bands from ``auroc_low`` and ``auroc_high`` where present.
     tokens : sequence of str
-        One line each; at most seven.
+        One line each, at most seven.
     title : str
 
     Returns
@@ -41,7 +41,7 @@ def by_layer(
     Raises
     ------
     TypeError, ValueError
-        As for `heatmap`; or if there are more tokens than colours for their lines.
+        As for `heatmap`; or if there are more than seven tokens.
     """
     rows = cell_rows(grid, variable(grid, "auroc", ("layer", "token")), tokens)
     domain = _few("token", tokens)
@@ -86,10 +86,9 @@ def by_token(grid, *, layers=None, tokens=FIGURE_TOKENS, title="AUROC by token")
     grid : Dataset
         ``auroc(layer, token)``; bars from ``auroc_low`` and ``auroc_high`` where present.
     layers : sequence of int, optional
-        One series each; at most seven. The first, the middle and the last by default.
-    tokens : sequence of str
+        One series each, at most seven. The first, the middle and the last by default.
+    tokens, title
         As for `heatmap`.
-    title : str
 
     Returns
     -------
@@ -98,7 +97,7 @@ def by_token(grid, *, layers=None, tokens=FIGURE_TOKENS, title="AUROC by token")
     Raises
     ------
     TypeError, ValueError
-        As for `heatmap`; or if a layer is unknown, or there are too many.
+        As for `heatmap`; or if a layer is unknown, or there are more than seven.
     """
     values = variable(grid, "auroc", ("layer", "token"))
     have = values.layer.values.tolist()
@@ -133,8 +132,8 @@ def _few(kind, labels):
     labels = list(labels)
     if len(labels) > len(COLOURS):
         raise ValueError(
-            f"{len(labels)} {kind}s are more lines than can be told apart. "
-            f"Choose at most {len(COLOURS)}, or draw a heatmap."
+            f"{len(labels)} {kind}s are too many lines to distinguish. Choose at most "
+            f"{len(COLOURS)}, or draw a heatmap."
         )
     return labels
 

@@ -1,9 +1,9 @@
 """Verdicts on what the reference says of its figure, for the grid at hand.
 
 Each statement of ``data/reference/claims.yaml`` comes with rules of a few fixed kinds. A rule turns
-into one or more numbers, each a mean of areas or a difference of such, and the range in which the
-statement wants it. The intervals of all numbers of all statements cover at once, so one table in
-twenty has any verdict that sampling error alone brought about.
+into one or more numbers, each a mean of areas or a difference of two, and the range in which the
+statement wants it. The intervals of all numbers hold at once, so at most one table in twenty has a
+verdict of "supported" or "contradicted" by sampling error alone.
 """
 
 from dataclasses import dataclass
@@ -96,7 +96,7 @@ def _check_rule(rule, claim):
 
 
 def check_claims(grid, claims=None):
-    """Hold the reference's statements against a grid.
+    """Check the reference's statements against a grid.
 
     Parameters
     ----------
@@ -110,13 +110,13 @@ def check_claims(grid, claims=None):
     DataFrame
         A row a claim: `id`, `section`, `claim`, `verdict` (supported, contradicted or undecided),
         `value` with `low` and `high` of the number that decides, `measured`: all its numbers in
-        words, `rule` in words, `note`. The intervals cover all numbers of the table at once in 95
-        of 100 cases. Depths are compared as fractions of the network.
+        words, `rule` in words, `note`. The 95 % intervals hold for all numbers of the table at
+        once. Depths are compared as fractions of the network.
 
     Raises
     ------
     TypeError, ValueError
-        If it is no grid, or they are no claims.
+        If the grid or the claims are not what they should be.
 
     Notes
     -----
@@ -223,7 +223,7 @@ class _Number:
 
 
 class _NotMeasuredError(Exception):
-    """The grid has not what a rule needs; the message says what."""
+    """The grid lacks what a rule needs; the message says what."""
 
 
 class _Comparison:

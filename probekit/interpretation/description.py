@@ -1,27 +1,19 @@
 """A grid's description in the sections of the reference's, each sentence computed.
 
-Differences are stated with all comparisons of their kind taken together, and the kinds share one
-error rate: at most one in twenty descriptions of pure noise says that anything differs from
-anything.
+A difference is stated only if it holds with all comparisons of its kind taken together, and the
+kinds share one error rate: at most one in twenty descriptions of pure noise states any difference.
 """
 
-from itertools import chain, pairwise
+from itertools import chain, pairwise, product
 
 import numpy as np
 import xarray as xr
 
 from probekit import arguments
+from probekit.interpretation import observations
 from probekit.interpretation.claims import read_claims
 from probekit.interpretation.contrasts import MIN_PER_CLASS, areas, largest_error
-from probekit.interpretation.observations import (
-    View,
-    above_chance,
-    from_the_end,
-    last_q,
-    lowest_layer,
-    peak,
-    token_peaks,
-)
+from probekit.interpretation.observations import View, above_chance
 from probekit.interpretation.wording import (
     area,
     by_how_much,
@@ -83,7 +75,7 @@ def describe(grid, controls=None, held_out=None):
     Raises
     ------
     TypeError, ValueError
-        If it is no grid, or controls or held_out are of other examples.
+        If an argument is of the wrong kind, or controls or held_out are of other examples.
     """
     measured = areas(grid, FIGURE_TOKENS)
     _check_same_run(grid, controls, held_out)
@@ -105,24 +97,28 @@ def describe(grid, controls=None, held_out=None):
         n_above, chance = above_chance(view)
         sections["Overview"][-1] += f" {chance}"
         bands_differ, bands = _bands(view)
-        located, located_text, table = token_peaks(view)
-        observations = {
-            "peak": peak(view),
+        located, located_text, table = observations.token_peaks(view)
+        said = {
+            "peak": observations.peak(view),
             "token_peaks": (located, located_text),
-            "from_the_end": from_the_end(view),
-            "lowest_layer": lowest_layer(view),
-            "last_q": last_q(view),
+            "from_the_end": observations.from_the_end(view),
+            "lowest_layer": observations.lowest_layer(view),
+            "last_q": observations.last_q(view),
         }
-        found = {name for name, (said, _) in observations.items() if said}
+        found = {name for name, (differs, _) in said.items() if differs}
         found |= {"bands"} if bands_differ else set()
-        lines = "\n".join(f"* {text}" for _, text in observations.values())
+        seen = listing(text for name, text in _DIFFERENCES.items() if name in found)
+        differences = f"clear differences {seen}" if seen else "no clear differences"
+        lines = "\n".join(f"* {text}" for _, text in said.values())
         title = "At which layer each token is highest (resamples draw the answers anew):"
         sections |= {
             "Detailed Analysis": [_how_sure(view), *bands],
             "Specific Data Points": [_points(view)],
             "Key Observations": [lines, title, table] if table else [lines],
             "Interpretation": [
-                _measured(view, n_above, found),
+                f"**Measured.** In {n_above or 'none'} of {count(view.usable.sum(), 'cell')} a "
+                "probe tells wrong answers from right ones better than chance. There are "
+                f"{differences}.",
                 _against_controls(view, controls),
                 _against_held_out(view, held_out),
                 _conjecture(n_above, found),
@@ -158,10 +154,8 @@ def _check_same_run(grid, controls, held_out):
 
 
 def _overview(view):
-    said = {
-        name: escape(view.grid.attrs.get(name, "unknown"))
-        for name in ("model", "site", "split", "protocol")
-    }
+    names = ("model", "site", "split", "protocol")
+    of = "; ".join(f"{name}: {escape(view.grid.attrs.get(name, 'unknown'))}" for name in names)
     scored = view.grid["score"].notnull().any(("layer", "token")).to_numpy()
     n_wrong = int((scored & ~view.grid["correct"].to_numpy().astype(bool)).sum())
     share = f" ({percent(n_wrong / scored.sum())})" if scored.any() else ""
@@ -170,7 +164,7 @@ def _overview(view):
         "The heatmap shows how well a probe reads from a model's activations whether its answer is "
         f"wrong, at {layers} and {tokens}. The measure is the AUROC of error detection: 0.5 is "
         "chance, 1.0 is perfect. The reference calls its measure correlation.",
-        f"{sentence('; '.join(f'{name}: {value}' for name, value in said.items()))}. Scored are "
+        f"{sentence(of)}. Scored are "
         f"{scored.sum()} answers, {n_wrong} of them wrong{share}, each by a probe that was not "
         "trained on it.",
     ]
@@ -230,12 +224,11 @@ def _how_sure(view):
 def _bands(view):
     """The means of the groups of tokens in each band, and the changes that are clear."""
     labels, names = list(view.bands), list(view.groups)
-    cells = {
-        (label, name): view.bands[label] & view.groups[name] & view.usable
-        for label in labels
-        for name in names
-    }
-    mean = {key: view.areas.mean(chosen) for key, chosen in cells.items() if chosen.any()}
+    mean = {}
+    for label, name in product(labels, names):
+        cells = view.bands[label] & view.groups[name] & view.usable
+        if cells.any():
+            mean[label, name] = view.areas.mean(cells)
     pairs = [((b, g), (a, g)) for a, b in pairwise(labels) for g in names]
     pairs += [((b, g), (b, h)) for b in labels for i, g in enumerate(names) for h in names[i + 1 :]]
     pairs = [(one, other) for one, other in pairs if one in mean and other in mean]
@@ -249,11 +242,7 @@ def _bands(view):
                 told[one[0]] += _change(one[1], other[1], d, by_how_much(d, half))
     lines = []
     for label, band in view.bands.items():
-        means = [
-            f"{code(name)} {view.area(*mean[label, name])}"
-            for name in names
-            if (label, name) in mean
-        ]
+        means = [f"{code(n)} {view.area(*mean[label, n])}" for n in names if (label, n) in mean]
         where = f"**{sentence(view.layers_of(band))}** (the reference's {label})"
         lines.append(f"* {where}: {'; '.join(means)}.{told[label]}")
     if any(told.values()):
@@ -293,19 +282,6 @@ def _points(view):
             f"{view.area(value[i], influence[i])}"
         )
     return "\n".join(lines)
-
-
-def _measured(view, n_above, found):
-    seen = [text for name, text in _DIFFERENCES.items() if name in found]
-    return (
-        f"**Measured.** In {n_above or 'none'} of {count(view.usable.sum(), 'cell')} a probe tells "
-        "wrong answers from right ones better than chance. "
-        + (
-            f"There are clear differences {listing(seen)}."
-            if seen
-            else "There are no clear differences."
-        )
-    )
 
 
 def _against_controls(view, controls):
@@ -365,7 +341,9 @@ def _against_held_out(view, held_out):
     groups = example_groups(held_out, held_out.attrs.get("split", "random"))
     here, there = (areas(grid, view.areas.tokens, groups) for grid in (view.grid, held_out))
     if here.tokens != there.tokens or not np.array_equal(here.layers, there.layers):
-        raise ValueError("held_out has other layers or tokens than the grid. Use the same run's.")
+        raise ValueError(
+            "grid and held_out have different layers or tokens. Take both from the same run."
+        )
     sets = {
         f"{code(name)} in {view.layers_of(band)}": group & band & here.usable & there.usable
         for name, group in view.groups.items()

@@ -26,8 +26,8 @@ PAGE = 8
 _LEGEND = (
     "<div style='margin:6px 0'>Colour and number: P(error) from the probe of that token in this "
     "layer, from <span style='background:rgba(0, 114, 178, 0.6)'>&nbsp;0&nbsp;</span> to "
-    "<span style='background:rgba(213, 94, 0, 0.6)'>&nbsp;1&nbsp;</span>. Underlined only: not "
-    "known.</div>"
+    "<span style='background:rgba(213, 94, 0, 0.6)'>&nbsp;1&nbsp;</span>. Underlined only: no "
+    "score.</div>"
 )
 
 
@@ -91,16 +91,14 @@ class Explorer:
         answers, grid = self._answers_of(run), self._grid_of(run, split)
         self.run, self.splits, self.split = run, splits, split
         self.answers, self.grid = answers, grid
-        if self.layer not in grid["layer"] or self.token not in self.shown_tokens:
-            self.layer, self.token = self._best()
+        self._choose_cell()
 
     def choose_tokens(self, tokens):
         """Show these columns; the best cell of them is chosen if the present one is not among."""
         if not set(tokens) & set(self.grid["token"].to_numpy().tolist()):
             raise ValueError(f"The grid has none of the tokens {arguments.listed(tokens)}.")
         self.tokens = tokens
-        if self.token not in self.shown_tokens:
-            self.layer, self.token = self._best()
+        self._choose_cell()
 
     @property
     def shown_tokens(self):
@@ -108,11 +106,14 @@ class Explorer:
         have = self.grid["token"].to_numpy().tolist()
         return [token for token in self.tokens if token in have] or have
 
-    def _best(self):
+    def _choose_cell(self):
+        """Stay at the cell that is looked at, or go to the best if that is not shown."""
+        if self.layer in self.grid["layer"] and self.token in self.shown_tokens:
+            return
         area = self.grid["auroc"].sel(token=self.shown_tokens).transpose("layer", "token")
         area = area.fillna(-1).to_numpy()
         row, column = np.unravel_index(area.argmax(), area.shape)
-        return int(self.grid["layer"][row]), self.shown_tokens[column]
+        self.layer, self.token = int(self.grid["layer"][row]), self.shown_tokens[column]
 
     # What is shown of it
 

@@ -1,9 +1,8 @@
 """Observations on a grid: each a statement with its uncertainty and the rule by which it is made.
 
-A kind of statement is a family of comparisons, and is made only for those of the family that hold
-with all of it taken together. So none says of noise that one cell differs from another, but for the
-share of cases that `View.alpha` gives to each kind. Each function gives whether it found anything,
-and the text.
+Each kind of statement is a family of comparisons, and states only those that hold with the whole
+family taken together. On pure noise a kind states any difference in a share `View.alpha` of cases.
+Each function gives whether it states a difference, and the text.
 """
 
 from dataclasses import dataclass
@@ -37,7 +36,7 @@ class View:
     grid: xr.Dataset
     areas: Areas
     alpha: float
-    """Share of the error rate that each kind of statement has."""
+    """Chance that a kind of statement states any difference of pure noise."""
 
     @property
     def usable(self):
