@@ -93,11 +93,6 @@ def static(chart):
     -------
     IPython.display.Image
         A PNG at twice the resolution, shown at the chart's own size.
-
-    Raises
-    ------
-    TypeError
-        If it is no Altair chart.
     """
     png = _render(chart, "png", scale=2)
     width = int.from_bytes(png[16:20], "big")  # PNG: the header's width, in pixels

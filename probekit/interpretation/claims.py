@@ -189,10 +189,8 @@ def _verdict(numbers, lacking):
 class _Number:
     """A number that a rule asks for, and where the statement wants it."""
 
-    about: str
-    """What it is, in words; of the numbers of a rule with several, what they share."""
-    part: str
-    """Which one of several it is."""
+    about: str  # in words; of a rule with several numbers, what these share
+    part: str  # which one of several it is
     value: float
     influence: np.ndarray
     wanted: tuple
@@ -236,36 +234,34 @@ class _Comparison:
             layers = _layers(measured, depth)
             here = f"{_tokens(tokens)}, {layers}"
         # Per number: which of several it is, its cells, and those that they are compared with.
-        self.pairs, self.about = [("", rule, None)], None
+        self.pairs = [("", rule, None)]
         if self.kind == "within":
             low, high = rule["range"]
             self.wanted = (low - precision, high + precision)
-            each = rule.get("each") == "token"
-            self.about = layers if each else here
-            if each:
+            of, self.about = "AUROC", here
+            if rule.get("each") == "token":
+                of, self.about = "of each token", layers
                 self.pairs = [(token, rule | {"tokens": [token]}, None) for token in tokens]
-            of, value = "of each token" if each else "AUROC", f"{low:.2f}"
-            value += "" if low == high else f" to {high:.2f}"
+            value = f"{low:.2f}" if low == high else f"{low:.2f} to {high:.2f}"
             self.rule = f"mean {of} is {value}, give or take {precision:.2f} ({here})"
-        elif self.kind in ("higher", "similar"):
-            one, other = rule["cells"], rule["than" if self.kind == "higher" else "to"]
-            self.pairs = [("", one, other)]
-            self.about = _two_in_words(measured, one, other, "minus")
-            if self.kind == "higher":
-                self.rule = f"mean is higher: {_two_in_words(measured, one, other, 'than')}"
-            else:
-                self.wanted = (-precision, precision)
-                two = _two_in_words(measured, one, other, "against")
-                self.rule = f"means differ by at most {precision:.2f}: {two}"
+        elif self.kind == "higher":
+            two = rule["cells"], rule["than"]
+            self.pairs = [("", *two)]
+            self.about = _two_in_words(measured, *two, "minus")
+            self.rule = f"mean is higher: {_two_in_words(measured, *two, 'than')}"
+        elif self.kind == "similar":
+            two = rule["cells"], rule["to"]
+            self.pairs, self.wanted = [("", *two)], (-precision, precision)
+            self.about = _two_in_words(measured, *two, "minus")
+            against = _two_in_words(measured, *two, "against")
+            self.rule = f"means differ by at most {precision:.2f}: {against}"
         elif self.kind == "rises":
             self.about = f"slope over the network's depth of {here}"
             self.rule = f"slope over the layers is above 0 ({here})"
         elif self.kind == "higher_in_every_band":
-            self.about = f"{_tokens(tokens)} minus {_tokens(rule['than'])}"
-            self.rule = (
-                "mean is higher in every band of layers: "
-                f"{_tokens(tokens)} than {_tokens(rule['than'])}"
-            )
+            one, other = _tokens(tokens), _tokens(rule["than"])
+            self.about = f"{one} minus {other}"
+            self.rule = f"mean is higher in every band of layers: {one} than {other}"
             self.pairs = [
                 (name, {"depth": band, "tokens": tokens}, {"depth": band, "tokens": rule["than"]})
                 for name, band in _bands(measured)

@@ -291,13 +291,15 @@ def _against_controls(view, controls):
             "**Not checked: controls.** Whether the answer's identity, the question's words, the "
             "response's length or the output probabilities detect errors as well was not compared."
         )
-    known = controls.sel(control=~controls["chance"].to_numpy()).sortby("auroc", ascending=False)
-    known = known.sel(control=known["auroc"].notnull().to_numpy())
+    known = controls.sel(control=(~controls["chance"] & controls["auroc"].notnull()).to_numpy())
+    known = known.sortby("auroc", ascending=False)
     if not known.sizes["control"]:
         return "**Controls.** None has an AUROC, so nothing was compared."
-    names = [_CONTROLS.get(str(name), escape(name)) for name in known["control"].to_numpy()]
-    values = [known[name].to_numpy() for name in ("auroc", "auroc_low", "auroc_high")]
-    each = [f"{name} {area(*value)}" for name, *value in zip(names, *values, strict=True)]
+    columns = [known[name].to_numpy() for name in ("control", "auroc", "auroc_low", "auroc_high")]
+    each = [
+        f"{_CONTROLS.get(str(name), escape(name))} {area(*values)}"
+        for name, *values in zip(*columns, strict=True)
+    ]
     rival = controls["score"].sel(control=best_control(controls)).reset_coords(drop=True)
     difference, half_width = _gain(view, rival)
     if not difference.size:
@@ -382,28 +384,28 @@ def _against_held_out(view, held_out):
 
 
 def _conjecture(n_above, found):
-    texts = []
+    text = ""
     if n_above:
-        texts.append(
-            "The activations may hold whether the answer is right, or only something that goes "
+        text += (
+            " The activations may hold whether the answer is right, or only something that goes "
             "with it, such as which answer it is or how well known the question's subject is."
         )
     if found & {"peak", "token_peaks", "lowest_layer", "bands"}:
-        texts.append(
-            "Where the AUROC is higher, this may be easier to read for a linear probe; that the "
+        text += (
+            " Where the AUROC is higher, this may be easier to read for a linear probe; that the "
             "model computes or uses it there does not follow."
         )
     if "from_the_end" in found:
-        texts.append(
-            "A change with depth at the response's last tokens may be later layers carrying along "
+        text += (
+            " A change with depth at the response's last tokens may be later layers carrying along "
             "what was said before; that they suppress wrong content, as the reference suggests, "
             "does not follow."
         )
     if "last_q" in found:
-        texts.append(
-            "That `last_q` differs from the answer's tokens may mean that the model judges an "
+        text += (
+            " That `last_q` differs from the answer's tokens may mean that the model judges an "
             "answer when it has written it, or only that the answer can be read at its own tokens."
         )
-    if not texts:
+    if not text:
         return "**Conjecture.** None: nothing was found that needs an explanation."
-    return "**Conjecture, not tested here.** " + " ".join(texts)
+    return "**Conjecture, not tested here.**" + text

@@ -85,38 +85,23 @@ class View:
         return wording.area(value, *self.areas.interval(value, influence))
 
 
-@dataclass(frozen=True)
 class _Best:
-    """The highest of several areas, and those that cannot be distinguished from it."""
+    """The highest of some areas (or the lowest), against each of the others."""
 
-    index: int
-    lower: np.ndarray
-    """Which of them are lower."""
-    difference: np.ndarray
-    """Highest minus each."""
-    half_width: np.ndarray
-    """Of the interval of each difference, that cover at once."""
-
-    @property
-    def equal(self):
-        """Numbers of those that cannot be distinguished from it, without itself."""
-        others = np.flatnonzero(~self.lower)
-        return others[others != self.index]
+    def __init__(self, value, influence, view, lowest=False, critical=None):
+        if critical is None:
+            critical = largest_error([influence], view.alpha, pairs=True)
+        signed = -value if lowest else value
+        self.index = int(signed.argmax())
+        self.difference = signed[self.index] - signed
+        self.half_width = critical * standard_error(influence - influence[self.index])
+        self.lower = self.difference > np.maximum(self.half_width, 1e-9)
+        # Numbers of those that cannot be distinguished from it.
+        self.equal = np.flatnonzero(~self.lower & (np.arange(len(value)) != self.index))
 
     def by_how_much(self, other):
         """The difference to another, in words."""
         return by_how_much(self.difference[other], self.half_width[other])
-
-
-def _best_of(value, influence, view, lowest=False, critical=None):
-    """The highest of some areas (or the lowest), against each of the others."""
-    if critical is None:
-        critical = largest_error([influence], view.alpha, pairs=True)
-    signed = -value if lowest else value
-    index = int(signed.argmax())
-    difference = signed[index] - signed
-    half_width = critical * standard_error(influence - influence[index])
-    return _Best(index, difference > np.maximum(half_width, 1e-9), difference, half_width)
 
 
 def above_chance(view):
@@ -141,7 +126,7 @@ def above_chance(view):
 def peak(view):
     """Where the grid's highest cell is, and which cells cannot be distinguished from it."""
     row, column, value, influence = view.listed
-    best = _best_of(value, influence, view)
+    best = _Best(value, influence, view)
     i = best.index
     highest = f"{view.place(row[i], column[i])}: {view.area(value[i], influence[i])}"
     if len(row) == 1:
@@ -181,7 +166,7 @@ def token_peaks(view):
     lines, located = [], []
     for r, c, influence in zip(rows, columns, blocks, strict=True):
         value, token, layers = areas.value[r, c], code(areas.tokens[c]), areas.layers[r]
-        best = _best_of(value, influence, view, critical=critical)
+        best = _Best(value, influence, view, critical=critical)
         shares = argmax_shares(value, influence)
         # First and last candidate of the middle 95 % of the resamples.
         reached = np.cumsum(shares)
@@ -223,7 +208,7 @@ def from_the_end(view):
             title + "The grid has them in fewer than two bands of layers, so it shows no trend.",
         )
     value, influence = view.areas.means([band & cells for band in bands])
-    best = _best_of(value, influence, view)
+    best = _Best(value, influence, view)
     where = [view.layers_of(band) for band in bands]
     mean = [f"{view.area(value[i], influence[i])} in {where[i]}" for i in range(len(bands))]
     highest, lower = mean[best.index], np.flatnonzero(best.lower)
@@ -259,7 +244,7 @@ def lowest_layer(view):
         return False, title + "No token has an AUROC in every one of two layers or more."
     sets = view.areas.by_layer(view.complete, range(len(names)))
     value, influence = view.areas.means(sets)
-    best = _best_of(value, influence, view, lowest=True)
+    best = _Best(value, influence, view, lowest=True)
     mean = view.area(value[best.index], influence[best.index])
     share = percent(argmax_shares(-value, -influence)[best.index])
     text = (
