@@ -14,7 +14,6 @@ import numpy as np
 import xarray as xr
 
 from probekit import arguments
-from probekit.arguments import variable
 from probekit.charts.look import cell_rows, finished, tooltips
 from probekit.tokens import FIGURE_TOKENS
 
@@ -148,7 +147,7 @@ def gain(grid, *, title="Gain over the best control", tokens=FIGURE_TOKENS):
     TypeError, ValueError
         As for `heatmap`.
     """
-    rows = cell_rows(grid, variable(grid, "gain", ("layer", "token")), tokens)
+    rows = cell_rows(grid, arguments.variable(grid, "gain", ("layer", "token")), tokens)
     extent = max((abs(row["gain"]) for row in rows if row["gain"] is not None), default=0)
     extent = max(0.1, float(np.ceil(extent * 10 - 1e-9)) / 10)  # symmetric, in whole tenths
     colour = alt.Color(
@@ -169,8 +168,8 @@ def gain(grid, *, title="Gain over the best control", tokens=FIGURE_TOKENS):
 
 def point_biserial(grid):
     """Absolute correlation of each cell's error score with correctness: (layer, token)."""
-    score = variable(grid, "score", ("example", "layer", "token")).astype("float64")
-    correct = variable(grid, "correct", ("example",)).astype("float64")
+    score = arguments.variable(grid, "score", ("example", "layer", "token")).astype("float64")
+    correct = arguments.variable(grid, "correct", ("example",)).astype("float64")
     correct = correct.where(score.notnull())
     # Not xr.corr: it returns rounding noise, not NaN, where one side is constant.
     deviation, side = score - score.mean("example"), correct - correct.mean("example")
@@ -183,7 +182,7 @@ def point_biserial(grid):
 def _measured_rows(grid, measure, tokens):
     arguments.one_of("measure", measure, MEASURES)
     if measure == "auroc":
-        return cell_rows(grid, variable(grid, "auroc", ("layer", "token")), tokens)
+        return cell_rows(grid, arguments.variable(grid, "auroc", ("layer", "token")), tokens)
     return cell_rows(grid, point_biserial(grid).rename(measure), tokens)
 
 

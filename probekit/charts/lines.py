@@ -4,7 +4,6 @@ import altair as alt
 import numpy as np
 
 from probekit import arguments
-from probekit.arguments import variable
 from probekit.charts.look import (
     COLOURS,
     DASHES,
@@ -43,7 +42,7 @@ def by_layer(
     TypeError, ValueError
         As for `heatmap`; or if there are more than seven tokens.
     """
-    rows = cell_rows(grid, variable(grid, "auroc", ("layer", "token")), tokens)
+    rows = cell_rows(grid, arguments.variable(grid, "auroc", ("layer", "token")), tokens)
     domain = _few("token", tokens)
     legend = alt.Legend(
         orient="bottom",
@@ -99,7 +98,7 @@ def by_token(grid, *, layers=None, tokens=FIGURE_TOKENS, title="AUROC by token")
     TypeError, ValueError
         As for `heatmap`; or if a layer is unknown, or there are more than seven.
     """
-    values = variable(grid, "auroc", ("layer", "token"))
+    values = arguments.variable(grid, "auroc", ("layer", "token"))
     have = values.layer.values.tolist()
     if layers is None:
         layers = sorted({have[0], have[len(have) // 2], have[-1]})

@@ -4,7 +4,6 @@ import altair as alt
 import numpy as np
 
 from probekit import arguments
-from probekit.arguments import variable
 from probekit.tokens import TOKENS
 
 # Liberation Sans is the face that vl-convert carries, so a PNG looks the same on every machine; the
@@ -84,7 +83,10 @@ def finished(chart, title, description, subtitle=None):
 def cell_rows(grid, values, tokens):
     """One record a cell, layer by layer, with `values` (layer, token) as they are in the grid."""
     tokens = arguments.labels("token", tokens, grid["token"].to_numpy().tolist(), also=TOKENS)
-    fields = [values, *(variable(grid, e, ("layer", "token")) for e in _EXTRAS if e in grid)]
+    fields = [
+        values,
+        *(arguments.variable(grid, e, ("layer", "token")) for e in _EXTRAS if e in grid),
+    ]
     arrays = {f.name: f.astype("float64").reindex(token=tokens).values for f in fields}
     return [
         {"layer": int(layer), "token": token}
