@@ -370,8 +370,8 @@ ONE_A_LINE = "Write one parameter a line, such as `limit: 200`."
 HOW_TO_CONTROL = "Make them with pk.controls(answers, grid), or take them from Run.controls."
 NO_CONTROLS = "controls must be from pk.controls(answers, grid) or Run.controls; got {}."
 ONE_EACH = (
-    "score and correct must have one value an example, got shapes {} and {}. Select one cell: "
-    "grid.score.sel(layer=, token=)."
+    "score and correct must have one value for each example, got shapes {} and {}. Select one "
+    "cell: grid.score.sel(layer=, token=)."
 )
 NOT_NUMBERS = "X must be numbers of shape (examples, features), got {}."
 NO_QUESTIONS = (
@@ -859,7 +859,7 @@ CASES = {
         (
             {"grid": lambda good: good.made.grid(), "tokens": pk.FIGURE_TOKENS},
             ValueError,
-            "14 tokens are more lines than can be told apart. Choose at most 7, or draw a heatmap.",
+            "14 tokens are too many lines to distinguish. Choose at most 7, or draw a heatmap.",
         ),
     ],
     "by_token": [
@@ -876,7 +876,7 @@ CASES = {
         (
             {"score": "high"},
             TypeError,
-            "score must be numbers, one an example; got 'high'.",
+            "score must be numbers, one for each example; got 'high'.",
         ),
         (
             {"correct": lambda good: good.numbers},
@@ -965,7 +965,7 @@ CASES = {
         (
             {"held_out": lambda good: good.grid.isel(layer=[0])},
             ValueError,
-            "held_out has other layers or tokens than the grid. Use the same run's.",
+            "grid and held_out have different layers or tokens. Take both from the same run.",
         ),
     ],
     "check_claims": [

@@ -6,26 +6,17 @@ from scipy.stats import beta
 from sklearn.metrics import roc_auc_score, roc_curve
 
 from probekit import arguments
-from probekit.charts.look import (
-    COLOURS,
-    DASHES,
-    FAINT,
-    categories,
-    finished,
-    number,
-)
+from probekit.charts.look import COLOURS, DASHES, FAINT, categories, finished, number, tooltips
 
-WIDTH, HEIGHT = 320, 280
+_SIDE = 280  # pixels
 
 
-def roc(score, correct, *, title: str = "ROC of error detection") -> alt.LayerChart:
+def roc(score, correct):
     """Draw the ROC curve of one cell: errors found against correct answers flagged."""
     score, wrong = _scored(score, correct)
-    flagged, found, threshold = roc_curve(wrong, score)
-    area = roc_auc_score(wrong, score)
     rows = [
         {"flagged": float(x), "found": float(y), "threshold": number(t)}
-        for x, y, t in zip(flagged, found, threshold, strict=True)
+        for x, y, t in zip(*roc_curve(wrong, score), strict=True)
     ]
     curve = (
         alt.Chart(alt.Data(values=rows))
@@ -34,24 +25,20 @@ def roc(score, correct, *, title: str = "ROC of error detection") -> alt.LayerCh
             x=_share(alt.X, "flagged", "Correct answers flagged"),
             y=_share(alt.Y, "found", "Errors found"),
             order=alt.Order("found:Q"),
-            tooltip=[
-                alt.Tooltip("flagged:Q", title="Correct answers flagged", format=".3f"),
-                alt.Tooltip("found:Q", title="Errors found", format=".3f"),
-                alt.Tooltip("threshold:Q", title="Threshold on P(error)", format=".3f"),
-            ],
+            tooltip=tooltips(rows[0]),
         )
     )
-    chart = alt.layer(_diagonal("flagged", "found"), curve).properties(width=HEIGHT, height=HEIGHT)
+    area = roc_auc_score(wrong, score)
     counts = f"{int(wrong.sum())} wrong and {int((~wrong).sum())} correct answers"
     return finished(
-        chart,
-        title,
+        _over_diagonal("flagged", "found", curve),
+        "ROC of error detection",
         f"ROC curve of error detection, AUROC {area:.3f}, over {counts}.",
         subtitle=f"AUROC {area:.3f}; {counts}",
     )
 
 
-def calibration(score, correct, *, bins: int = 10, title: str = "Calibration") -> alt.LayerChart:
+def calibration(score, correct, *, bins=10, title="Calibration"):
     """Draw the share of wrong answers against the P(error) that the probe gave them.
 
     Parameters
@@ -70,8 +57,9 @@ def calibration(score, correct, *, bins: int = 10, title: str = "Calibration") -
 
     Raises
     ------
-    ValueError
-        As for `roc`; or if a score is outside [0, 1], or there are fewer examples than bins.
+    TypeError, ValueError
+        As for `score_distribution`; or if a score is outside [0, 1], or there are fewer examples
+        than bins.
     """
     bins = arguments.whole("bins", bins, 1)
     score, wrong = _scored(score, correct)
@@ -95,27 +83,18 @@ def calibration(score, correct, *, bins: int = 10, title: str = "Calibration") -
             }
         )
     base = alt.Chart(alt.Data(values=rows)).encode(
-        x=_share(alt.X, "predicted", "Mean P(error) of the probe"),
-        tooltip=[
-            alt.Tooltip("predicted:Q", title="Mean P(error)", format=".3f"),
-            alt.Tooltip("observed:Q", title="Wrong", format=".3f"),
-            alt.Tooltip("low:Q", title="Wrong, lower bound", format=".3f"),
-            alt.Tooltip("high:Q", title="Wrong, upper bound", format=".3f"),
-            alt.Tooltip("n:Q", title="Examples", format="d"),
-        ],
+        x=_share(alt.X, "predicted", "Mean P(error) of the probe"), tooltip=tooltips(rows[0])
     )
-    axis = _share(alt.Y, "observed", "Share of wrong answers")
     points = base.mark_line(
         strokeWidth=1.6, color=COLOURS[0], point=alt.OverlayMarkDef(size=70, color=COLOURS[0])
-    ).encode(y=axis)
+    ).encode(y=_share(alt.Y, "observed", "Share of wrong answers"))
     bars = base.mark_rule(strokeWidth=1.6, color=COLOURS[0]).encode(
         y=_share(alt.Y, "low", "Share of wrong answers"), y2="high:Q"
     )
     brier = float(np.mean((score - wrong) ** 2))
     error = sum(row["n"] * abs(row["predicted"] - row["observed"]) for row in rows) / len(score)
-    chart = alt.layer(_diagonal("predicted", "observed"), bars, points)
     return finished(
-        chart.properties(width=HEIGHT, height=HEIGHT),
+        _over_diagonal("predicted", "observed", bars, points),
         title,
         f"Calibration of P(error) in {bins} groups of {len(score)} answers: share of wrong answers "
         f"against the mean prediction, mean distance {error:.3f}, Brier score {brier:.3f}.",
@@ -123,9 +102,7 @@ def calibration(score, correct, *, bins: int = 10, title: str = "Calibration") -
     )
 
 
-def score_distribution(
-    score, correct, *, bins: int = 20, title: str = "Scores of correct and wrong answers"
-) -> alt.Chart:
+def score_distribution(score, correct, *, bins=20, title="Scores of correct and wrong answers"):
     """Draw how P(error) is distributed over the correct and over the wrong answers.
 
     Parameters
@@ -144,8 +121,9 @@ def score_distribution(
 
     Raises
     ------
-    ValueError
-        As for `roc`; or if there is not at least one bin.
+    TypeError, ValueError
+        If score and correct are not one number and one bool for each example, or all scored
+        answers are of one class, or there is not at least one bin.
     """
     bins = arguments.whole("bins", bins, 1, 10_000)
     score, wrong = _scored(score, correct)
@@ -155,11 +133,7 @@ def score_distribution(
     for side, name in names.items():
         counts = np.histogram(score[wrong == side], edges)[0]
         # A record at both edges of each bin, and the base line at either end: an outlined step.
-        outline = [
-            (edges[0], 0),
-            *zip(np.repeat(edges, 2)[1:-1], np.repeat(counts, 2), strict=True),
-        ]
-        outline.append((edges[-1], 0))
+        outline = zip(np.repeat(edges, 2), [0, *np.repeat(counts, 2), 0], strict=True)
         rows += [
             {"score": float(x), "share": float(count / counts.sum()), "answers": name, "order": i}
             for i, (x, count) in enumerate(outline)
@@ -182,43 +156,31 @@ def score_distribution(
             color=categories(alt.Color, "answers:N", domain, COLOURS, legend),
             strokeDash=categories(alt.StrokeDash, "answers:N", domain, DASHES, legend),
         )
+        .properties(width=320, height=220)
     )
     medians = {name: float(np.median(score[wrong == side])) for side, name in names.items()}
-    return finished(
-        chart.properties(width=WIDTH, height=220),
-        title,
-        "Distribution of P(error). "
-        + " ".join(f"Median of {name}: {median:.2f}." for name, median in medians.items()),
-    )
+    stated = " ".join(f"Median of {name}: {median:.2f}." for name, median in medians.items())
+    return finished(chart, title, f"Distribution of P(error). {stated}")
 
 
 def _share(channel, field, title):
     return channel(f"{field}:Q", title=title, scale=alt.Scale(domain=[0, 1]))
 
 
-def _diagonal(x, y):
+def _over_diagonal(x, y, *layers):
     data = alt.Data(values=[{x: 0, y: 0}, {x: 1, y: 1}])
     line = alt.Chart(data).mark_line(color=FAINT, strokeDash=[2, 2], strokeWidth=1.2)
-    return line.encode(x=f"{x}:Q", y=f"{y}:Q")
+    line = line.encode(x=f"{x}:Q", y=f"{y}:Q")
+    return alt.layer(line, *layers).properties(width=_SIDE, height=_SIDE)
 
 
 def _scored(score, correct):
-    """Return the scores that exist, and whether each answer is wrong."""
-    try:
-        score = np.asarray(score, dtype=float)
-    except (TypeError, ValueError, OverflowError):
-        raise TypeError(
-            f"score must be numbers, one an example; got {arguments.shown(score)}."
-        ) from None
-    try:
-        correct = np.asarray(correct)
-    except (TypeError, ValueError):
-        raise TypeError(
-            f"correct must be True or False, one an example; got {arguments.shown(correct)}."
-        ) from None
+    """The scores that exist, and whether each answer is wrong."""
+    score = _array("score", score, float, "numbers")
+    correct = _array("correct", correct, None, "True or False")
     if score.ndim != 1 or score.shape != correct.shape:
         raise ValueError(
-            "score and correct must have one value an example, got shapes "
+            "score and correct must have one value for each example, got shapes "
             f"{score.shape} and {correct.shape}. Select one cell: grid.score.sel(layer=, token=)."
         )
     if correct.dtype != bool:
@@ -233,3 +195,12 @@ def _scored(score, correct):
             f"{len(wrong)} scored examples."
         )
     return score, wrong
+
+
+def _array(name, values, dtype, content):
+    try:
+        return np.asarray(values, dtype)
+    except (TypeError, ValueError, OverflowError):
+        raise TypeError(
+            f"{name} must be {content}, one for each example; got {arguments.shown(values)}."
+        ) from None

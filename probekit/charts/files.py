@@ -2,9 +2,7 @@
 
 import html
 import json
-import os
 import re
-from pathlib import Path
 
 import altair as alt
 import vl_convert
@@ -41,7 +39,7 @@ vegaEmbed("#chart", {spec}, {{
 """
 
 
-def save_chart(chart: alt.TopLevelMixin, path: str | os.PathLike) -> list[Path]:
+def save_chart(chart, path):
     """Save a chart as Vega-Lite JSON, SVG, PNG, PDF and a web page that opens offline.
 
     Nothing is fetched, and the same chart gives the same bytes. Each file appears whole or not
@@ -67,7 +65,6 @@ def save_chart(chart: alt.TopLevelMixin, path: str | os.PathLike) -> list[Path]:
         If the suffix is another one, or the folder cannot be written to.
     """
     path = arguments.path("path", path)
-    _check(chart)
     if path.suffix.lower()[1:] in FORMATS:
         targets = [path]
     elif path.suffix[1:].isalpha() or not path.name:
@@ -85,8 +82,8 @@ def save_chart(chart: alt.TopLevelMixin, path: str | os.PathLike) -> list[Path]:
     return targets
 
 
-def static(chart: alt.TopLevelMixin) -> Image:
-    """Return the chart as a picture with alternative text, for a notebook that runs no JavaScript.
+def static(chart):
+    """Turn a chart into a picture with alternative text, for a notebook that runs no JavaScript.
 
     Parameters
     ----------
@@ -96,11 +93,6 @@ def static(chart: alt.TopLevelMixin) -> Image:
     -------
     IPython.display.Image
         A PNG at twice the resolution, shown at the chart's own size.
-
-    Raises
-    ------
-    TypeError
-        If it is no Altair chart.
     """
     png = _render(chart, "png", scale=2)
     width = int.from_bytes(png[16:20], "big")  # PNG: the header's width, in pixels
@@ -111,21 +103,13 @@ def _text(value):
     return value if isinstance(value, str) else ""
 
 
-def _check(chart):
-    if not isinstance(chart, alt.TopLevelMixin):
-        raise TypeError(f"Expected an Altair chart, got {arguments.shown(chart)}.")
-
-
-def _spec(chart):
-    _check(chart)
-    # The user may have set up a transformer that writes data files or refuses 5,000 rows.
-    with alt.data_transformers.enable("default", max_rows=None):
-        return chart.to_dict()
-
-
 def _render(chart, form, scale=3):
     """Bytes of the chart in one of the FORMATS; an empty list of base URLs forbids the network."""
-    spec = _spec(chart)
+    if not isinstance(chart, alt.TopLevelMixin):
+        raise TypeError(f"Expected an Altair chart, got {arguments.shown(chart)}.")
+    # The user may have set up a transformer that writes data files or refuses 5,000 rows.
+    with alt.data_transformers.enable("default", max_rows=None):
+        spec = chart.to_dict()
     description = html.escape(_text(spec.get("description")))
     if form == "json":
         return (json.dumps(spec, indent=1, allow_nan=False) + "\n").encode()
@@ -152,9 +136,8 @@ def _render(chart, form, scale=3):
 def _numbered_from_zero(svg):
     """Renumber gradients and clips, which Vega counts on from chart to chart in a process."""
     for i, name in enumerate(re.findall(r'id="((?:gradient_|clip)\d+)"', svg)):
-        svg = svg.replace(f'id="{name}"', f'id="paint{i}"').replace(
-            f"url(#{name})", f"url(#paint{i})"
-        )
+        svg = svg.replace(f'id="{name}"', f'id="paint{i}"')
+        svg = svg.replace(f"url(#{name})", f"url(#paint{i})")
     return svg
 
 

@@ -2,11 +2,10 @@
 
 Every chart is usable on its own, carries a text alternative in its ``description``, and reads its
 cells by name (layer, token) from an xarray Dataset. What is missing is hatched, never drawn as a
-value. Lines are in ``line_charts``, single cells in ``score_charts``, files in ``chart_files``;
-their names are offered here too.
+value.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from itertools import chain
 from numbers import Real
 
@@ -15,7 +14,6 @@ import numpy as np
 import xarray as xr
 
 from probekit import arguments
-from probekit.arguments import variable
 from probekit.charts.look import cell_rows, finished, tooltips
 from probekit.tokens import FIGURE_TOKENS
 
@@ -25,19 +23,14 @@ MEASURES = {
     "correlation": (["|r| of score", "with correctness"], (0.0, 1.0), (0, 0.2, 0.4, 0.6, 0.8, 1)),
 }
 
-FIGURE_TITLE = "Layer vs. Token Correlation"
-MISSING_FILL = "#efefef"
+_TITLE = "Layer vs. Token Correlation"
+
+# The notes on cells, as the legend has them.
+_UNMEASURED, _UNCLEAR, _WORSE = "not measured", "interval includes 0", "worse"
+_BEST, _RIVAL = "best cell", "not distinguishable"
 
 
-def heatmap(
-    grid: xr.Dataset,
-    *,
-    measure: str = "auroc",
-    title: str = FIGURE_TITLE,
-    tokens: Sequence[str] = FIGURE_TOKENS,
-    mute: bool | float = False,
-    outline: Sequence[tuple[int, str]] = (),
-) -> alt.LayerChart:
+def heatmap(grid, *, measure="auroc", title=_TITLE, tokens=FIGURE_TOKENS, mute=False, outline=()):
     """Draw the figure: tokens across, layers down, the measure in blues.
 
     Parameters
@@ -56,7 +49,7 @@ def heatmap(
         Pale and dotted where the corrected p (``p_corrected``; where the grid has none,
         ``p_value``, and the legend says so) is above this level; True is 0.05.
     outline : sequence of (layer, token)
-        Cells to outline: the first as the best, the others as those it cannot be told from.
+        Cells to outline: the first as the best, the others as not distinguishable from it.
 
     Returns
     -------
@@ -64,33 +57,24 @@ def heatmap(
 
     Raises
     ------
-    TypeError
-        If the grid is not an xarray Dataset.
-    ValueError
-        If the measure, a token or an outlined cell is unknown, or the grid is empty or lacks a
-        variable that is needed.
+    TypeError, ValueError
+        If the grid is no Dataset, is empty or lacks a variable that is needed; or if the measure,
+        a token or an outlined cell is unknown.
     """
     rows = _measured_rows(grid, measure, tokens)
     marked = [*_stated(rows, measure, _level(mute)), *_outlined(rows, outline)]
-    panel = _panel(rows, _blues(measure), marked, _states(marked))
+    panel = _panel(rows, _blues(measure), marked)
     return finished(panel, title, _describe(rows, measure, outline))
 
 
-def compare_splits(
-    grids: Mapping[str, xr.Dataset],
-    *,
-    measure: str = "auroc",
-    title: str = FIGURE_TITLE,
-    tokens: Sequence[str] = FIGURE_TOKENS,
-    mute: bool | float = False,
-) -> alt.HConcatChart:
+def compare_splits(grids, *, measure="auroc", title=_TITLE, tokens=FIGURE_TOKENS, mute=False):
     """Draw the heatmaps of several splits side by side, on one scale.
 
     Parameters
     ----------
     grids : mapping of name to Dataset
-        Such as ``{"random": ..., "answer": ...}``; the names are drawn over the panels. They all
-        have the same layers.
+        Such as ``{"random": ..., "answer": ...}``, with the same layers; the names are drawn over
+        the panels.
     measure, title, tokens, mute
         As for `heatmap`.
 
@@ -100,35 +84,17 @@ def compare_splits(
 
     Raises
     ------
-    TypeError
-        If it is not a mapping of grids.
-    ValueError
-        As for `heatmap`; or if there is no grid, or they differ in their layers.
+    TypeError, ValueError
+        As for `heatmap`; or if it is no mapping of grids, or they differ in their layers.
     """
-    panels = {name: _measured_rows(grid, measure, tokens) for name, grid in _named(grids).items()}
+    panels = _panels(grids, measure, tokens)
     if len({tuple(_layers(rows)) for rows in panels.values()}) > 1:
         raise ValueError("The grids have different layers. Use small_multiples to compare models.")
-    level = _level(mute)
-    marked = {name: _stated(rows, measure, level) for name, rows in panels.items()}
-    states = _states(chain.from_iterable(marked.values()))
-    charts = [
-        _panel(
-            rows, _blues(measure), marked[name], states, y_title="" if i else "Layer"
-        ).properties(title=str(name))
-        for i, (name, rows) in enumerate(panels.items())
-    ]
-    chart = alt.hconcat(*charts, spacing=24)
-    return finished(chart, title, _describe_panels(panels, measure))
+    charts = _drawn(panels, measure, len(panels), level=_level(mute))
+    return finished(alt.hconcat(*charts, spacing=24), title, _describe_panels(panels, measure))
 
 
-def small_multiples(
-    grids: Mapping[str, xr.Dataset],
-    *,
-    measure: str = "auroc",
-    title: str = FIGURE_TITLE,
-    tokens: Sequence[str] = FIGURE_TOKENS,
-    columns: int = 3,
-) -> alt.ConcatChart:
+def small_multiples(grids, *, measure="auroc", title=_TITLE, tokens=FIGURE_TOKENS, columns=3):
     """Draw one small heatmap a run (model, site or question file), all on one scale.
 
     Parameters
@@ -146,39 +112,19 @@ def small_multiples(
 
     Raises
     ------
-    TypeError
-        If it is not a mapping of grids.
-    ValueError
-        As for `heatmap`; or if there is no grid, or not at least one column.
+    TypeError, ValueError
+        As for `heatmap`; or if it is no mapping of grids, or there is not at least one column.
     """
     columns = arguments.whole("columns", columns, 1)
-    panels = {name: _measured_rows(grid, measure, tokens) for name, grid in _named(grids).items()}
-    marked = {name: _stated(rows, measure) for name, rows in panels.items()}
-    states = _states(chain.from_iterable(marked.values()))
-    heights = {name: max(3, 208 // len(_layers(rows))) for name, rows in panels.items()}
-    charts = [
-        _panel(
-            rows,
-            _blues(measure),
-            marked[name],
-            states,
-            cell=(15, heights[name]),
-            mark_height=min(heights.values()),  # one legend, so one size of its marks
-            y_title="" if i % columns else "Layer",
-        ).properties(title=str(name))
-        for i, (name, rows) in enumerate(panels.items())
-    ]
+    panels = _panels(grids, measure, tokens)
+    heights = [max(3, 208 // len(_layers(rows))) for rows in panels.values()]
+    charts = _drawn(panels, measure, columns, cells=[(15, height) for height in heights])
     chart = alt.concat(*charts, columns=columns, spacing=16).resolve_scale(y="independent")
     return finished(chart, title, _describe_panels(panels, measure))
 
 
-def gain(
-    grid: xr.Dataset,
-    *,
-    title: str = "Gain over the best control",
-    tokens: Sequence[str] = FIGURE_TOKENS,
-) -> alt.LayerChart:
-    """Draw by how much the probe's AUROC exceeds that of the best control, in every cell.
+def gain(grid, *, title="Gain over the best control", tokens=FIGURE_TOKENS):
+    """Draw how far the probe's AUROC exceeds that of the best control, in every cell.
 
     Blue is better than the control and orange worse, which colour-blind readers tell apart. In
     greyscale too: cells whose interval includes 0 are dotted and pale, those below it have a
@@ -189,8 +135,7 @@ def gain(
     grid : Dataset
         ``gain(layer, token)``, a difference of AUROCs in [-1, 1]; ``gain_low`` and ``gain_high``,
         where present, decide on dots and minus signs.
-    title : str
-    tokens : sequence of str
+    title, tokens
         As for `heatmap`.
 
     Returns
@@ -202,7 +147,7 @@ def gain(
     TypeError, ValueError
         As for `heatmap`.
     """
-    rows = cell_rows(grid, variable(grid, "gain", ("layer", "token")).rename("gain"), tokens)
+    rows = cell_rows(grid, arguments.variable(grid, "gain", ("layer", "token")), tokens)
     extent = max((abs(row["gain"]) for row in rows if row["gain"] is not None), default=0)
     extent = max(0.1, float(np.ceil(extent * 10 - 1e-9)) / 10)  # symmetric, in whole tenths
     colour = alt.Color(
@@ -217,17 +162,14 @@ def gain(
             gradientLength=180,
         ),
     )
-    marked = _stated(rows, "gain")
-    return finished(_panel(rows, colour, marked, _states(marked)), title, _describe(rows, "gain"))
+    panel = _panel(rows, colour, _stated(rows, "gain"))
+    return finished(panel, title, _describe(rows, "gain"))
 
 
-def point_biserial(grid: xr.Dataset) -> xr.DataArray:
-    """Absolute correlation of each cell's error score with correctness.
-
-    Gives (layer, token).
-    """
-    score = variable(grid, "score", ("example", "layer", "token")).astype("float64")
-    correct = variable(grid, "correct", ("example",)).astype("float64")
+def point_biserial(grid):
+    """Absolute correlation of each cell's error score with correctness: (layer, token)."""
+    score = arguments.variable(grid, "score", ("example", "layer", "token")).astype("float64")
+    correct = arguments.variable(grid, "correct", ("example",)).astype("float64")
     correct = correct.where(score.notnull())
     # Not xr.corr: it returns rounding noise, not NaN, where one side is constant.
     deviation, side = score - score.mean("example"), correct - correct.mean("example")
@@ -240,13 +182,12 @@ def point_biserial(grid: xr.Dataset) -> xr.DataArray:
 def _measured_rows(grid, measure, tokens):
     arguments.one_of("measure", measure, MEASURES)
     if measure == "auroc":
-        values = variable(grid, "auroc", ("layer", "token"))
-    else:
-        values = point_biserial(grid)
-    return cell_rows(grid, values.rename(measure), tokens)
+        return cell_rows(grid, arguments.variable(grid, "auroc", ("layer", "token")), tokens)
+    return cell_rows(grid, point_biserial(grid).rename(measure), tokens)
 
 
-def _named(grids):
+def _panels(grids, measure, tokens):
+    """The records of several grids, by name."""
     if not isinstance(grids, Mapping) or isinstance(grids, xr.Dataset):
         raise TypeError(
             "grids must be a dict of name to grid, such as {'random': run.grid('random')}; got "
@@ -254,7 +195,25 @@ def _named(grids):
         )
     if not grids:
         raise ValueError("There is no grid to draw: the dict is empty.")
-    return grids
+    return {name: _measured_rows(grid, measure, tokens) for name, grid in grids.items()}
+
+
+def _drawn(panels, measure, columns, level=None, cells=None):
+    """A chart a panel. They share one legend, so each has all notes, in marks of one size."""
+    marked = [_stated(rows, measure, level) for rows in panels.values()]
+    all_marked = list(chain.from_iterable(marked))
+    return [
+        _panel(
+            rows,
+            _blues(measure),
+            marked[i],
+            all_marked,
+            cell=cells and cells[i],
+            mark_height=cells and min(height for _, height in cells),
+            y_title="" if i % columns else "Layer",
+        ).properties(title=str(name))
+        for i, (name, rows) in enumerate(panels.items())
+    ]
 
 
 def _layers(rows):
@@ -266,7 +225,7 @@ def _tokens(rows):
 
 
 def _level(mute):
-    """Return the highest p that is significant, or None if nothing is to be muted."""
+    """The highest p that is significant, or None if nothing is to be muted."""
     if mute is False or mute is None:
         return None
     level = 0.05 if mute is True else mute
@@ -288,8 +247,11 @@ def _blues(measure):
     )
 
 
-def _panel(rows, colour, marked, states, *, cell=None, mark_height=None, y_title="Layer"):
-    """Draw the cells and the marks on them; without configuration, so that panels can be joined."""
+def _panel(rows, colour, marked, all_marked=None, *, cell=None, mark_height=None, y_title="Layer"):
+    """Draw the cells and the marks on them; without configuration, so that panels can be joined.
+
+    `marked` of `_stated` and `_outlined`; `all_marked` those of all panels that share the legend.
+    """
     layers, tokens = _layers(rows), _tokens(rows)
     # Whole pixels: fractions would show as pale seams between the cells. Deep models get lower
     # cells, down to a height at which a label at every second layer still has room for its line.
@@ -313,18 +275,14 @@ def _panel(rows, colour, marked, states, *, cell=None, mark_height=None, y_title
         ),
     )
     cells = base.mark_rect().encode(color=colour, tooltip=tooltips(rows[0]))
-    marks = _marks(base, marked, states, width, mark_height or height) if states else []
+    marks = _marks(base, marked, all_marked or marked, width, mark_height or height)
     return alt.layer(cells, *marks).properties(
         width=width * len(tokens), height=height * len(layers)
     )
 
 
-UNMEASURED, UNCLEAR, WORSE = "not measured", "interval includes 0", "worse"
-BEST, RIVAL = "best cell", "not told apart"
-
-
 def _stated(rows, value, level=None):
-    """Return the records of the cells that need a mark, each with its ``state`` in words."""
+    """The records of the cells that need a mark, each with its ``state`` in words."""
     if level is not None:
         p = "p_corrected" if "p_corrected" in rows[0] else "p_value"
         if p not in rows[0]:
@@ -333,15 +291,15 @@ def _stated(rows, value, level=None):
 
     def state(row):
         if row[value] is None:
-            return UNMEASURED
+            return _UNMEASURED
         if level is not None and (row[p] is None or row[p] > level):
             return muted
         low, high = row.get("gain_low"), row.get("gain_high")
         if value == "gain" and None not in (low, high):
-            return UNCLEAR if low <= 0 <= high else WORSE if high < 0 else None
+            return _UNCLEAR if low <= 0 <= high else _WORSE if high < 0 else None
         return None
 
-    return [row | {"state": state(row)} for row in rows if state(row)]
+    return [row | {"state": note} for row in rows if (note := state(row))]
 
 
 def _outlined(rows, outline):
@@ -356,43 +314,44 @@ def _outlined(rows, outline):
         ) from None
     if wrong:
         raise ValueError(f"outline names cells that are not drawn: {wrong}. Give (layer, token).")
-    return [cells[cell] | {"state": RIVAL if i else BEST} for i, cell in enumerate(outline)]
+    return [cells[cell] | {"state": _RIVAL if i else _BEST} for i, cell in enumerate(outline)]
 
 
-def _states(marked):
-    """Return the notes in the order of the legend; panels that share a legend share them all."""
-    names = {row["state"] for row in marked}
-    first = [name for name in (BEST, RIVAL, UNMEASURED) if name in names]
-    return first + sorted(names - set(first))
-
-
-def _marks(base, marked, states, width, height):
+def _marks(base, marked, all_marked, width, height):
     """Hatch on grey what was not measured (Vega-Lite would leave it white), dot what is muted."""
+    if not marked:
+        return []
+    names = {row["state"] for row in all_marked}
+    states = [name for name in (_BEST, _RIVAL, _UNMEASURED) if name in names]
+    states += sorted(names - set(states))
+
     # A symbol of size 4 is drawn at the scale of its path, so these are pixels of the cell.
-    x, y = width / 2 - 1, height / 2 - 1
+    def frame(inset):
+        x, y = width / 2 - inset, height / 2 - inset
+        return f"M{-x},{-y}L{x},{-y}L{x},{y}L{-x},{y}Z"
+
     dot = "M-0.7,0A0.7,0.7,0,1,1,0.7,0A0.7,0.7,0,1,1,-0.7,0"
     paths = {
-        UNMEASURED: f"M{-width / 2},{height / 2}L{width / 2},{-height / 2}",
-        WORSE: "M-4,0L4,0",
-        BEST: _frame(x, y) + _frame(x - 1, y - 1),
-        RIVAL: _frame(x, y),
+        _UNMEASURED: f"M{-width / 2},{height / 2}L{width / 2},{-height / 2}",
+        _WORSE: "M-4,0L4,0",
+        _BEST: frame(1) + frame(2),
+        _RIVAL: frame(1),
     }
-    colours = {BEST: "#000000", RIVAL: "#d55e00"}
+    colours = {_BEST: "#000000", _RIVAL: "#d55e00"}
     legend = alt.Legend(symbolSize=4, symbolOffset=8, labelOffset=12, rowPadding=6)
     shape = alt.Scale(domain=states, range=[paths.get(state, dot) for state in states])
     stroke = alt.Scale(domain=states, range=[colours.get(state, "#555555") for state in states])
-    muted = set(states) - {UNMEASURED, WORSE, BEST, RIVAL}
     note = alt.Tooltip("state:N", title="Note")
 
     def over(wanted, fields=("layer", "token", "n_examples")):
         records = [row for row in marked if row["state"] in wanted]
-        known = tooltips([name for name in fields if name in marked[0]]) if records else []
+        known = tooltips([name for name in fields if name in marked[0]])
         return base.properties(data=alt.Data(values=records)).encode(tooltip=[*known, note])
 
     layers = [
-        over({UNMEASURED}).mark_rect(color=MISSING_FILL),
-        over(muted, marked[0] if marked else ()).mark_rect(color="white", opacity=0.55),
-        over({BEST, RIVAL}).mark_rect(fill=None, stroke="white", strokeWidth=4),
+        over({_UNMEASURED}).mark_rect(color="#efefef"),
+        over(set(states) - set(paths), marked[0]).mark_rect(color="white", opacity=0.55),
+        over({_BEST, _RIVAL}).mark_rect(fill=None, stroke="white", strokeWidth=4),
         over(states)
         .mark_point(size=4, opacity=1, strokeWidth=1.1)
         .encode(
@@ -401,10 +360,6 @@ def _marks(base, marked, states, width, height):
         ),
     ]
     return [layer for layer in layers if layer.data.values]
-
-
-def _frame(x, y):
-    return f"M{-x},{-y}L{x},{-y}L{x},{y}L{-x},{y}Z"
 
 
 def _describe(rows, value, outline=()):
@@ -424,7 +379,7 @@ def _describe(rows, value, outline=()):
         f"lowest {worst[value]:.2f} at layer {worst['layer']}, token {worst['token']}."
     )
     if len(outline) > 1:
-        text += f" Cells that cannot be told from the best: {len(outline) - 1}."
+        text += f" Cells not distinguishable from the best: {len(outline) - 1}."
     missing = len(rows) - len(measured)
     return text + (f" {missing} of {len(rows)} cells are not measured." if missing else "")
 

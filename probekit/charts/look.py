@@ -4,7 +4,6 @@ import altair as alt
 import numpy as np
 
 from probekit import arguments
-from probekit.arguments import variable
 from probekit.tokens import TOKENS
 
 # Liberation Sans is the face that vl-convert carries, so a PNG looks the same on every machine; the
@@ -19,68 +18,8 @@ COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#0
 DASHES = [[1, 0], [6, 2], [2, 2], [8, 2, 2, 2], [4, 4], [10, 3], [1, 3]]
 SHAPES = ["circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right"]
 
-
-def finished(chart, title, description, subtitle=None):
-    """Give a chart the look that all share: title, text alternative, font and sizes.
-
-    Sizes are for a figure of about 460 pixels printed 8 cm wide: 14 pixels become 7 points.
-    """
-    title = arguments.text("title", title, empty=True)
-    if subtitle is not None:
-        title = alt.TitleParams(text=title, subtitle=subtitle)
-    text = {"labelFontSize": 14, "titleFontSize": 15, "titleFontWeight": "normal"}
-    colours = {"labelColor": INK, "titleColor": INK}
-    return (
-        chart.properties(title=title, description=description, background="white")
-        .configure(font=FONT)
-        .configure_title(
-            fontSize=17,
-            fontWeight="normal",
-            color=INK,
-            anchor="middle",
-            offset=10,
-            subtitleFontSize=14,
-            subtitleColor=INK,
-        )
-        .configure_axis(
-            **text, **colours, domainColor=FAINT, tickColor=FAINT, grid=False, labelFlush=False
-        )
-        .configure_legend(**text, **colours, titleLimit=0, labelLimit=0)
-        .configure_view(stroke=FAINT)
-    )
-
-
-EXTRAS = ("auroc_low", "auroc_high", "n_examples", "p_value", "p_corrected")
-
-
-EXTRAS += ("gain_low", "gain_high")
-
-
-def cell_rows(grid, values, tokens):
-    """One record a cell, layer by layer, with the values as they are in the grid.
-
-    `values` (layer, token).
-    """
-    tokens = arguments.labels("token", tokens, grid["token"].to_numpy().tolist(), also=TOKENS)
-    fields = {values.name: values}
-    fields |= {name: variable(grid, name, ("layer", "token")) for name in EXTRAS if name in grid}
-    arrays = {
-        name: array.astype("float64").reindex(token=tokens).values for name, array in fields.items()
-    }
-    return [
-        {"layer": int(layer), "token": token}
-        | {name: number(array[i, j]) for name, array in arrays.items()}
-        for i, layer in enumerate(grid.layer.values)
-        for j, token in enumerate(tokens)
-    ]
-
-
-def number(value):
-    """Return a float, or None where JSON has no number (NaN, infinity)."""
-    return float(value) if np.isfinite(value) else None
-
-
-TOOLTIPS = {
+# Per field of a chart's records: what a tooltip calls it, and the format of a number.
+_TOOLTIPS = {
     "layer": ("Layer", "d"),
     "token": ("Token", None),
     "auroc": ("AUROC", ".3f"),
@@ -93,17 +32,86 @@ TOOLTIPS = {
     "n_examples": ("Examples", "d"),
     "p_value": ("p", ".3g"),
     "p_corrected": ("p, corrected", ".3g"),
+    "flagged": ("Correct answers flagged", ".3f"),
+    "found": ("Errors found", ".3f"),
+    "threshold": ("Threshold on P(error)", ".3f"),
+    "predicted": ("Mean P(error)", ".3f"),
+    "observed": ("Wrong", ".3f"),
+    "low": ("Wrong, lower bound", ".3f"),
+    "high": ("Wrong, upper bound", ".3f"),
+    "n": ("Examples", "d"),
 }
 
+# What is read of a grid beside the value that is drawn.
+_EXTRAS = ("auroc_low", "auroc_high", "n_examples", "p_value", "p_corrected")
+_EXTRAS += ("gain_low", "gain_high")
 
-def tooltips(row):
-    """Tooltips for those fields of the record that have a name."""
+
+def finished(chart, title, description, subtitle=None):
+    """Give a chart the look that all share: title, text alternative, font and sizes.
+
+    Sizes are for a figure of about 460 pixels printed 8 cm wide: 14 pixels become 7 points.
+    """
+    title = arguments.text("title", title, empty=True)
+    if subtitle is not None:
+        title = alt.TitleParams(text=title, subtitle=subtitle)
+    text = {
+        "labelFontSize": 14,
+        "titleFontSize": 15,
+        "titleFontWeight": "normal",
+        "labelColor": INK,
+        "titleColor": INK,
+    }
+    return (
+        chart.properties(title=title, description=description, background="white")
+        .configure(font=FONT)
+        .configure_title(
+            fontSize=17,
+            fontWeight="normal",
+            color=INK,
+            anchor="middle",
+            offset=10,
+            subtitleFontSize=14,
+            subtitleColor=INK,
+        )
+        .configure_axis(**text, domainColor=FAINT, tickColor=FAINT, grid=False, labelFlush=False)
+        .configure_legend(**text, titleLimit=0, labelLimit=0)
+        .configure_view(stroke=FAINT)
+    )
+
+
+def cell_rows(grid, values, tokens):
+    """One record a cell, layer by layer, with `values` (layer, token) as they are in the grid."""
+    tokens = arguments.labels("token", tokens, grid["token"].to_numpy().tolist(), also=TOKENS)
+    fields = [
+        values,
+        *(arguments.variable(grid, e, ("layer", "token")) for e in _EXTRAS if e in grid),
+    ]
+    arrays = {f.name: f.astype("float64").reindex(token=tokens).values for f in fields}
     return [
-        alt.Tooltip(name, type="quantitative", title=title, format=form)
-        if form
-        else alt.Tooltip(name, type="nominal", title=title)
-        for name, (title, form) in TOOLTIPS.items()
-        if name in row
+        {"layer": int(layer), "token": token}
+        | {name: number(array[i, j]) for name, array in arrays.items()}
+        for i, layer in enumerate(grid.layer.values)
+        for j, token in enumerate(tokens)
+    ]
+
+
+def number(value):
+    """A float, or None where JSON has no number (NaN, infinity)."""
+    return float(value) if np.isfinite(value) else None
+
+
+def tooltips(record):
+    """Tooltips for the fields of a record that have a name."""
+    return [
+        alt.Tooltip(
+            name,
+            type="quantitative" if form else "nominal",
+            title=title,
+            format=form or alt.Undefined,
+        )
+        for name, (title, form) in _TOOLTIPS.items()
+        if name in record
     ]
 
 

@@ -13,11 +13,11 @@ import numpy as np
 from scipy.stats import norm, t
 
 from probekit import arguments
-from probekit.probing.auroc import auroc_influence, cluster_sums, interval
+from probekit.probing.auroc import auroc_influence, cluster_sums, interval, standard_error
 from probekit.probing.folds import example_groups
 from probekit.tokens import FIGURE_TOKENS
 
-#: With fewer wrong or right answers, an area's error can't be estimated from them.
+#: With fewer wrong or right answers, the error of an area cannot be estimated.
 MIN_PER_CLASS = 10
 
 #: The bands of layers in which the reference figure is described, by the labels it gives them, as
@@ -33,9 +33,9 @@ BANDS = {
     "30": (30 / 32, 32 / 32),
 }
 
+_CRITICAL = norm.isf(0.025)  # standard errors in half of a 95 % interval
 _TAIL = 1e-4
-_DRAWS = 2000
-_MIN_DRAWS = 500
+_MIN_DRAWS, _DRAWS = 500, 2000
 _MAX_WORK = 1e8  # of differences times draws
 _CACHED = 128  # draws whose differences stay in the processor's cache
 _MIN_PERMUTATIONS = 10
@@ -57,7 +57,7 @@ class Areas:
     rarest: int
     """Least number of wrong or of right answers in a cell that has an area."""
     widening: float
-    """How many times as far as the influences say the permuted grids scatter; at least 1."""
+    """How many times as far the permuted grids scatter as the influences say; at least 1."""
 
     @property
     def usable(self):
@@ -65,57 +65,48 @@ class Areas:
         return ~np.isnan(self.value)
 
     def at(self, depth=None, tokens=None):
-        """Which cells lie at some depth and at some tokens.
-
-        Gives (layer, token).
-        """
-        middle = (self.layers + 0.5) / self.n_layers
-        if depth is None:
-            rows = np.ones(len(self.layers), bool)
-        elif np.ndim(depth) == 0:
+        """Which cells lie at some depth, a point or a band, and at some tokens: (layer, token)."""
+        if np.ndim(depth) == 0 and depth is not None:
             rows = self.layers == int(depth * self.n_layers)
         else:
-            rows = (middle >= depth[0]) & (middle < depth[1])
+            start, end = (-np.inf, np.inf) if depth is None else depth
+            middle = (self.layers + 0.5) / self.n_layers
+            rows = (middle >= start) & (middle < end)
         columns = np.isin(self.tokens, self.tokens if tokens is None else list(tokens))
         return rows[:, None] & columns
 
     def mean(self, cells):
-        """Mean area of the usable ones among some cells.
-
-        `cells` (layer, token).
-        """
+        """Mean area of the usable ones among some cells, (layer, token), and its influence."""
         chosen = cells & self.usable
         if not chosen.any():
             return np.nan, np.zeros(self.influence.shape[-1])
         return self.value[chosen].mean(), self.influence[chosen].mean(0)
 
     def slope(self, cells):
-        """Least-squares slope over the depth of the layers' means over some cells.
-
-        `cells` (layer, token).
-        """
+        """Least-squares slope over the depth of the layers' means over some cells."""
         chosen = cells & self.usable
         rows = np.flatnonzero(chosen.any(1))
         if len(rows) < 2:
             return np.nan, np.zeros(self.influence.shape[-1])
         depth = self.layers[rows] / self.n_layers
         weight = (depth - depth.mean()) / ((depth - depth.mean()) ** 2).sum()
-        value, influence = self.means(
-            [chosen & (np.arange(len(cells)) == r)[:, None] for r in rows]
-        )
+        value, influence = self.means(self.by_layer(chosen, rows))
         return weight @ value, weight @ influence
 
-    def means(self, groups):
-        """Mean area of each of several sets of cells: (set,) and (set, unit)."""
-        pairs = [self.mean(cells) for cells in groups]
-        return np.array([value for value, _ in pairs]), np.array([each for _, each in pairs])
+    def by_layer(self, cells, rows):
+        """The cells of each of some rows."""
+        return [cells & (np.arange(len(cells)) == row)[:, None] for row in rows]
 
-    def interval(self, value, influence, critical=None):
-        """Interval of areas or their means."""
-        critical = norm.isf(0.025) if critical is None else critical
-        # roc.interval takes a level of confidence, not a number of standard errors.
+    def means(self, sets):
+        """Mean area of each of several sets of cells: (set,) and (set, unit)."""
+        value, influence = zip(*(self.mean(cells) for cells in sets), strict=True)
+        return np.array(value), np.array(influence)
+
+    def interval(self, value, influence, critical=_CRITICAL):
+        """Interval of areas or their means; `critical` is half its width in standard errors."""
+        # `interval` takes a level of confidence, not a number of standard errors.
         level = 1 - 2 * norm.sf(min(critical, 8))
-        error = _norm(influence)
+        error = standard_error(influence)
         # Where all wrong answers score above all right ones no error shows: as if half an answer
         # of the rarer class were out of place.
         error = np.where(error > 0, error, 0.5 / self.rarest)
@@ -123,16 +114,13 @@ class Areas:
         low, high = interval(np.clip(value, error, 1 - error), error, level)
         return np.minimum(low, value), np.maximum(high, value)
 
-    def half_width(self, influence, critical=None):
+    def half_width(self, influence, critical=_CRITICAL):
         """Half the width of a symmetric interval, for differences of areas: (...)."""
-        return (norm.isf(0.025) if critical is None else critical) * _norm(influence)
+        return critical * standard_error(influence)
 
 
 def areas(grid, tokens=FIGURE_TOKENS, groups=None):
-    """Areas of a grid's cells with the examples' influences on them.
-
-    `groups` (example,).
-    """
+    """Areas of a grid's cells with the influences on them of examples, or of groups (example,)."""
     arguments.grid(grid, ("score", "correct", "n_examples"))
     there = [str(token) for token in grid["token"].to_numpy()]
     drawn = tuple(token for token in tokens if token in there)
@@ -149,14 +137,16 @@ def areas(grid, tokens=FIGURE_TOKENS, groups=None):
     enough = rarer >= MIN_PER_CLASS
     value = np.where(enough, value, np.nan)
     influence[~enough] = 0
-    single, units = _norm(influence), rarer
+    single, units = standard_error(influence), rarer
     if groups is None:
         groups = example_groups(grid, grid.attrs.get("split", "random"))
     if groups is not None:
-        influence, n_groups = _sum_groups(influence, groups)
-        units = np.minimum(rarer, n_groups)
+        influence = cluster_sums(influence, groups)
+        n = (influence != 0).sum(-1)
+        influence *= np.sqrt(n / np.maximum(n - 1, 1))[..., None]
+        units = np.minimum(rarer, n)
     layers = grid["layer"].to_numpy()
-    widening = _widening(grid, enough, _norm(influence), single)
+    widening = _widening(grid, score, wrong, enough, standard_error(influence), single)
     # A variance from few answers is itself uncertain: Student's t at a small tail, over normal.
     small = t.isf(_TAIL, np.maximum(units - 1, 1)) / norm.isf(_TAIL)
     return Areas(
@@ -170,13 +160,7 @@ def areas(grid, tokens=FIGURE_TOKENS, groups=None):
     )
 
 
-def _sum_groups(influence, groups):
-    sums = cluster_sums(influence, groups)
-    n = (sums != 0).sum(-1)
-    return sums * np.sqrt(n / np.maximum(n - 1, 1))[..., None], n
-
-
-def _widening(grid, enough, error, single):
+def _widening(grid, score, wrong, enough, error, single):
     """Scatter of the permuted grids' areas, in the standard errors that the influences give.
 
     The influences take the probes as given. Cross-validated probes also scatter because each
@@ -187,8 +171,7 @@ def _widening(grid, enough, error, single):
     null = grid["null_auroc"].transpose("layer", "token", "permutation").to_numpy()[enough]
     if null.shape[-1] < _MIN_PERMUTATIONS or np.isnan(null).all():
         return 1.0
-    score = grid["score"].transpose("layer", "token", "example").to_numpy()[enough]
-    scored, wrong = ~np.isnan(score), ~grid["correct"].to_numpy().astype(bool)
+    scored = ~np.isnan(score[enough])
     n_wrong, n_right = (scored & wrong).sum(-1), (scored & ~wrong).sum(-1)
     expected = (n_wrong + n_right + 1) / (12 * n_wrong * n_right)
     # Groups that are kept together widen the null as they widen the influences' errors.
@@ -197,12 +180,11 @@ def _widening(grid, enough, error, single):
     return float(np.sqrt(max(ratio, 1)))
 
 
-def _norm(influence):
-    return np.sqrt((influence**2).sum(-1))
-
-
 def largest_error(influence, alpha, pairs=False, seed=0):
-    """How many standard errors the largest of many errors stays within."""
+    """How many standard errors the largest of many errors stays within, but for a share `alpha`.
+
+    `influence` (number, unit); with `pairs` a list of such, of whose rows the differences count.
+    """
     blocks = [np.asarray(block, np.float32) for block in (influence if pairs else [influence])]
     n = sum(len(b) * (len(b) - 1) // 2 if pairs else len(b) for b in blocks)
     if n == 0:
@@ -214,9 +196,11 @@ def largest_error(influence, alpha, pairs=False, seed=0):
     for block in blocks:
         error = block @ weights  # (row, draw)
         if pairs:
-            _raise_to_pairs(largest, error, _inverse(pair_errors(block)))
+            _raise_to_pairs(largest, error, _inverse(_pair_errors(block)))
         else:
-            largest = np.maximum(largest, np.abs(error * _inverse(_norm(block))[:, None]).max(0))
+            largest = np.maximum(
+                largest, np.abs(error * _inverse(standard_error(block))[:, None]).max(0)
+            )
     return float(np.quantile(largest, 1 - alpha, method="higher"))
 
 
@@ -232,10 +216,8 @@ def _raise_to_pairs(largest, error, scale):
             np.maximum(top, -difference.min(0), out=top)
 
 
-def pair_errors(influence, index=None):
-    """Standard errors of the differences between rows."""
-    if index is not None:
-        return _norm(influence - influence[index])
+def _pair_errors(influence):
+    """Standard errors of the differences between all pairs of rows."""
     product = np.asarray(influence, float) @ np.asarray(influence, float).T
     square = np.diag(product)
     return np.sqrt(np.maximum(square[:, None] + square - 2 * product, 0))

@@ -1,29 +1,19 @@
 """A grid's description in the sections of the reference's, each sentence computed.
 
-Differences are stated with all comparisons of their kind taken together, and the kinds share one
-error rate: at most one in twenty descriptions of pure noise says that anything differs from
-anything.
+A difference is stated only if it holds with all comparisons of its kind taken together, and the
+kinds share one error rate: at most one in twenty descriptions of pure noise states any difference.
 """
 
-from itertools import pairwise
+from itertools import chain, pairwise, product
 
 import numpy as np
 import xarray as xr
 
 from probekit import arguments
+from probekit.interpretation import observations
 from probekit.interpretation.claims import read_claims
 from probekit.interpretation.contrasts import MIN_PER_CLASS, areas, largest_error
-from probekit.interpretation.observations import (
-    CHANCE_ALPHA,
-    View,
-    above_chance,
-    from_the_end,
-    group_name,
-    last_q,
-    lowest_layer,
-    peak,
-    token_peaks,
-)
+from probekit.interpretation.observations import View, above_chance
 from probekit.interpretation.wording import (
     area,
     by_how_much,
@@ -39,8 +29,8 @@ from probekit.probing.baselines import best_control, check_controls
 from probekit.probing.folds import example_groups
 from probekit.tokens import FIGURE_TOKENS
 
-#: What each control is called in a sentence.
-NAMES = {
+# What each control is called in a sentence.
+_CONTROLS = {
     "answer": "how often the answer is right elsewhere",
     "question": "the question's words",
     "length": "the response's length",
@@ -51,145 +41,18 @@ NAMES = {
     "p_true": "the model's own P(True)",
 }
 
+# Per kind of difference that was found, how the interpretation sums it up.
+_DIFFERENCES = {
+    "peak": "between cells",
+    "bands": "between bands of layers or groups of tokens",
+    "token_peaks": "between layers at the same token",
+    "from_the_end": "with depth at the tokens from the end",
+    "lowest_layer": "between layers on average over the tokens",
+    "last_q": "between `last_q` and the answer's tokens",
+}
 
-def check_same_run(grid, controls, held_out):
-    """Refuse controls, or a grid of held-out answers, that are not of this grid's examples."""
-    if controls is not None:
-        check_controls(controls, ("auroc", "auroc_low", "auroc_high", "chance", "score"))
-    if held_out is not None:
-        arguments.grid(held_out, ("score", "correct", "n_examples"), name="held_out")
-    for name, other in (("controls", controls), ("held_out", held_out)):
-        if other is None:
-            continue
-        if not all("id" in each.coords for each in (grid, other)):
-            raise ValueError(f"grid and {name} need the coordinate id, to match their examples.")
-        if sorted(grid["id"].to_numpy()) != sorted(other["id"].to_numpy()):
-            raise ValueError(
-                f"grid and {name} have different examples. Take both from the same run."
-            )
-    if controls is not None and not np.array_equal(grid["id"], controls["id"]):
-        raise ValueError("The controls have the examples in another order. Make them anew.")
-
-
-def against_controls(view, controls):
-    """What the best control reaches, and how many cells exceed it."""
-    if controls is None:
-        return (
-            "**Not checked: controls.** Whether the answer's identity, the question's words, the "
-            "response's length or the output probabilities detect errors as well was not compared."
-        )
-    known = controls.sel(control=~controls["chance"].to_numpy()).sortby("auroc", ascending=False)
-    known = known.sel(control=known["auroc"].notnull().to_numpy())
-    if not known.sizes["control"]:
-        return "**Controls.** None has an AUROC, so nothing was compared."
-    each = [
-        f"{NAMES.get(str(name), escape(name))} {area(*values)}"
-        for name, *values in zip(
-            known["control"].to_numpy(),
-            known["auroc"].to_numpy(),
-            known["auroc_low"].to_numpy(),
-            known["auroc_high"].to_numpy(),
-            strict=True,
-        )
-    ]
-    best = best_control(controls)
-    difference, half_width = _gain(
-        view, controls["score"].sel(control=best).reset_coords(drop=True)
-    )
-    if not difference.size:
-        return "**Controls.** Too few examples have both a control's score and a cell's."
-    above, below = int((difference > half_width).sum()), int((difference < -half_width).sum())
-    highest = int(difference.argmax())
-    return (
-        f"**Controls, with no activations.** They detect errors with an AUROC of: "
-        f"{'; '.join(each)}. Of {len(difference)} cells, {above} exceed the best of these, "
-        f"{below} fall short of it, and {len(difference) - above - below} can't be told from it; "
-        f"the largest gain is {change(difference[highest], half_width[highest])}."
-    )
-
-
-def _gain(view, rival):
-    """Each usable cell's area minus the control's on the same examples, and half its interval."""
-    both = view.grid["score"].notnull() & rival.notnull()
-    cells, control = (
-        areas(view.grid.assign(score=score.where(both)), view.areas.tokens)
-        for score in (view.grid["score"], xr.zeros_like(view.grid["score"]) + rival)
-    )
-    chosen = cells.usable
-    difference = (cells.value - control.value)[chosen]
-    influence = (cells.influence - control.influence)[chosen]
-    return difference, cells.half_width(influence, largest_error(influence, view.alpha))
-
-
-def against_held_out(view, held_out):
-    """What is left of the grid when no answer is in both training and test folds."""
-    if held_out is None:
-        if view.grid.attrs.get("split") == "answer":
-            return (
-                "**Held-out answers.** In this grid no exact answer is in both training and test "
-                "folds, so a probe can't have learned which answers tend to be wrong."
-            )
-        return (
-            "**Not checked: held-out answers.** A probe that has seen the same answer in training "
-            "may only have learned which answers tend to be wrong."
-        )
-    held_out = held_out.isel(example=_order(view.grid, held_out))
-    groups = example_groups(held_out, held_out.attrs.get("split", "random"))
-    here, there = (areas(grid, view.areas.tokens, groups) for grid in (view.grid, held_out))
-    if here.tokens != there.tokens or not np.array_equal(here.layers, there.layers):
-        raise ValueError("held_out has other layers or tokens than the grid. Use the same run's.")
-    common = here.usable & there.usable
-    sets = {
-        (name, label): group & band & common
-        for name, group in view.groups.items()
-        for label, band in view.bands.items()
-        if (group & band & common).any()
-    }
-    if not sets:
-        return "**Held-out answers.** The two grids have no cell with an AUROC in common."
-    (value, influence), (value_there, influence_there) = (
-        each.means(sets.values()) for each in (here, there)
-    )
-    difference, paired = value_there - value, influence_there - influence
-    half_width = here.half_width(paired, largest_error(paired, view.alpha))
-    fell = np.flatnonzero(difference < -half_width)
-    text = f"**Held-out answers** (split: {escape(held_out.attrs.get('split', 'unknown'))}). "
-    if len(fell):
-        i = fell[difference[fell].argmin()]
-        name, label = list(sets)[i]
-        text += (
-            f"Of {len(sets)} means over a band of layers and a group of tokens, {len(fell)} "
-            f"{'is' if len(fell) == 1 else 'are'} lower. The largest fall is that of "
-            f"{group_name(name)} in {view.layers_of(view.bands[label])}, from "
-            f"{area(value[i], *here.interval(value[i], influence[i]))} to "
-            f"{area(value_there[i], *there.interval(value_there[i], influence_there[i]))}, by "
-            f"{by_how_much(difference[i], half_width[i])}."
-        )
-    else:
-        text += "No mean over a band of layers and a group of tokens is lower."
-    row, column = np.nonzero(there.usable)
-    value, influence = there.value[row, column], there.influence[row, column]
-    above, _ = above_chance(View(held_out.sortby("layer"), there, view.alpha), CHANCE_ALPHA)
-    i = int(value.argmax())
-    return text + (
-        f" With answers held out, {above or 'none'} of {len(row)} cells "
-        f"{'is' if above == 1 else 'are'} above chance; the highest is "
-        f"{view.place(row[i], column[i])}, "
-        f"{area(value[i], *there.interval(value[i], influence[i]))}."
-    )
-
-
-def _order(grid, other):
-    """Where the other grid has each of this one's examples."""
-    place = {each: i for i, each in enumerate(other["id"].to_numpy())}
-    return [place[each] for each in grid["id"].to_numpy()]
-
-
-#: Chance that a description of pure noise states any difference.
-ALPHA = 0.05
-
-# Changes between bands and groups, and the five key observations.
-_KINDS = 6
+# Chance that a description of pure noise states any difference.
+_ALPHA = 0.05
 
 
 def describe(grid, controls=None, held_out=None):
@@ -212,169 +75,190 @@ def describe(grid, controls=None, held_out=None):
     Raises
     ------
     TypeError, ValueError
-        If it is no grid, or controls or held_out are of other examples.
+        If an argument is of the wrong kind, or controls or held_out are of other examples.
     """
     measured = areas(grid, FIGURE_TOKENS)
-    check_same_run(grid, controls, held_out)
-    kinds = _KINDS + (controls is not None) + 2 * (held_out is not None)
-    view = View(grid.sortby("layer"), measured, ALPHA / kinds)
-    parts = ["## Heatmap: Layer vs. Token Correlation", "### Overview", *_overview(view)]
-    axes = ["### Components/Axes", _axes(view)]
-    if not view.usable.any():
-        parts += axes
-        nothing = (
-            f"No cell has {MIN_PER_CLASS} wrong and {MIN_PER_CLASS} right answers, so nothing is "
-            "stated."
-        )
-        for title in ("Detailed Analysis", "Specific Data Points", "Key Observations"):
-            parts += [f"### {title}", nothing]
-        parts += ["### Interpretation", "There is nothing to interpret."]
-        return "\n\n".join(parts) + "\n"
-    n_above, chance = above_chance(view, CHANCE_ALPHA)
-    located, located_text, table = token_peaks(view)
-    statements = {
-        "peak": peak(view),
-        "token_peaks": (located, located_text),
-        "from_the_end": from_the_end(view),
-        "lowest_layer": lowest_layer(view),
-        "last_q": last_q(view),
+    _check_same_run(grid, controls, held_out)
+    kinds = len(_DIFFERENCES) + (controls is not None) + 2 * (held_out is not None)
+    view = View(grid.sortby("layer"), measured, _ALPHA / kinds)
+    nothing = [
+        f"No cell has {MIN_PER_CLASS} wrong and {MIN_PER_CLASS} right answers, so nothing is "
+        "stated."
+    ]
+    sections = {
+        "Overview": _overview(view),
+        "Components/Axes": [_axes(view)],
+        "Detailed Analysis": nothing,
+        "Specific Data Points": nothing,
+        "Key Observations": nothing,
+        "Interpretation": ["There is nothing to interpret."],
     }
-    bands_differ, bands = _bands(view)
-    found = {name for name, (said, _) in statements.items() if said}
-    found |= {"bands"} if bands_differ else set()
-    parts[-1] += f" {chance}"
-    parts += [*axes, "### Detailed Analysis", _how_sure(view), *bands]
-    parts += ["### Specific Data Points", _points(view)]
-    parts += ["### Key Observations", "\n".join(f"* {text}" for _, text in statements.values())]
-    if table:
-        parts += ["At which layer each token is highest (resamples draw the answers anew):", table]
-    parts += ["### Interpretation", *_interpretation(view, n_above, found, controls, held_out)]
-    return "\n\n".join(parts) + "\n"
+    if view.usable.any():
+        n_above, chance = above_chance(view)
+        sections["Overview"][-1] += f" {chance}"
+        bands_differ, bands = _bands(view)
+        located, located_text, table = observations.token_peaks(view)
+        said = {
+            "peak": observations.peak(view),
+            "token_peaks": (located, located_text),
+            "from_the_end": observations.from_the_end(view),
+            "lowest_layer": observations.lowest_layer(view),
+            "last_q": observations.last_q(view),
+        }
+        found = {name for name, (differs, _) in said.items() if differs}
+        found |= {"bands"} if bands_differ else set()
+        seen = listing(text for name, text in _DIFFERENCES.items() if name in found)
+        differences = f"clear differences {seen}" if seen else "no clear differences"
+        lines = "\n".join(f"* {text}" for _, text in said.values())
+        title = "At which layer each token is highest (resamples draw the answers anew):"
+        sections |= {
+            "Detailed Analysis": [_how_sure(view), *bands],
+            "Specific Data Points": [_points(view)],
+            "Key Observations": [lines, title, table] if table else [lines],
+            "Interpretation": [
+                f"**Measured.** In {n_above or 'none'} of {count(view.usable.sum(), 'cell')} a "
+                "probe tells wrong answers from right ones better than chance. There are "
+                f"{differences}.",
+                _against_controls(view, controls),
+                _against_held_out(view, held_out),
+                _conjecture(n_above, found),
+                "**What the data can't tell.** Whether the model uses what a probe reads: that "
+                "takes an intervention. Whether a low cell lacks the information, or holds it in a "
+                "form that a linear probe can't read. Whether it holds for another model, other "
+                "questions or another prompt. Tokens that only some responses have are measured on "
+                "those responses only. The values are neither attention weights nor correlations "
+                "between layers and tokens, as the reference calls them.",
+            ],
+        }
+    parts = chain.from_iterable((f"### {title}", *text) for title, text in sections.items())
+    return "\n\n".join(["## Heatmap: Layer vs. Token Correlation", *parts]) + "\n"
+
+
+def _check_same_run(grid, controls, held_out):
+    """Refuse controls, or a grid of held-out answers, that are not of this grid's examples."""
+    if controls is not None:
+        check_controls(controls, ("auroc", "auroc_low", "auroc_high", "chance", "score"))
+    if held_out is not None:
+        arguments.grid(held_out, ("score", "correct", "n_examples"), name="held_out")
+    for name, other in (("controls", controls), ("held_out", held_out)):
+        if other is None:
+            continue
+        if not all("id" in each.coords for each in (grid, other)):
+            raise ValueError(f"grid and {name} need the coordinate id, to match their examples.")
+        if sorted(grid["id"].to_numpy()) != sorted(other["id"].to_numpy()):
+            raise ValueError(
+                f"grid and {name} have different examples. Take both from the same run."
+            )
+    if controls is not None and not np.array_equal(grid["id"], controls["id"]):
+        raise ValueError("The controls have the examples in another order. Make them anew.")
 
 
 def _overview(view):
-    attrs, areas_ = view.grid.attrs, view.areas
-    n = view.grid["score"].notnull().any(("layer", "token")).to_numpy()
-    wrong = ~view.grid["correct"].to_numpy().astype(bool)
-    n_wrong = int((n & wrong).sum())
-    share = f" ({percent(n_wrong / n.sum())})" if n.any() else ""
-    first = (
-        f"The heatmap shows how well a probe reads from a model's activations whether its answer "
-        f"is wrong, at {count(len(areas_.layers), 'layer')} and "
-        f"{count(len(areas_.tokens), 'token')}. The measure is the AUROC of error detection: 0.5 "
-        "is chance, 1.0 is perfect. The reference calls its measure correlation."
-    )
-    second = (
-        f"Model: {escape(attrs.get('model', 'unknown'))}; site: "
-        f"{escape(attrs.get('site', 'unknown'))}; split: "
-        f"{escape(attrs.get('split', 'unknown'))}; protocol: "
-        f"{escape(attrs.get('protocol', 'unknown'))}. Scored are {n.sum()} answers, {n_wrong} of "
-        f"them wrong{share}, each by a probe that was not trained "
-        "on it."
-    )
-    if not view.usable.any():
-        return [first, second]
-    value = areas_.value[view.usable]
-    return [
-        first,
-        second,
-        f"The AUROCs range from {value.min():.2f} to {value.max():.2f}; their mean is "
-        f"{view.area(*areas_.mean(view.usable))}.",
+    names = ("model", "site", "split", "protocol")
+    of = "; ".join(f"{name}: {escape(view.grid.attrs.get(name, 'unknown'))}" for name in names)
+    scored = view.grid["score"].notnull().any(("layer", "token")).to_numpy()
+    n_wrong = int((scored & ~view.grid["correct"].to_numpy().astype(bool)).sum())
+    share = f" ({percent(n_wrong / scored.sum())})" if scored.any() else ""
+    layers, tokens = count(len(view.areas.layers), "layer"), count(len(view.areas.tokens), "token")
+    texts = [
+        "The heatmap shows how well a probe reads from a model's activations whether its answer is "
+        f"wrong, at {layers} and {tokens}. The measure is the AUROC of error detection: 0.5 is "
+        "chance, 1.0 is perfect. The reference calls its measure correlation.",
+        f"{sentence(of)}. Scored are "
+        f"{scored.sum()} answers, {n_wrong} of them wrong{share}, each by a probe that was not "
+        "trained on it.",
     ]
+    if view.usable.any():
+        value = view.areas.value[view.usable]
+        texts.append(
+            f"The AUROCs range from {value.min():.2f} to {value.max():.2f}; their mean is "
+            f"{view.area(*view.areas.mean(view.usable))}."
+        )
+    return texts
 
 
 def _axes(view):
-    areas_ = view.areas
-    sizes = view.of_tokens("n_examples")[view.usable]
-    lines = [
-        f'* **X-axis (horizontal):** "Token": {listing(code(t) for t in areas_.tokens)}.',
-        f'* **Y-axis (vertical):** "Layer", from {areas_.layers[0]} at the top to '
-        f"{areas_.layers[-1]}.",
-        "* **Colour scale (right):** the AUROC, from 0.5 (light blue) to 1.0 (dark blue).",
-        "* **Legend position:** top right.",
-    ]
-    low = int((areas_.value[view.usable] < 0.5).sum())
-    if low:
-        lines[2] += f" {low} of {len(sizes)} cells are below 0.5 and drawn as 0.5."
-    absent = [token for token in FIGURE_TOKENS if token not in areas_.tokens]
+    layers, tokens = view.areas.layers, np.array(view.areas.tokens)
+    across = f'* **X-axis (horizontal):** "Token": {listing(map(code, tokens))}.'
+    absent = [code(token) for token in FIGURE_TOKENS if token not in tokens]
     if absent:
-        lines[0] += f" The grid lacks {listing(code(t) for t in absent)}."
+        across += f" The grid lacks {listing(absent)}."
+    down = f'* **Y-axis (vertical):** "Layer", from {layers[0]} at the top to {layers[-1]}.'
+    colour = "* **Colour scale (right):** the AUROC, from 0.5 (light blue) to 1.0 (dark blue)."
+    sizes = view.of_tokens("n_examples")
+    low = int((view.areas.value[view.usable] < 0.5).sum())
+    if low:
+        colour += f" {low} of {len(sizes)} cells are below 0.5 and drawn as 0.5."
+    lines = [across, down, colour, "* **Legend position:** top right."]
     if len(sizes):
         n = f"{sizes.min()}" if sizes.min() == sizes.max() else f"{sizes.min()} to {sizes.max()}"
-        lines.append(f"* **Answers in a cell:** {n}.")
-    empty = int((~view.usable).sum())
-    if empty and len(sizes):
-        tokens = [code(t) for t, no in zip(areas_.tokens, ~view.usable.any(0), strict=True) if no]
-        where = f", among them all of {listing(tokens)}," if tokens else ""
-        lines[-1] += (
-            f" {empty} cells{where} have fewer than {MIN_PER_CLASS} wrong or right answers and are "
-            "left out below."
-        )
+        text = f"* **Answers in a cell:** {n}."
+        if not view.usable.all():
+            empty = [code(token) for token in tokens[~view.usable.any(0)]]
+            where = f", among them all of {listing(empty)}," if empty else ""
+            text += (
+                f" {(~view.usable).sum()} cells{where} have fewer than {MIN_PER_CLASS} wrong or "
+                "right answers and are left out below."
+            )
+        lines.append(text)
     return "\n".join(lines)
 
 
 def _how_sure(view):
     unit = "answers" if view.grid.attrs.get("split", "random") == "random" else "groups of answers"
     text = (
-        f"In brackets are 95 % intervals over {unit}. A difference is stated only if it holds with "
-        "all comparisons of its kind taken together; its interval is then one of all these at "
-        "once. Of descriptions of pure noise, at most one in twenty states any difference; as many "
-        "state a cell to be above chance."
+        f"In brackets are 95 % intervals over {unit}. A difference is stated only if it holds "
+        "when all comparisons of its kind are taken together, and its interval is for all of them "
+        "at once. Of descriptions of pure noise, at most one in twenty states any difference, "
+        "and at most one in twenty states that a cell is above chance."
     )
     if view.areas.widening > 1:
         text += (
-            f" Grids of permuted labels scatter {view.areas.widening:.2f} times as far as the "
-            "answers alone would make them, because answers also train the probes; the intervals "
-            "are wider than the chart's by that factor."
+            f" With permuted labels the AUROCs scatter {view.areas.widening:.2f} times as far as "
+            "the sampling of the answers explains, because the answers also train the probes. The "
+            "intervals here are wider than the chart's by that factor."
         )
     return text
 
 
 def _bands(view):
-    """The means of the groups of tokens in each band, and the changes that can be told."""
+    """The means of the groups of tokens in each band, and the changes that are clear."""
     labels, names = list(view.bands), list(view.groups)
-    cells = {
-        (label, name): view.bands[label] & view.groups[name] & view.usable
-        for label in labels
-        for name in names
-    }
-    mean = {key: view.areas.mean(chosen) for key, chosen in cells.items() if chosen.any()}
+    mean = {}
+    for label, name in product(labels, names):
+        cells = view.bands[label] & view.groups[name] & view.usable
+        if cells.any():
+            mean[label, name] = view.areas.mean(cells)
     pairs = [((b, g), (a, g)) for a, b in pairwise(labels) for g in names]
     pairs += [((b, g), (b, h)) for b in labels for i, g in enumerate(names) for h in names[i + 1 :]]
     pairs = [(one, other) for one, other in pairs if one in mean and other in mean]
-    lines, told = [], {}
+    told = dict.fromkeys(labels, "")
     if pairs:
         difference = np.array([mean[one][0] - mean[other][0] for one, other in pairs])
         influence = np.array([mean[one][1] - mean[other][1] for one, other in pairs])
         half_width = view.areas.half_width(influence, largest_error(influence, view.alpha))
         for (one, other), d, half in zip(pairs, difference, half_width, strict=True):
             if abs(d) > max(half, 1e-9):
-                told.setdefault(one[0], []).append(_told(one, other, d, half))
-    for label in labels:
-        means = [
-            f"{group_name(name)} {view.area(*mean[label, name])}"
-            for name in names
-            if (label, name) in mean
-        ]
-        text = f"* **{sentence(view.layers_of(view.bands[label]))}** (the reference's {label}): "
-        lines.append(text + "; ".join(means) + "." + "".join(f" {t}" for t in told.get(label, ())))
-    if told:
+                told[one[0]] += _change(one[1], other[1], d, by_how_much(d, half))
+    lines = []
+    for label, band in view.bands.items():
+        means = [f"{code(n)} {view.area(*mean[label, n])}" for n in names if (label, n) in mean]
+        where = f"**{sentence(view.layers_of(band))}** (the reference's {label})"
+        lines.append(f"* {where}: {'; '.join(means)}.{told[label]}")
+    if any(told.values()):
         return True, ["\n".join(lines)]
-    none = "No band can be told from the one before, and no group of tokens from another."
+    none = "No band can be distinguished from the one before, and no group of tokens from another."
     return False, ["\n".join(lines), none]
 
 
-def _told(one, other, difference, half_width):
-    size = by_how_much(difference, half_width)
-    if one[1] == other[1]:
+def _change(group, other, difference, size):
+    """A change of a group of tokens from the band before, or how it differs from another group."""
+    if group == other:
         word = "rises" if difference > 0 else "falls"
-        return f"The mean of {group_name(one[1])} {word} by {size} from the band before."
-    high, low = (one[1], other[1]) if difference > 0 else (other[1], one[1])
-    return f"{sentence(group_name(high))} exceed{_s(high)} {group_name(low)} by {size}."
-
-
-def _s(name):
-    return "s" if name == "last_q" else ""
+        return f" The mean of {code(group)} {word} by {size} from the band before."
+    high, low = (group, other) if difference > 0 else (other, group)
+    word = "exceeds" if high == "last_q" else "exceed"
+    return f" {sentence(code(high))} {word} {code(low)} by {size}."
 
 
 def _points(view):
@@ -385,15 +269,14 @@ def _points(view):
             continue
         (rule,) = claim["rules"]
         chosen = view.areas.at(rule["depth"], rule["tokens"])
-        said = escape(claim["text"])
-        if not (chosen & view.usable).any():
-            lines.append(f"* {code(rule['tokens'][0])}: not in the grid (the reference: {said})")
-            continue
-        row, column = (int(i[0]) for i in np.nonzero(chosen))
-        mean = view.area(*view.areas.mean(chosen))
-        lines.append(f"* {sentence(view.place(row, column))}: {mean} (the reference: {said})")
+        if (chosen & view.usable).any():
+            place = sentence(view.place(*np.argwhere(chosen)[0]))
+            text = f"{place}: {view.area(*view.areas.mean(chosen))}"
+        else:
+            text = f"{code(rule['tokens'][0])}: not in the grid"
+        lines.append(f"* {text} (the reference: {escape(claim['text'])})")
     row, column, value, influence = view.listed
-    for word, i in (("Highest", int(value.argmax())), ("Lowest", int(value.argmin()))):
+    for word, i in (("Highest", value.argmax()), ("Lowest", value.argmin())):
         lines.append(
             f"* {word} of {count(len(value), 'cell')}: {view.place(row[i], column[i])}: "
             f"{view.area(value[i], influence[i])}"
@@ -401,59 +284,128 @@ def _points(view):
     return "\n".join(lines)
 
 
-def _interpretation(view, n_above, found, controls, held_out):
-    differences = {
-        "peak": "between cells",
-        "bands": "between bands of layers or groups of tokens",
-        "token_peaks": "between layers at the same token",
-        "from_the_end": "with depth at the tokens from the end",
-        "lowest_layer": "between layers on average over the tokens",
-        "last_q": "between `last_q` and the answer's tokens",
-    }
-    seen = [text for name, text in differences.items() if name in found]
-    measured = (
-        f"**Measured.** In {n_above or 'none'} of {count(view.usable.sum(), 'cell')} a probe tells "
-        "wrong answers from right ones better than chance. "
-        + (f"Differences can be told {listing(seen)}." if seen else "No differences can be told.")
+def _against_controls(view, controls):
+    """What the best control reaches, and how many cells exceed it."""
+    if controls is None:
+        return (
+            "**Not checked: controls.** Whether the answer's identity, the question's words, the "
+            "response's length or the output probabilities detect errors as well was not compared."
+        )
+    known = controls.sel(control=(~controls["chance"] & controls["auroc"].notnull()).to_numpy())
+    known = known.sortby("auroc", ascending=False)
+    if not known.sizes["control"]:
+        return "**Controls.** None has an AUROC, so nothing was compared."
+    columns = [known[name].to_numpy() for name in ("control", "auroc", "auroc_low", "auroc_high")]
+    each = [
+        f"{_CONTROLS.get(str(name), escape(name))} {area(*values)}"
+        for name, *values in zip(*columns, strict=True)
+    ]
+    rival = controls["score"].sel(control=best_control(controls)).reset_coords(drop=True)
+    difference, half_width = _gain(view, rival)
+    if not difference.size:
+        return "**Controls.** Too few examples have both a control's score and a cell's."
+    above, below = int((difference > half_width).sum()), int((difference < -half_width).sum())
+    highest = int(difference.argmax())
+    return (
+        f"**Controls, with no activations.** They detect errors with an AUROC of: "
+        f"{'; '.join(each)}. Of {len(difference)} cells, {above} exceed the best of these, "
+        f"{below} fall short of it, and {len(difference) - above - below} cannot be distinguished "
+        f"from it; the largest gain is {change(difference[highest], half_width[highest])}."
     )
-    checked = [against_controls(view, controls), against_held_out(view, held_out)]
-    return [measured, *checked, _conjecture(n_above, found), _cannot()]
+
+
+def _gain(view, rival):
+    """Each usable cell's area minus the control's on the same examples, and half its interval."""
+    both = view.grid["score"].notnull() & rival.notnull()
+    cells, control = (
+        areas(view.grid.assign(score=score.where(both)), view.areas.tokens)
+        for score in (view.grid["score"], xr.zeros_like(view.grid["score"]) + rival)
+    )
+    difference = (cells.value - control.value)[cells.usable]
+    influence = (cells.influence - control.influence)[cells.usable]
+    return difference, cells.half_width(influence, largest_error(influence, view.alpha))
+
+
+def _against_held_out(view, held_out):
+    """What is left of the grid when no answer is in both training and test folds."""
+    if held_out is None:
+        if view.grid.attrs.get("split") == "answer":
+            return (
+                "**Held-out answers.** In this grid no exact answer is in both training and test "
+                "folds, so a probe can't have learned which answers tend to be wrong."
+            )
+        return (
+            "**Not checked: held-out answers.** A probe that has seen the same answer in training "
+            "may only have learned which answers tend to be wrong."
+        )
+    place = {each: i for i, each in enumerate(held_out["id"].to_numpy())}
+    held_out = held_out.isel(example=[place[each] for each in view.grid["id"].to_numpy()])
+    groups = example_groups(held_out, held_out.attrs.get("split", "random"))
+    here, there = (areas(grid, view.areas.tokens, groups) for grid in (view.grid, held_out))
+    if here.tokens != there.tokens or not np.array_equal(here.layers, there.layers):
+        raise ValueError(
+            "grid and held_out have different layers or tokens. Take both from the same run."
+        )
+    sets = {
+        f"{code(name)} in {view.layers_of(band)}": group & band & here.usable & there.usable
+        for name, group in view.groups.items()
+        for band in view.bands.values()
+    }
+    sets = {where: cells for where, cells in sets.items() if cells.any()}
+    if not sets:
+        return "**Held-out answers.** The two grids have no cell with an AUROC in common."
+    (value, influence), (value_there, influence_there) = (
+        each.means(sets.values()) for each in (here, there)
+    )
+    difference, paired = value_there - value, influence_there - influence
+    half_width = here.half_width(paired, largest_error(paired, view.alpha))
+    fell = np.flatnonzero(difference < -half_width)
+    text = f"**Held-out answers** (split: {escape(held_out.attrs.get('split', 'unknown'))}). "
+    if len(fell):
+        i = fell[difference[fell].argmin()]
+        text += (
+            f"Of {len(sets)} means over a band of layers and a group of tokens, {len(fell)} "
+            f"{'is' if len(fell) == 1 else 'are'} lower. The largest fall is that of "
+            f"{list(sets)[i]}, from {area(value[i], *here.interval(value[i], influence[i]))} to "
+            f"{area(value_there[i], *there.interval(value_there[i], influence_there[i]))}, by "
+            f"{by_how_much(difference[i], half_width[i])}."
+        )
+    else:
+        text += "No mean over a band of layers and a group of tokens is lower."
+    there = View(held_out.sortby("layer"), there, view.alpha)
+    row, column, value, influence = there.listed
+    above, _ = above_chance(there)
+    i = value.argmax()
+    return text + (
+        f" With answers held out, {above or 'none'} of {len(row)} cells "
+        f"{'is' if above == 1 else 'are'} above chance; the highest is "
+        f"{view.place(row[i], column[i])}, {there.area(value[i], influence[i])}."
+    )
 
 
 def _conjecture(n_above, found):
-    texts = []
+    text = ""
     if n_above:
-        texts.append(
-            "The activations may hold whether the answer is right, or only something that goes "
+        text += (
+            " The activations may hold whether the answer is right, or only something that goes "
             "with it, such as which answer it is or how well known the question's subject is."
         )
     if found & {"peak", "token_peaks", "lowest_layer", "bands"}:
-        texts.append(
-            "Where the AUROC is higher, this may be easier to read for a linear probe; that the "
+        text += (
+            " Where the AUROC is higher, this may be easier to read for a linear probe; that the "
             "model computes or uses it there does not follow."
         )
     if "from_the_end" in found:
-        texts.append(
-            "A change with depth at the response's last tokens may be later layers carrying along "
+        text += (
+            " A change with depth at the response's last tokens may be later layers carrying along "
             "what was said before; that they suppress wrong content, as the reference suggests, "
             "does not follow."
         )
     if "last_q" in found:
-        texts.append(
-            "That `last_q` differs from the answer's tokens may mean that the model judges an "
+        text += (
+            " That `last_q` differs from the answer's tokens may mean that the model judges an "
             "answer when it has written it, or only that the answer can be read at its own tokens."
         )
-    if not texts:
+    if not text:
         return "**Conjecture.** None: nothing was found that needs an explanation."
-    return "**Conjecture, not tested here.** " + " ".join(texts)
-
-
-def _cannot():
-    return (
-        "**What the data can't tell.** Whether the model uses what a probe reads: that takes an "
-        "intervention. Whether a low cell lacks the information, or holds it in a form that a "
-        "linear probe can't read. Whether it holds for another model, other questions or another "
-        "prompt. Tokens that only some responses have are measured on those responses only. The "
-        "values are neither attention weights nor correlations between layers and tokens, as "
-        "the reference has it."
-    )
+    return "**Conjecture, not tested here.**" + text

@@ -6,6 +6,7 @@ is shown as still pictures and text.
 
 import html
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 from IPython.core.getipython import get_ipython
@@ -25,8 +26,8 @@ PAGE = 8
 _LEGEND = (
     "<div style='margin:6px 0'>Colour and number: P(error) from the probe of that token in this "
     "layer, from <span style='background:rgba(0, 114, 178, 0.6)'>&nbsp;0&nbsp;</span> to "
-    "<span style='background:rgba(213, 94, 0, 0.6)'>&nbsp;1&nbsp;</span>. Underlined only: not "
-    "known.</div>"
+    "<span style='background:rgba(213, 94, 0, 0.6)'>&nbsp;1&nbsp;</span>. Underlined only: no "
+    "score.</div>"
 )
 
 
@@ -36,7 +37,7 @@ def explore(run, *, split=None, measure="auroc"):
     Parameters
     ----------
     run : Run, path, or sequence of them
-        Of one, the other runs in its folder that have a grid can be chosen too.
+        With one, the other runs in its folder that have a grid can be chosen too.
     split : str, optional
         Shown at first; by default the run's main split.
     measure : {"auroc", "correlation"}
@@ -45,39 +46,28 @@ def explore(run, *, split=None, measure="auroc"):
     Returns
     -------
     Explorer
-        As the last element of a cell, JupyterLab shows its widgets; an executed notebook a still
-        picture of the best cell.
+        As the last line of a notebook cell it shows its widgets in JupyterLab, and still pictures
+        of the best grid cell in an executed notebook.
 
     Raises
     ------
-    TypeError
-        If it is no run, or an argument is of the wrong kind.
+    TypeError, ValueError
+        If it is no run, the split or the measure is unknown, or a file of the run is damaged.
     FileNotFoundError
         If the run has no grid yet.
-    ValueError
-        If the split or the measure is unknown, or a file of the run is damaged.
     """
     arguments.one_of("measure", measure, MEASURES)
     if split is not None:
         arguments.text("split", split, such_as="random")
     if isinstance(run, Sequence) and not isinstance(run, str):
-        runs = [_as_run(each) for each in run]
+        runs = [each if isinstance(each, Run) else Run(each) for each in run]
         if not runs:
             raise ValueError("There is no run to explore: the list is empty.")
     else:
-        first = _as_run(run)
+        first = run if isinstance(run, Run) else Run(run)
         beside = [path.parents[1] for path in first.path.parent.glob("*/manifests/probe.json")]
         runs = [first, *(Run(path) for path in sorted(beside) if path != first.path)]
     return Explorer(runs, split, measure)
-
-
-def _as_run(run):
-    return run if isinstance(run, Run) else Run(run)
-
-
-def _splits(run):
-    """Splits that a run has, the main one first."""
-    return run.manifest("probe")["results"].get("splits", ["random"])
 
 
 class Explorer:
@@ -85,47 +75,30 @@ class Explorer:
 
     def __init__(self, runs, split, measure):
         self.runs, self.measure, self.tokens = runs, measure, FIGURE_TOKENS
-        self._grids, self._answers, self._widgets = {}, {}, None
+        self.layer = self.token = self._widgets = None
+        self._grid_of, self._answers_of = cache(Run.grid), cache(Run.answers)
         self.open(runs[0], split)
 
     def __repr__(self):
         where = f"layer {self.layer}, {self.token}"
         return f"Explorer of {self.run.name}, {self.split} split: {where}"
 
-    @property
-    def grid(self):
-        """Grid of the run and split that are looked at."""
-        return self._grids[self.run.path, self.split]
-
-    @property
-    def answers(self):
-        """Answers of the run that is looked at."""
-        return self._answers[self.run.path]
-
-    @property
-    def splits(self):
-        """Splits that the run has, the main one first."""
-        return _splits(self.run)
-
     def open(self, run, split=None):
         """Look at a run and one of its splits, by default the main one, at the same cell if any."""
-        split = split or _splits(run)[0]
-        if run.path not in self._answers:
-            self._answers[run.path] = run.answers()
-        if (run.path, split) not in self._grids:
-            self._grids[run.path, split] = run.grid(split)
-        self.run, self.split = run, split
-        here = getattr(self, "layer", None), getattr(self, "token", None)
-        if here[0] not in self.grid["layer"] or here[1] not in self.shown_tokens:
-            self.layer, self.token = self._best()
+        splits = run.manifest("probe")["results"].get("splits", ["random"])  # the main one first
+        split = split or splits[0]
+        # All is read before anything changes: what was looked at stays if this fails.
+        answers, grid = self._answers_of(run), self._grid_of(run, split)
+        self.run, self.splits, self.split = run, splits, split
+        self.answers, self.grid = answers, grid
+        self._choose_cell()
 
     def choose_tokens(self, tokens):
         """Show these columns; the best cell of them is chosen if the present one is not among."""
         if not set(tokens) & set(self.grid["token"].to_numpy().tolist()):
             raise ValueError(f"The grid has none of the tokens {arguments.listed(tokens)}.")
         self.tokens = tokens
-        if self.token not in self.shown_tokens:
-            self.layer, self.token = self._best()
+        self._choose_cell()
 
     @property
     def shown_tokens(self):
@@ -133,11 +106,14 @@ class Explorer:
         have = self.grid["token"].to_numpy().tolist()
         return [token for token in self.tokens if token in have] or have
 
-    def _best(self):
+    def _choose_cell(self):
+        """Stay at the cell that is looked at, or go to the best if that is not shown."""
+        if self.layer in self.grid["layer"] and self.token in self.shown_tokens:
+            return
         area = self.grid["auroc"].sel(token=self.shown_tokens).transpose("layer", "token")
-        area = np.nan_to_num(area.to_numpy(), nan=-1)
+        area = area.fillna(-1).to_numpy()
         row, column = np.unravel_index(area.argmax(), area.shape)
-        return int(self.grid["layer"][row]), self.shown_tokens[column]
+        self.layer, self.token = int(self.grid["layer"][row]), self.shown_tokens[column]
 
     # What is shown of it
 
@@ -182,9 +158,7 @@ class Explorer:
         if rounded := self.grid["score"].attrs.get("rounded"):
             rows.append(("P(error) in curves and answers", html.escape(f"rounded {rounded}")))
         style = "vertical-align:top;padding-right:12px"
-        cells = "".join(
-            f"<tr><td style='{style}'>{name}</td><td>{text}</td></tr>" for name, text in rows
-        )
+        cells = "".join(f"<tr><td style='{style}'>{n}</td><td>{text}</td></tr>" for n, text in rows)
         heading = html.escape(f"Layer {self.layer}, {self.token}")
         return f"<b style='font-size:15px'>{heading}</b><table>{cells}</table>"
 
@@ -217,12 +191,9 @@ class Explorer:
             display(self.widget)
         else:
             # Nobody is there to click: papermill, nbconvert.
-            self._show_still()
-
-    def _show_still(self):
-        display(static(self.heatmap()), HTML(self.numbers()))
-        try:
-            display(static(self.curves()))
-        except ValueError as error:
-            arguments.say(error)
-        display(HTML(self.examples()[0]))
+            display(static(self.heatmap()), HTML(self.numbers()))
+            try:
+                display(static(self.curves()))
+            except ValueError as error:
+                arguments.say(error)
+            display(HTML(self.examples()[0]))

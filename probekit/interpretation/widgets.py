@@ -26,7 +26,7 @@ def clickable_heatmap(grid, *, measure, tokens, title, cell):
     clicked = alt.selection_point(
         name=CLICKED, fields=["layer", "token"], toggle=False, clear="pointerout"
     )
-    chosen = alt.param(name=CHOSEN, value=chosen_value(*cell))
+    chosen = alt.param(name=CHOSEN, value=_chosen_value(*cell))
     base = (
         alt.Chart(cells.data)
         .encode(x=cells.encoding.x, y=cells.encoding.y, tooltip=cells.encoding.tooltip)
@@ -36,18 +36,16 @@ def clickable_heatmap(grid, *, measure, tokens, title, cell):
         base.mark_rect(fill=None, stroke=colour, strokeWidth=width)
         for colour, width in (("white", 5), ("black", 2.5))
     ]
-    layers = [cells.mark_rect(cursor="pointer"), *chart.layer[1:], *frames]
-    chart = chart.copy(deep=False)
-    chart.layer = layers
+    chart.layer = [cells.mark_rect(cursor="pointer"), *chart.layer[1:], *frames]
     return chart.add_params(clicked, chosen)
 
 
-def chosen_value(layer, token):
+def _chosen_value(layer, token):
     """A cell as the value of the parameter `CHOSEN`."""
     return f"{layer} {token}"
 
 
-def cell_charts(score, correct, *, title=""):
+def cell_charts(score, correct):
     """Draw the ROC curve of a cell over the distribution of its scores."""
     parts = [
         roc(score, correct).properties(width=230, height=210),
@@ -61,7 +59,7 @@ def cell_charts(score, correct, *, title=""):
     chart = alt.vconcat(*parts, spacing=18).resolve_scale(
         color="independent", strokeDash="independent"
     )
-    return finished(chart, title, description)
+    return finished(chart, "", description)
 
 
 class _Chart(alt.JupyterChart):
@@ -119,17 +117,13 @@ class Widgets:
             box.observe(self._on_cell, "value")
         for box in (self.which, self.search):
             box.observe(self._on_list, "value")
-        self.back.on_click(lambda _: self.turn(-1))
-        self.forth.on_click(lambda _: self.turn(+1))
-        self.box = self._layout()
-
-    def _layout(self):
-        run = [self.run] if len(self.explorer.runs) > 1 else []
+        self.back.on_click(lambda _: self.turn_to(self.page - 1))
+        self.forth.on_click(lambda _: self.turn_to(self.page + 1))
+        run = [self.run] if len(explorer.runs) > 1 else []
         # As wide as the curves: with the heatmap it fits beside JupyterLab's file browser.
-        behind = ipywidgets.VBox(
-            [self.numbers, self.curves], layout=ipywidgets.Layout(width="420px")
-        )
-        box = ipywidgets.VBox(
+        width = ipywidgets.Layout(width="420px")
+        behind = ipywidgets.VBox([self.numbers, self.curves], layout=width)
+        self.box = ipywidgets.VBox(
             [
                 _OwnKeys(),
                 _row(*run, self.split, self.measure, self.group),
@@ -140,10 +134,9 @@ class Widgets:
                 self.examples,
             ]
         )
-        box.add_class("probekit-explorer")
+        self.box.add_class("probekit-explorer")
         for name in ("heatmap", "curves", "numbers", "examples"):
             getattr(self, name).add_class(f"probekit-{name}")
-        return box
 
     def show_grid(self):
         """Show the grid that the explorer looks at, and the cell."""
@@ -160,7 +153,7 @@ class Widgets:
         cell = self.explorer.layer, self.explorer.token
         with self._silently():
             self.layer.value, self.token.value = cell
-        setattr(self.heatmap.params, CHOSEN, chosen_value(*cell))
+        setattr(self.heatmap.params, CHOSEN, _chosen_value(*cell))
         self.numbers.value = self.explorer.numbers()
         curves = None
         with self._telling():
@@ -175,10 +168,6 @@ class Widgets:
             self.which.value, self.search.value, page
         )
         self.back.disabled, self.forth.disabled = page == 0, is_last
-
-    def turn(self, by):
-        """Go on by so many pages."""
-        self.turn_to(self.page + by)
 
     def _on_view(self, change):
         if self._quiet:

@@ -216,9 +216,8 @@ def test_outlines_are_named_in_the_legend(grid):
     marks = rows_of(spec, layer=len(spec["layer"]) - 1)
     named = {(row["layer"], row["token"]): row["state"] for row in marks}
     assert named[14, "exact_answer_last"] == "best cell"
-    assert named[13, "exact_answer_first"] == "not told apart"
-    assert "1 cells cannot be told" not in chart.description
-    assert "cannot be told from the best: 1" in chart.description
+    assert named[13, "exact_answer_first"] == "not distinguishable"
+    assert "distinguishable from the best: 1" in chart.description
 
 
 @pytest.mark.parametrize("layers", [1, 2, 12, 30, 80, 126])

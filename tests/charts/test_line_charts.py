@@ -125,7 +125,7 @@ def test_bad_input(grid, answers):
     score, correct = answers
     with pytest.raises(ValueError, match=r"Unknown token 'lastq'"):
         by_layer(grid, tokens=["lastq"])
-    with pytest.raises(ValueError, match=r"8 tokens are more lines than can be told apart"):
+    with pytest.raises(ValueError, match=r"8 tokens are too many lines"):
         by_layer(grid, tokens=TOKENS[:8])
     with pytest.raises(ValueError, match=r"Unknown layer 99"):
         by_token(grid, layers=[99])
@@ -134,7 +134,7 @@ def test_bad_input(grid, answers):
     with pytest.raises(ValueError, match=r"no variable 'auroc'"):
         by_layer(grid.drop_vars("auroc"))
     for chart in (roc, calibration, score_distribution):
-        with pytest.raises(ValueError, match=r"one value an example, got shapes"):
+        with pytest.raises(ValueError, match=r"one value for each example, got shapes"):
             chart(score[:5], correct)
         with pytest.raises(ValueError, match=r"correct must hold True and False, it holds numbers"):
             chart(score, score)

@@ -28,7 +28,7 @@ SECTIONS = [
 FROM_END = list(FIGURE_TOKENS[-8:])
 EXACT = list(FIGURE_TOKENS[3:6])
 ANSWER = list(FIGURE_TOKENS[1:6])
-NONE = "No differences can be told."
+NONE = "There are no clear differences."
 
 
 def observation(text, title):
@@ -87,8 +87,8 @@ def test_peak_in_the_middle_is_found_and_located():
     peak = observation(text, "Peak")
     assert "`exact_answer_first`: 0.9" in peak
     assert "lower; " in peak
-    assert "can't be told from it, in layer" in peak
-    assert "can be named for `exact_answer_first`;" in observation(text, "Layer of each")
+    assert "cannot be distinguished from it, in layer" in peak
+    assert "lower than the highest at `exact_answer_first`." in observation(text, "Layer of each")
     assert "The mean of the exact answer's tokens rises by" in text
     assert "The mean of the exact answer's tokens falls by" in text
 
@@ -97,7 +97,10 @@ def test_cells_as_high_as_the_peak_are_not_called_lower():
     true = flat(0.6)
     true.loc[4:6, EXACT] = 0.9
     peak = observation(describe(make_grid(true, n=1000)), "Peak")
-    assert "159 of the other 167 cells are lower; 8 can't be told from it, in layers 4–6" in peak
+    assert (
+        "159 of the other 167 cells are lower; 8 cannot be distinguished from it, in layers 4–6"
+        in peak
+    )
 
 
 def test_a_lone_peak_has_no_rival():
@@ -145,7 +148,7 @@ def test_last_q_above_the_answer_in_the_late_layers_only():
     true.loc[6:, "last_q"] = 0.85
     line = observation(describe(make_grid(true, n=1000)), "`last_q`")
     assert "above in 6 (6–11)" in line
-    assert "can't be told from them in 6" in line
+    assert "cannot be distinguished from them in 6" in line
 
 
 def test_lowest_layer_is_the_last():
@@ -169,7 +172,7 @@ def test_equal_signal_everywhere_is_above_chance_but_differs_nowhere():
     assert "In 168 of the 168 cells the AUROC is above chance" in text
     assert NONE in text
     assert "the grid shows no peak" in text
-    assert "No band can be told from the one before" in text
+    assert "No band can be distinguished from the one before" in text
 
 
 # describe: noise
@@ -211,7 +214,7 @@ def test_missing_tokens_are_named_and_nothing_is_said_of_them():
     text = describe(make_grid(flat(0.7, tokens=tokens)))
     assert "The grid lacks `last_q`, `-8`" in text
     assert "lacks `last_q` or the answer's tokens" in observation(text, "`last_q`")
-    assert "no trend can be told" in observation(text, "Tokens from the end")
+    assert "shows no trend" in observation(text, "Tokens from the end")
     assert "`last_q`: not in the grid (the reference: Layer 30" in text
 
 
@@ -232,7 +235,7 @@ def test_three_layers_with_a_peak_in_the_middle():
     true.loc[1, EXACT] = 0.9
     text = describe(make_grid(true, n=500))
     assert "Layer 1, `exact_answer_first`: 0.9" in text
-    assert "2 can't be told from it, in layer 1 at" in observation(text, "Peak")
+    assert "2 cannot be distinguished from it, in layer 1 at" in observation(text, "Peak")
 
 
 def test_eighty_layers_with_a_peak_in_the_middle():
