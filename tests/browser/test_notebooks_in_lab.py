@@ -13,7 +13,7 @@ NOTEBOOKS = ["01_extract", "02_probe", "03_visualize", "04_interpret"]
 # questions, tests/test_notebooks.py and a run of the command see.
 SMALL = {
     "01_extract": {"limit": 80, "max_new_tokens": 32},
-    "02_probe": {"n_permutations": 3},
+    "02_probe": {"folds": 3, "n_permutations": 1},
 }
 
 

@@ -19,7 +19,8 @@ pytestmark = pytest.mark.model
 PLACES = [" and ".join(("Gdańsk", "Łódź", "Palermo")[-n:]) for n in (1, 2, 3)]
 PLACES += [f"Lyon and {PLACES[-1]}"]
 RIGHT, WRONG = "nya", "Atlantis"
-SMALL = ["-p", "limit", "80", "-p", "max_new_tokens", "32", "-p", "n_permutations", "3"]
+SMALL = ["-p", "limit", "80", "-p", "max_new_tokens", "32"]
+SMALL += ["-p", "folds", "3", "-p", "n_permutations", "1"]
 
 
 @pytest.fixture(scope="module")
