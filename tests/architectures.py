@@ -1,7 +1,7 @@
 """Tiny random-weight models of many architectures, and where their sites are, written out by hand.
 
-The paths are the tests' own knowledge of each architecture, so that `probekit.sites`, which works
-them out from a model's structure, is checked against something else than itself.
+The paths are the tests' own knowledge of each architecture, so that `probekit.extraction.sites`,
+which works them out from a model's structure, is checked against something else than itself.
 """
 
 import functools
