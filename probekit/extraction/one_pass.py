@@ -368,12 +368,13 @@ class _Extraction:
         table = self.where.path / "answers.parquet"
         if damaged != []:
             self._go_through(damaged is not None, progress)
-            parts = [self._read_part(number) for number in range(len(self.shards))]
-            answers = pd.concat(parts, ignore_index=True)
+            numbers = range(len(self.shards))
+            answers = pd.concat([self._read_part(n) for n in numbers], ignore_index=True)
             for store in self.stores.values():
                 store.name_coordinates(answers, _TEXT_COORDINATES)
             with replacing(table) as temporary:
                 answers.to_parquet(temporary, index=False)
+            del answers  # memory for one table is enough
         with reading(table):
             answers = pd.read_parquet(table)
         if answers["id"].tolist() != self.questions["id"].tolist():
