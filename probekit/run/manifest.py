@@ -25,9 +25,8 @@ STAGES = ("extract", "probe", "visualize", "interpret")
 REPORT = "report"
 
 # Those that a result depends on.
-_PACKAGES = (  # noqa: SIM905
-    "probekit-notebooks torch transformers scikit-learn numpy pandas xarray zarr altair papermill"
-).split()
+_PACKAGES = ["probekit-notebooks", "torch", "transformers", "scikit-learn", "numpy", "pandas"]
+_PACKAGES += ["xarray", "zarr", "altair", "papermill"]
 
 
 def environment():

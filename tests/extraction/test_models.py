@@ -359,7 +359,8 @@ def test_code_that_is_asked_for_is_part_of_the_revision(folder, lm):
 
 
 @pytest.mark.parametrize(
-    "name", ["generation_config.json", "tokenizer.json", "chat_template.jinja"]
+    "name",
+    ["generation_config.json", "tokenizer.json", "chat_template.jinja", "tokenizer_config.json"],
 )
 @pytest.mark.parametrize("k", range(1, 7))
 def test_a_file_that_cannot_be_looked_at_once_is_not_passed_over(folder, name, k, monkeypatch):

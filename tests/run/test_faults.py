@@ -224,3 +224,23 @@ def test_grids_on_a_full_disk_leave_the_process_alive(disk):
     path = run.save_grids(grids)
     run.begin("probe", {}).finish([path], splits=["random"])
     xr.testing.assert_equal(run.grid(), grids["random"])
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EMFILE, errno.ESTALE])
+def test_a_note_of_the_lock_that_cannot_be_read_is_not_another_writer(
+    tmp_path, monkeypatch, number
+):
+    """A kernel that could not read it was told that its own command was in its way."""
+    path = Run(tmp_path / "run").path
+
+    def fails(*_, **__):
+        raise OSError(number, os.strerror(number))
+
+    with lock.directing(path):
+        held = lock._held.pop(path)  # as in a kernel, which holds nothing yet
+        monkeypatch.setattr("pathlib.Path.read_text", fails)
+        try:
+            with pytest.raises(OSError, match=r"run\.json could not be read"):
+                lock.hold(path)
+        finally:
+            lock._held[path] = held
