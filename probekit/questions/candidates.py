@@ -196,6 +196,11 @@ class Candidates:
     def __repr__(self):
         return f"<Candidates {self.name!r}>"
 
+    @property
+    def names(self):
+        """Names of the candidates; none where any number, or any other name, can be answered."""
+        return [] if self._numbers or self._others else [*filter(None, self._names.values())]
+
     def _add(self, phrase, name):
         folded = fold(phrase)[0].strip()
         if not folded:

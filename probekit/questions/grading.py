@@ -4,21 +4,26 @@ import re
 
 from probekit import arguments
 from probekit.questions.candidates import Candidates
-from probekit.questions.text import (
-    NUMBER,
-    NUMBER_WORDS,
-    WORD_END,
-    WORD_START,
-    fold,
-    number_value,
-    number_words_value,
+from probekit.questions.kinds import (
+    KINDS,
+    LETTERS,
+    find,
+    kind_of,
+    polarity,
+    same_date,
+    same_number,
+    whole_date,
+    whole_number,
 )
+from probekit.questions.statements import after_marker, is_denied, spoken
+from probekit.questions.text import NUMBER, fold, number_value, unfold
+from probekit.questions.values import dates, numbers
+from probekit.questions.words import mentions
 
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 
 # "don't", "U.S."; not the points of a version such as 3.4.5, which is not 345.
 _INSIDE_WORD = re.compile(r"(?<=\w)'(?=\w)|(?<=\b[^\W\d])\.(?=[^\W\d]\b)|(?<=\b[^\W\d])\.(?!\w)")
-_SHORT = 3  # answers up to this long that have a capital must match in case: Au, US, No
 
 _REFUSALS = re.compile(
     r"""\b(?:
@@ -75,15 +80,16 @@ def _plain(text):
     )
 
 
-def grade(response, answers, *, question="", candidates=None):
+def grade(response, answers, *, question="", candidates=None, kind=None, choices=None):
     """Whether a response gives an accepted answer.
 
-    With candidates, only the first one that the response answers with counts: "It is not Japan; it
-    is China" answers China, and "near Egypt, in Libya" does not answer Egypt. Without candidates,
-    an accepted answer anywhere in the response, in whole words, is enough, as in TriviaQA. Numbers
-    compare by value, in digits or (below 1,000, other than "one") in words. Answers of up to three
-    characters that have a capital must be written the same ("US", "Au"), unless they are the whole
-    response.
+    What the response answers with is found first, without looking at `answers`, where its kind
+    allows: the number that it ends its reckoning with, its date, its yes or no, its letter or
+    option, or the first candidate that it answers with. The grade is whether that is accepted.
+    Without such a kind an accepted answer anywhere in the response is enough, as in TriviaQA, in
+    any of its usual forms ("Spiderman", "Louis the Fourteenth"), if it is neither denied ("not
+    Bergen"), nor taken back, nor a part of a longer name ("West Virginia"). A name that is an
+    everyday word too needs its capital. What stands in ``<think>`` is no part of the answer.
 
     Parameters
     ----------
@@ -91,9 +97,14 @@ def grade(response, answers, *, question="", candidates=None):
     answers : list of str
         Accepted answers.
     question : str
-        What was asked. Used only with candidates.
+        What was asked.
     candidates : Candidates, optional
         From the column ``candidates`` of `read_questions`.
+    kind : str, optional
+        One of text, number, date, yes_no, choice. By default told by `answers`, `choices` and
+        `candidates`.
+    choices : list of str, optional
+        Options that the question was asked with; `answers` may then be letters or options.
 
     Returns
     -------
@@ -103,24 +114,50 @@ def grade(response, answers, *, question="", candidates=None):
     ------
     TypeError
         If an argument is of another type, such as one text for `answers`.
+    ValueError
+        If `kind` is none of the five.
     """
-    _check(response, question, candidates)
     answers = arguments.texts("answers", answers)
-    if candidates is not None:
-        mention = candidates.find(response, question)
-        if mention is not None:
-            # An answer that the list has is right under any of its names; another one only if
-            # it is an accepted answer that the list lacks ("LR" is not the symbol Lr).
-            said = response[mention.start : mention.end]
-            return mention.name in map(candidates.canonical, answers) or normalize(said) in {
-                normalize(answer) for answer in answers if candidates.canonical(answer) is None
-            }
-        # Nothing of the list is answered: only an answer that the list lacks can be right.
-        answers = [answer for answer in answers if candidates.canonical(answer) is None]
-    return any(_states(response, answer) for answer in answers)
+    kind = _check(response, question, candidates, kind, choices, answers)
+    text, _ = fold(spoken(response))
+    if kind == "text":
+        if candidates is None:
+            return any(_states(text, answer) for answer in answers)
+        mention = candidates.find(spoken(response), question)
+        if mention is None:
+            # Nothing of the list is answered: only an answer that the list lacks can be right.
+            lacking = [answer for answer in answers if candidates.canonical(answer) is None]
+            return any(_states(text, answer) for answer in lacking)
+        # An answer that the list has is right under any of its names; another one only if
+        # it is an accepted answer that the list lacks ("LR" is not the symbol Lr).
+        said = response[mention.start : mention.end]
+        return mention.name in map(candidates.canonical, answers) or normalize(said) in {
+            normalize(answer) for answer in answers if candidates.canonical(answer) is None
+        }
+    mention = find(kind, text, question, choices)
+    if mention is None:
+        return any(normalize(response) == normalize(answer) != "" for answer in answers)
+    return any(_is_accepted(kind, text, mention, answer, choices) for answer in answers)
 
 
-def _check(response, question="", candidates=None):
+def _is_accepted(kind, text, mention, answer, choices):
+    said = text[mention.start : mention.end]
+    if kind == "yes_no":
+        return polarity(answer) == mention.name
+    if kind == "choice":
+        return mention.name == answer.strip(" ().").upper() or any(
+            letter == mention.name and normalize(option) == normalize(answer)
+            for letter, option in zip(LETTERS, choices or (), strict=False)
+        )
+    if kind == "number":
+        expected, got = whole_number(answer), whole_number(said)
+        return bool(expected and got) and same_number(got, expected, text[mention.end :])
+    expected, got = whole_date(answer), whole_date(said)
+    return bool(expected and got) and same_date(got, expected)
+
+
+def _check(response, question, candidates, kind, choices, answers=()):
+    """The kind; refuses what is no argument."""
     arguments.text("response", response, empty=True)
     arguments.text("question", question, empty=True)
     if not isinstance(candidates, Candidates | None):
@@ -128,55 +165,66 @@ def _check(response, question="", candidates=None):
             "candidates must be from the column candidates of read_questions, or None; got "
             f"{arguments.shown(candidates)}."
         )
+    if choices is not None:
+        choices = arguments.texts("choices", choices)
+    if kind is None:
+        return kind_of(answers, choices, candidates)
+    return arguments.one_of("kind", kind, KINDS)
 
 
-def _states(response, answer):
-    """Whether an accepted answer occurs in a response as whole words, or as a number."""
-    expected, said = normalize(answer), normalize(response)
-    if not expected:
+def _states(text, answer):
+    """Whether a folded text states an accepted answer of no special kind."""
+    if not normalize(answer):
         return False
-    if expected == said:
+    if normalize(answer) == normalize(text):
         return True
-    plain = fold(answer)[0].strip()
-    if NUMBER.fullmatch(expected):
-        return expected in _numbers(response)
-    if len(plain) <= _SHORT and plain != plain.lower():
-        exact = f"{WORD_START}{re.escape(plain)}{WORD_END}"
-        return re.search(exact, fold(response)[0]) is not None
-    if NUMBER_WORDS.fullmatch(plain) and plain.lower() != "one":
-        return number_words_value(plain) in _numbers(response)
-    return re.search(f"{WORD_START}{re.escape(expected)}{WORD_END}", said) is not None
+    if number := whole_number(answer):
+        return any(
+            same_number(n, number, text[n.end :]) and not is_denied(text, n.start, n.end)
+            for n in numbers(text)
+        )
+    if date := whole_date(answer):
+        return any(same_date(d, date) and not is_denied(text, d.start, d.end) for d in dates(text))
+    marker = after_marker(text)
+    places = [
+        place
+        for place in mentions(answer, text)
+        if not is_denied(text, *place) and (marker is None or place[0] >= marker[0])
+    ]
+    return bool(places)
 
 
-def _numbers(text):
-    """Values of the numbers in a text, as canonical digits."""
-    folded = fold(text)[0]
-    words = [word for word in NUMBER_WORDS.findall(folded) if word.lower() != "one"]
-    return {number_value(n) for n in NUMBER.findall(folded)} | set(map(number_words_value, words))
-
-
-def find_span(response, question, candidates):
+def find_span(response, question, candidates, kind=None, choices=None):
     """Find where in a response its exact answer is, without knowing which answer is right.
 
     Parameters
     ----------
     response, question : str
     candidates : Candidates or None
+    kind, choices
+        As in `grade`; without `kind` it is told by `choices` and `candidates`.
 
     Returns
     -------
     (start, end) or None
-        Characters of the response, end exclusive; None where it mentions no candidate, and where
-        `candidates` is None.
+        Characters of the response, end exclusive; None where nothing is found, and for a text
+        without candidates, whose exact answer only a model can tell.
 
     Raises
     ------
     TypeError
         If an argument is of another type.
+    ValueError
+        If `kind` is none of the five.
     """
-    _check(response, question, candidates)
-    mention = candidates and candidates.find(response, question)
-    return mention and (mention.start, mention.end)
+    kind = _check(response, question, candidates, kind, choices)
+    heard = spoken(response)
+    if kind == "text":
+        mention = candidates and candidates.find(heard, question)
+        return mention and (mention.start, mention.end)
+    text, origin = fold(heard)
+    mention = find(kind, text, fold(question)[0], choices)
+    return mention and unfold(origin, mention.start, mention.end)
 
 
 def is_refusal(response):
@@ -196,6 +244,6 @@ def is_refusal(response):
     TypeError
         If `response` is not text.
     """
-    _check(response)
-    text = fold(response)[0].strip()
+    arguments.text("response", response, empty=True)
+    text = fold(spoken(response))[0].strip()
     return not text or _REFUSALS.search(text) is not None

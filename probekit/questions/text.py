@@ -4,11 +4,11 @@ import re
 import unicodedata
 from functools import cache
 
-# Letters that no Unicode decomposition takes apart, and the typographic quotes and dashes.
+from anyascii import anyascii
+
+# Typographic quotes and dashes.
 _PLAIN = str.maketrans(
     {
-        "ø": "o", "Ø": "O", "ł": "l", "Ł": "L", "đ": "d", "Đ": "D", "ð": "d", "Ð": "D",
-        "ı": "i", "ß": "ss", "æ": "ae", "Æ": "Ae", "œ": "oe", "Œ": "Oe", "þ": "th", "Þ": "Th",
         "‘": "'", "’": "'", "ʻ": "'", "ʼ": "'", "ʿ": "'", "ʾ": "'", "´": "'", "`": "'", "′": "'",
         "“": '"', "”": '"', "„": '"', "«": '"', "»": '"',
         "‐": "-", "‑": "-", "‒": "-", "–": "-", "−": "-",
@@ -19,7 +19,7 @@ _PLAIN = str.maketrans(
 _VARIATION_SELECTORS = frozenset(map(chr, [*range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0)]))
 
 # "10²" is not "102" and "½" is not "1/2" written out: these keep their own character.
-_KEPT_FORMS = ("<super>", "<sub>", "<fraction>", "<circle>")
+_KEPT_FORMS = ("<super>", "<fraction>", "<circle>")
 
 
 @cache
@@ -27,6 +27,10 @@ def _plain_character(character):
     if unicodedata.decomposition(character).startswith(_KEPT_FORMS):
         return character
     decomposed = unicodedata.normalize("NFKD", character.translate(_PLAIN)).translate(_PLAIN)
+    if unicodedata.name(decomposed[:1], "").startswith("LATIN"):
+        # Letters that no decomposition takes apart, such as ø and ß. Other scripts stay as they
+        # are: their words are compared with words of their own. (Unidecode's licence is not ours.)
+        decomposed = anyascii(decomposed)
     if len(decomposed) > 1 and decomposed.strip("().") not in ("", decomposed):
         return character  # "⑴" and "⒈" would be two words
     return "".join(
@@ -53,7 +57,7 @@ def fold(text):
     """Text without accents and typographic variants, and where each character came from.
 
     Case is kept. Compatibility forms (full-width letters, ligatures, no-break spaces) become plain
-    ones; superscripts, subscripts and fractions stay.
+    ones, and subscripts too (H₂O is H2O); superscripts and fractions stay.
     """
     if text.isascii():
         text = text.replace("`", "'")

@@ -1,0 +1,130 @@
+"""Forms of one name: how a text may write what is accepted.
+
+"Spider-Man" is "Spiderman", "J. K. Rowling" is "JK Rowling", "Louis XIV" is "Louis the Fourteenth".
+"""
+
+import re
+from functools import lru_cache
+
+import snowballstemmer
+
+from probekit.questions.text import WORD_END, WORD_START, fold
+from probekit.questions.values import number_names, roman_value
+
+_STEMMER = snowballstemmer.stemmer("english")
+
+# Names that are everyday words as well: only with their capital are they the name.
+_EVERYDAY = frozenset(
+    """
+    a about all am and any are art as at awake band bath be been being best big bill black
+    blue bush but by can cars cash chad chase china cork could cream cure day did do does
+    doors down drew eagles earl early ever fall far few first for ford frank free friends
+    from full garden genesis go good grace grant gray great green grey guy had has have he
+    heart help her here high hill him his hope house how hull hunter i if in into is it its
+    jack jam java jay job jordan journey joy just justice king kiss law left less like lily
+    long lost love low major many march marina mark may me miles mine mobile money more most
+    mud my nice night no none not now odd of off oh old on one open or orange other our out
+    over own pat pink poison pole police polish pop power pride prince pulse queen quest rain
+    reading real red rich right rob robin rock rod rose rush said sandy see she shell short
+    should silver so some song split sting stone such summer sun swift take tears that the
+    their them then there these they thing this time to tool tours travel trip turkey twin up
+    us van very visa war was water way we well wells were what when where which while white
+    who why wild will winter wire wish with wolf woman wonder wood woods word work world
+    would yes you young your
+    """.split()  # noqa: SIM905
+)
+
+_SHORT = 3  # names up to this long must match in case: Au, He
+
+_SAME = {"st": "saint", "mt": "mount", "ft": "fort", "dr": "doctor", "jr": "junior", "sr": "senior"}
+_SAME |= {"&": "and", "vs": "versus", "mr": "mister"}
+_SAME |= {full: short for short, full in _SAME.items()}
+
+# In front of a name these make another one: Northern Ireland, New Mexico, West Virginia.
+_OTHER_PLACE = re.compile(
+    r"\b(?:north|south|east|west|central|northern|southern|eastern|western|new|upper|lower|greater"
+    r"|lesser|inner|outer|equatorial|papua new|baja|trans)[\s-]$",
+    re.IGNORECASE,
+)
+
+
+def stem(word):
+    """Stem of an English word: "moons" and "moon" have one."""
+    return _STEMMER.stemWord(word)
+
+
+def is_everyday(name):
+    """Whether a name is an everyday word too, if its capital is overlooked."""
+    return re.sub(r"^the\s+", "", name.strip().lower()) in _EVERYDAY
+
+
+def mentions(answer, text):
+    """Where a folded text has an answer in one of its forms: (start, end), each."""
+    # Who writes no capital at all can't give a name one.
+    for match in _phrase(answer, text == text.lower()).finditer(text):
+        ending = match.groupdict().get("stemmed")
+        if ending and stem(ending.lower()) != stem(
+            fold(answer)[0].split()[-1].strip("\"'").lower()
+        ):
+            continue
+        if not is_part_of_longer_name(text, *match.span()):
+            yield match.span()
+
+
+@lru_cache(4096)
+def _phrase(answer, loose):
+    plain = fold(answer)[0].strip().strip("\"'").strip()
+    strict = plain != plain.lower() and not loose and (is_everyday(plain) or len(plain) <= _SHORT)
+    article = re.match(r"(?:the|an?)\s+(?=\w)", plain, re.IGNORECASE)
+    rest = plain[article.end() :] if article else plain
+    pieces = re.findall(r"[^\s,/-]+|[\s,/-]+", rest)
+    words = [piece for piece in pieces if not re.fullmatch(r"[\s,/-]+", piece)]
+    pattern = ""
+    for i, piece in enumerate(pieces):
+        if not re.fullmatch(r"[\s,/-]+", piece):
+            pattern += _word(piece, strict, last=piece is pieces[-1], alone=len(words) == 1)
+        elif 0 < i < len(pieces) - 1:
+            initials = re.search(r"(?<!\w)\w\.$", pieces[i - 1])
+            closed = "-" in piece or "/" in piece or initials
+            pattern += r"[\s,/-]*" if closed else r"[\s,-]+(?:the\s+)?"
+        else:
+            pattern += re.escape(piece)
+    if not pattern:
+        return re.compile(r"(?!)")
+    before = WORD_START if rest[0].isalnum() else ""
+    after = WORD_END if rest[-1].isalnum() or rest[-1] == "." else ""
+    return re.compile(f"{before}(?:{pattern}){after}", re.IGNORECASE)
+
+
+def _word(word, strict, last, alone):
+    letters = word.replace(".", "")
+    # Initials and abbreviations, with points or without: U.S.A., W.H.O., JK. Capitals count.
+    initials = letters.isalpha() and letters.isupper() and (alone or not roman_value(word))
+    if initials and 1 < len(letters) and ("." in word or len(letters) <= 5):
+        spelled = r"\.?\s?".join(letters)
+        dotted = r"\.\s?".join(letters.lower()) + r"\."
+        return rf"(?-i:{spelled}\.?|{dotted})"
+    if len(letters) == 1 and word.endswith("."):
+        return rf"{re.escape(letters)}\.?"
+    forms = [re.escape(word).replace("'", "'?")]
+    lower = letters.lower()
+    if lower in _SAME:
+        forms = [re.escape(lower) + r"\.?", re.escape(_SAME[lower]) + r"\.?"]
+    if names := number_names(word, roman=not alone):
+        forms += map(re.escape, names)
+        forms += [rf"the\s+{re.escape(name)}" for name in names]
+    if strict:
+        # "Nice" and "NICE", but not "nice"; "Au", but not "AU".
+        capitals = [re.escape(word.upper())] if len(word) > _SHORT else []
+        return rf"(?-i:{'|'.join(forms + capitals)})"
+    if last and word.isalpha() and len(word) > 3 and not is_everyday(word):
+        # Another ending, if the stem is the same: "moons", "neutrality".
+        forms.append(rf"(?P<stemmed>{re.escape(stem(lower))}\w*)")
+    return rf"(?:{'|'.join(dict.fromkeys(forms))})"
+
+
+def is_part_of_longer_name(text, start, end):
+    """Whether a mention is only a part of another name: the Ireland of Northern Ireland."""
+    if text[end : end + 1] == "-" and text[end + 1 : end + 2].isupper():
+        return True  # Guinea-Bissau
+    return _OTHER_PLACE.search(text[max(0, start - 12) : start]) is not None
