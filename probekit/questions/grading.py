@@ -1,12 +1,15 @@
 """Grade a response; find the exact answer's span in it; recognise a refusal."""
 
 import re
+from difflib import SequenceMatcher
+from typing import NamedTuple
 
 from probekit import arguments
 from probekit.questions.candidates import Candidates
 from probekit.questions.kinds import (
     KINDS,
     LETTERS,
+    Mention,
     find,
     kind_of,
     polarity,
@@ -18,7 +21,7 @@ from probekit.questions.kinds import (
 from probekit.questions.statements import after_marker, is_denied, spoken
 from probekit.questions.text import NUMBER, fold, number_value, unfold
 from probekit.questions.values import dates, numbers
-from probekit.questions.words import mentions
+from probekit.questions.words import is_everyday, mentions
 
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 
@@ -119,29 +122,89 @@ def grade(response, answers, *, question="", candidates=None, kind=None, choices
     """
     answers = arguments.texts("answers", answers)
     kind = _check(response, question, candidates, kind, choices, answers)
-    text, _ = fold(spoken(response))
+    return examine(response, answers, question, candidates, kind, choices).correct
+
+
+class Answer(NamedTuple):
+    """What a response answers with, and whether that is right."""
+
+    span: tuple | None  # (start, end) in the response
+    name: str  # one for all ways to give this answer
+    correct: bool
+    doubt: str  # why the grade may be wrong; "" without any doubt
+
+
+def examine(response, answers, question, candidates, kind, choices, copied=None, finished=True):
+    """Grade a response and find its exact answer: both are of the same words.
+
+    `copied` is where a model has found the exact answer of a text without candidates; other kinds
+    have finders, which look at neither the answers nor the grade.
+    """
+    text, origin = fold(spoken(response))
+    places = [unfold(origin, *place) for answer in answers for place in _places(text, answer)]
+    if kind == "text" and candidates is None:
+        found = copied and Mention(*copied, normalize(response[slice(*copied)]))
+        within = [p for p in places if not found or (p[0] < found.end and found.start < p[1])]
+        correct = bool(within)
+    else:
+        found = _find(response, question, candidates, kind, choices)
+        correct = _is_right(response, answers, found, candidates, kind, choices)
+    doubts = []
+    if found is None:
+        doubts.append("a refusal" if is_refusal(response) else "no exact answer")
+    elif is_refusal(response):
+        doubts.append("a refusal")
+    if not finished and (found is None or not response[found.end :].strip(" .\"'*)")):
+        doubts.append("cut short")
+    if found is not None:
+        said = normalize(response[found.start : found.end])
+        outside = [p for p in places if p[1] <= found.start or found.end <= p[0]]
+        if not correct and outside and kind != "yes_no":
+            doubts.append("an accepted answer stands elsewhere")
+        elif not correct and kind == "text" and any(_alike(said, normalize(a)) for a in answers):
+            doubts.append("close to an accepted answer")
+        if correct and re.match(r"\W*\bor\b", response[found.end :]):
+            doubts.append("several answers")
+        if correct and kind == "text" and candidates is None and is_everyday(said):
+            doubts.append("an everyday word")
+    span = found and (found.start, found.end)
+    return Answer(span, found.name if found else "", correct, "; ".join(doubts))
+
+
+def _alike(said, accepted):
+    """Whether two normalized answers may be forms of one that no rule covers."""
+    if {*said.split()} & {*accepted.split()} and min(len(said), len(accepted)) > 3:
+        return True
+    return SequenceMatcher(None, said, accepted).ratio() >= 0.8
+
+
+def _find(response, question, candidates, kind, choices):
+    """What a response answers with, without regard to what is right: a `Mention` or None."""
+    heard = spoken(response)
     if kind == "text":
-        if candidates is None:
-            return any(_states(text, answer) for answer in answers)
-        mention = candidates.find(spoken(response), question)
-        if mention is None:
-            # Nothing of the list is answered: only an answer that the list lacks can be right.
-            lacking = [answer for answer in answers if candidates.canonical(answer) is None]
-            return any(_states(text, answer) for answer in lacking)
-        # An answer that the list has is right under any of its names; another one only if
-        # it is an accepted answer that the list lacks ("LR" is not the symbol Lr).
-        said = response[mention.start : mention.end]
-        return mention.name in map(candidates.canonical, answers) or normalize(said) in {
-            normalize(answer) for answer in answers if candidates.canonical(answer) is None
-        }
-    mention = find(kind, text, question, choices)
-    if mention is None:
-        return any(normalize(response) == normalize(answer) != "" for answer in answers)
-    return any(_is_accepted(kind, text, mention, answer, choices) for answer in answers)
+        return candidates and candidates.find(heard, question)
+    text, origin = fold(heard)
+    found = find(kind, text, fold(question)[0], choices)
+    return found and Mention(*unfold(origin, found.start, found.end), found.name)
 
 
-def _is_accepted(kind, text, mention, answer, choices):
-    said = text[mention.start : mention.end]
+def _is_right(response, answers, found, candidates, kind, choices):
+    """Whether what was found is accepted."""
+    if kind != "text":
+        if found is None:
+            return any(normalize(response) == normalize(answer) != "" for answer in answers)
+        said, after = fold(response[found.start : found.end])[0], response[found.end :]
+        return any(_is_accepted(kind, found, said, after, a, choices) for a in answers)
+    # An answer that the list has is right under any of its names; another one only if it is an
+    # accepted answer that the list lacks ("LR" is not the symbol Lr).
+    lacking = [answer for answer in answers if candidates.canonical(answer) is None]
+    if found is None:
+        return any(_places(fold(spoken(response))[0], answer) for answer in lacking)
+    said = normalize(response[found.start : found.end])
+    return found.name in map(candidates.canonical, answers) or said in map(normalize, lacking)
+
+
+def _is_accepted(kind, mention, said, after, answer, choices):
     if kind == "yes_no":
         return polarity(answer) == mention.name
     if kind == "choice":
@@ -151,7 +214,7 @@ def _is_accepted(kind, text, mention, answer, choices):
         )
     if kind == "number":
         expected, got = whole_number(answer), whole_number(said)
-        return bool(expected and got) and same_number(got, expected, text[mention.end :])
+        return bool(expected and got) and same_number(got, expected, after)
     expected, got = whole_date(answer), whole_date(said)
     return bool(expected and got) and same_date(got, expected)
 
@@ -172,26 +235,21 @@ def _check(response, question, candidates, kind, choices, answers=()):
     return arguments.one_of("kind", kind, KINDS)
 
 
-def _states(text, answer):
-    """Whether a folded text states an accepted answer of no special kind."""
+def _places(text, answer):
+    """Where a folded text states an accepted answer, as (start, end): neither denied nor a part."""
     if not normalize(answer):
-        return False
+        return []
     if normalize(answer) == normalize(text):
-        return True
+        start = len(text) - len(text.lstrip())
+        return [(start, len(text.rstrip()))]
     if number := whole_number(answer):
-        return any(
-            same_number(n, number, text[n.end :]) and not is_denied(text, n.start, n.end)
-            for n in numbers(text)
-        )
-    if date := whole_date(answer):
-        return any(same_date(d, date) and not is_denied(text, d.start, d.end) for d in dates(text))
-    marker = after_marker(text)
-    places = [
-        place
-        for place in mentions(answer, text)
-        if not is_denied(text, *place) and (marker is None or place[0] >= marker[0])
-    ]
-    return bool(places)
+        found = [n[:2] for n in numbers(text) if same_number(n, number, text[n.end :])]
+    elif date := whole_date(answer):
+        found = [d[:2] for d in dates(text) if same_date(d, date)]
+    else:
+        found = mentions(answer, text)
+    announced = after_marker(text) or (0,)
+    return [p for p in found if p[0] >= announced[0] and not is_denied(text, *p)]
 
 
 def find_span(response, question, candidates, kind=None, choices=None):
@@ -218,13 +276,8 @@ def find_span(response, question, candidates, kind=None, choices=None):
         If `kind` is none of the five.
     """
     kind = _check(response, question, candidates, kind, choices)
-    heard = spoken(response)
-    if kind == "text":
-        mention = candidates and candidates.find(heard, question)
-        return mention and (mention.start, mention.end)
-    text, origin = fold(heard)
-    mention = find(kind, text, fold(question)[0], choices)
-    return mention and unfold(origin, mention.start, mention.end)
+    found = _find(response, question, candidates, kind, choices)
+    return found and (found.start, found.end)
 
 
 def is_refusal(response):

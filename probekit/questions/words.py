@@ -13,24 +13,18 @@ from probekit.questions.values import number_names, roman_value
 
 _STEMMER = snowballstemmer.stemmer("english")
 
-# Names that are everyday words as well: only with their capital are they the name.
+# Names that are everyday words of another meaning: only with their capital are they the name.
+# Not Blue or Mercury, which mean the same without it.
 _EVERYDAY = frozenset(
     """
-    a about all am and any are art as at awake band bath be been being best big bill black
-    blue bush but by can cars cash chad chase china cork could cream cure day did do does
-    doors down drew eagles earl early ever fall far few first for ford frank free friends
-    from full garden genesis go good grace grant gray great green grey guy had has have he
-    heart help her here high hill him his hope house how hull hunter i if in into is it its
-    jack jam java jay job jordan journey joy just justice king kiss law left less like lily
-    long lost love low major many march marina mark may me miles mine mobile money more most
-    mud my nice night no none not now odd of off oh old on one open or orange other our out
-    over own pat pink poison pole police polish pop power pride prince pulse queen quest rain
-    reading real red rich right rob robin rock rod rose rush said sandy see she shell short
-    should silver so some song split sting stone such summer sun swift take tears that the
-    their them then there these they thing this time to tool tours travel trip turkey twin up
-    us van very visa war was water way we well wells were what when where which while white
-    who why wild will winter wire wish with wolf woman wonder wood woods word work world
-    would yes you young your
+    a about all am and any are art as at band bath bill bush but by can cars chad chase china
+    cork could did do does doors down drew earl ever fall first for ford frank from full go
+    grace grant guy had has have he her here him his hope how hull i if in into is it its
+    jack java jay job jordan joy like march mark may me mobile more most my nice no none not
+    now of off oh on one or other our out over pat polish reading rob said see she should so
+    some split that the their them then there these they to tours turkey twin us van very was
+    we were what when where which who why will wish with would yes you your be been this
+    faith
     """.split()  # noqa: SIM905
 )
 
@@ -100,7 +94,7 @@ def _word(word, strict, last, alone):
     letters = word.replace(".", "")
     # Initials and abbreviations, with points or without: U.S.A., W.H.O., JK. Capitals count.
     initials = letters.isalpha() and letters.isupper() and (alone or not roman_value(word))
-    if initials and 1 < len(letters) and ("." in word or len(letters) <= 5):
+    if initials and len(letters) > 1 and ("." in word or len(letters) <= 5):
         spelled = r"\.?\s?".join(letters)
         dotted = r"\.\s?".join(letters.lower()) + r"\."
         return rf"(?-i:{spelled}\.?|{dotted})"
