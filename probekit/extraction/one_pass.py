@@ -20,7 +20,14 @@ from tqdm import tqdm
 from probekit import arguments
 from probekit.extraction import asking, memory
 from probekit.extraction.models import LanguageModel
-from probekit.extraction.shards import Shard, Tally, answer_shard, fitting_batch, shortest_alike
+from probekit.extraction.shards import (
+    Shard,
+    Tally,
+    answer_shard,
+    fitting_batch,
+    is_copied,
+    shortest_alike,
+)
 from probekit.extraction.sites import SITES, check_sites
 from probekit.extraction.store import SHARD, ActivationStore, claim, mend, record
 from probekit.questions.candidates import Candidates
@@ -242,6 +249,8 @@ def _check_questions(questions):
         "question": (str, "text"),
         "answers": (list, "lists of accepted answers"),
         "candidates": (Candidates | None, "what read_questions made of them"),
+        "kind": (str, "kinds of answers"),
+        "choices": (list | None, "lists of options, or None"),
     }
     for name, (kind, what) in kinds.items():
         if name not in questions:
@@ -286,7 +295,7 @@ def _check_context(lm, questions, prompts, max_new_tokens, judge, p_true):
                 "question or lower max_new_tokens."
             )
     everyone = range(len(prompts))
-    unlisted = [i for i in everyone if questions["candidates"].iloc[i] is None]
+    unlisted = [i for i in everyone if is_copied(questions.iloc[i])]
     copying, asking_again = asking.longest_copying_prompt, asking.longest_prompt
     for shown_to, members, longest, purpose, way_out in (
         (lm, unlisted, copying, "to copy its exact answer", "Give it candidates"),
@@ -323,7 +332,10 @@ def _repeat(questions, n_samples):
 
 def _fingerprint(questions):
     """Hash of all that is asked and accepted."""
-    rows = questions[["id", "question", "answers"]].to_json(orient="values", force_ascii=False)
+    columns = ["id", "question", "answers"]
+    if {*questions["kind"]} != {"text"}:
+        columns += ["kind", "choices"]
+    rows = questions[columns].to_json(orient="values", force_ascii=False)
     lists = sorted({c.sha256 for c in questions["candidates"] if c is not None})
     return hashlib.sha256((rows + "".join(lists)).encode()).hexdigest()
 

@@ -18,7 +18,7 @@ from probekit.extraction.asking import point_to_answers
 from probekit.extraction.generation import CachedPrefix, Sampler, generate, not_finite
 from probekit.extraction.models import LanguageModel
 from probekit.extraction.store import half_precision
-from probekit.questions.grading import find_span, grade, is_refusal, normalize
+from probekit.questions.grading import examine, is_refusal, normalize
 from probekit.tokens import MISSING, TOKENS, decode_with_offsets, span_tokens, token_positions
 
 
@@ -134,11 +134,10 @@ class _Answering:
             names=shard.questions["id"].tolist(),
         ):
             question = shard.questions.iloc[response.index]
-            row = rows[response.index] = self._grade(question, response)
-            pending.append((response, row, question["candidates"]))
-            self.tally.add(row["correct"])
+            row = rows[response.index] = self._row(question, response)
+            pending.append((response, row, question))
             # Few are held at a time: all their activations are in memory until the span is known.
-            if question["candidates"] is not None or len(pending) >= self.batch_size:
+            if not is_copied(question) or len(pending) >= self.batch_size:
                 self._complete(pending)
                 pending = []
         self._complete(pending)
@@ -152,21 +151,17 @@ class _Answering:
             table["p_true"] = ask_p_true(self.lm, asked, responses, few)
         return table
 
-    def _grade(self, question, response):
-        """One row of the answers, but for what depends on the exact answer."""
+    def _row(self, question, response):
+        """One row of the answers, but for its grade and what depends on the exact answer."""
         text, offsets = decode_with_offsets(self.lm.tokenizer, response.token_ids)
-        if callable(self.judge):
-            correct = bool(self.judge(question["question"], text, question["answers"]))
-        else:
-            asked, listed = question["question"], question["candidates"]
-            correct = grade(text, question["answers"], question=asked, candidates=listed)
         return {
             "id": question["id"],
             "question": question["question"],
             "sample": question["sample"],
             "prompt": self.lm.prompt(question["question"]),
             "response": text,
-            "correct": correct,
+            "correct": None,  # and the rest, once the exact answer is known
+            "kind": question["kind"],
             "accepted": "|".join(question["answers"]),
             "n_tokens": len(response.token_ids),
             "finished": response.finished,
@@ -178,15 +173,20 @@ class _Answering:
 
     def _complete(self, pending):
         """Add what depends on the exact answers, and keep the activations."""
-        copied = [row for _, row, listed in pending if listed is None and not row["refusal"]]
+        copied = [r for _, r, asked in pending if is_copied(asked) and not r["refusal"]]
         questions, responses = ([row[k] for row in copied] for k in ("question", "response"))
         copies = iter(point_to_answers(self.lm, questions, responses, self.batch_size))
-        for response, row, candidates in pending:
+        for response, row, asked in pending:
             offsets, text = row.pop("offsets"), row["response"]
-            if candidates is not None:
-                span = find_span(text, row["question"], candidates)
-            else:
-                span = None if row["refusal"] else next(copies)
+            copy = next(copies) if is_copied(asked) and not row["refusal"] else None
+            how = {name: asked[name] for name in ("candidates", "kind", "choices")}
+            how |= {"copied": copy, "finished": row["finished"]}
+            answer = examine(text, asked["answers"], asked["question"], **how)
+            span, doubt = answer.span, answer.doubt
+            correct = answer.correct
+            if callable(self.judge):
+                correct = bool(self.judge(row["question"], text, asked["answers"]))
+            self.tally.add(correct)
             tokens = None if span is None else span_tokens(offsets, span)
             if tokens is not None:
                 # Verified by decoding: a name must never hit a token that lacks the answer.
@@ -201,10 +201,14 @@ class _Answering:
                 exact_answer = text[slice(*span)]
                 logprobs = response.logprobs[tokens[0] : tokens[1] + 1]
                 # One name for all ways to give an answer: "Indian" and "India" are the same.
-                name = candidates and candidates.canonical(exact_answer)
+                name = answer.name
+                if asked["candidates"] is not None and asked["kind"] == "text":
+                    name = asked["candidates"].canonical(exact_answer)
             row |= {
+                "correct": correct,
                 "exact_answer": exact_answer,
                 "answer": name or normalize(exact_answer),
+                "doubt": doubt,
                 "answer_start": span[0],
                 "answer_end": span[1],
                 "token_starts": [first for first, _ in offsets],
@@ -230,6 +234,11 @@ class _Answering:
             for t, position in enumerate(positions):
                 if position != MISSING:
                     captured[site][response.index, :, t] = values[position + 1]
+
+
+def is_copied(question):
+    """Whether only the model can tell where the exact answer of a response is."""
+    return question["kind"] == "text" and question["candidates"] is None
 
 
 def _summary(name, logprobs):

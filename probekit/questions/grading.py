@@ -145,7 +145,8 @@ def examine(response, answers, question, candidates, kind, choices, copied=None,
     if kind == "text" and candidates is None:
         found = copied and Mention(*copied, normalize(response[slice(*copied)]))
         within = [p for p in places if not found or (p[0] < found.end and found.start < p[1])]
-        correct = bool(within)
+        # Who says that they can't tell gives no answer, whatever they mention.
+        correct = bool(within) and (bool(found) or not is_refusal(response))
     else:
         found = _find(response, question, candidates, kind, choices)
         correct = _is_right(response, answers, found, candidates, kind, choices)
@@ -231,7 +232,7 @@ def _check(response, question, candidates, kind, choices, answers=()):
     if choices is not None:
         choices = arguments.texts("choices", choices)
     if kind is None:
-        return kind_of(answers, choices, candidates)
+        return kind_of(answers, choices, candidates, question)
     return arguments.one_of("kind", kind, KINDS)
 
 

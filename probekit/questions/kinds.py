@@ -7,7 +7,7 @@ import re
 from string import ascii_uppercase
 from typing import NamedTuple
 
-from probekit.questions.statements import after_marker, is_denied
+from probekit.questions.statements import after_marker, is_confirmed, is_denied
 from probekit.questions.text import fold
 from probekit.questions.values import dates, numbers
 from probekit.questions.words import mentions, stem
@@ -28,7 +28,10 @@ class Mention(NamedTuple):
     name: str
 
 
-def kind_of(answers, choices=None, candidates=None):
+_ASKS_WHICH = re.compile(r"\W*(?:which|who|whom|whose|what|where|when|how)\b", re.IGNORECASE)
+
+
+def kind_of(answers, choices=None, candidates=None, question=""):
     """Kind of a question, told by its accepted answers and what it may be answered with.
 
     Parameters
@@ -39,6 +42,8 @@ def kind_of(answers, choices=None, candidates=None):
         Options that the question is asked with.
     candidates : Candidates, optional
         List of things that could be answered.
+    question : str
+        What is asked: "Which band ...?" is not answered with yes or no, even if "Yes" is accepted.
 
     Returns
     -------
@@ -48,7 +53,7 @@ def kind_of(answers, choices=None, candidates=None):
     if choices:
         return "choice"
     names = candidates.names if candidates is not None else answers
-    if names and all(map(polarity, names)):
+    if names and all(map(polarity, names)) and not _ASKS_WHICH.match(question):
         return "yes_no"
     if names and all(len(name) == 1 and name.isascii() and name.isupper() for name in names):
         # A list of B, C, N, O and other names is of something else, such as elements.
@@ -96,7 +101,7 @@ def find(kind, text, question, choices=None):
     if kind == "date":
         return _find_date(text, question)
     if kind == "yes_no":
-        return _find_polarity(text)
+        return _find_polarity(text, question)
     if kind == "choice":
         return _find_choice(text, choices or ())
     return None
@@ -128,6 +133,13 @@ def _find_number(text, question):
         return _number_mention(next((n for n in marked if n in results), marked[0]))
     if results:
         return _number_mention(results[-1])
+    if re.search(r"\bhow (?:many|much)\b", question, re.IGNORECASE):
+        found = [n for n in found if not n.ordinal]
+    spans = [n for n in found if not _is_year(n) and _is_in_range(text, n)]
+    found = [n for n in found if n not in spans]
+    if not found:
+        return None
+    found = _asked_about(text, question, found)
     counted = re.search(r"\bhow many ((?:\w+ )?\w+)", question, re.IGNORECASE)
     if counted:
         things = {stem(word) for word in counted.group(1).lower().split()}
@@ -135,7 +147,7 @@ def _find_number(text, question):
         if len({n.value for n in close}) == 1:
             return _number_mention(close[0])
         if close and not re.search(r"\byears?\b", question, re.I):
-            found = [n for n in found if not _is_year(text, n)] or found
+            found = [n for n in found if not _is_dated(text, n)] or found
     answers = []
     for number in found:
         if number.value in asked:
@@ -149,10 +161,35 @@ def _next_words(text, position):
     return re.findall(r"[^\W\d_]+", text[position : position + 40].lower())[:4]
 
 
-def _is_year(text, number):
-    return 1000 <= number.value <= 2100 and re.search(
-        r"\b(?:in|since|of|by|until|from)\s$", text[: number.start], re.IGNORECASE
+def _is_year(number):
+    return 1000 <= number.value <= 2100
+
+
+def _is_dated(text, number):
+    before = text[max(0, number.start - 8) : number.start]
+    return _is_year(number) and re.search(r"\b(?:in|since|of|by|until|from)\s$", before, re.I)
+
+
+def _is_in_range(text, number):
+    """Whether a number is an end of a range: "7 to 12", "between 7 and 12"."""
+    after, before = (
+        text[number.end : number.end + 8],
+        text[max(0, number.start - 30) : number.start],
     )
+    return (
+        re.match(r"\s*(?:-|to)\s*\d", after)
+        or re.search(r"\d\s*(?:-|\bto)\s*$", before)
+        or (re.search(r"\bbetween\s$", before) and re.match(r"\s+and\s+\d", after))
+        or re.search(r"\bbetween\s+[\d.,]+\s+and\s$", before)
+    )
+
+
+def _asked_about(text, question, found):
+    """Of several mentions those beside a word of the question: the "ended" of "ended in 1972"."""
+    asked = _content(question)
+    before = [" ".join(text[max(0, m.start - 60) : m.start].split()[-3:]) for m in found]
+    near = [m for m, words in zip(found, before, strict=True) if asked & _content(words)]
+    return near if near and len(near) < len(found) else found
 
 
 def _number_mention(number):
@@ -194,6 +231,7 @@ def _find_date(text, question):
     found = [d for d in found if d.readings not in asked] or found
     if not found:
         return None
+    found = _asked_about(text, question, found)
     marker = after_marker(text)
     found = [d for d in found if marker and marker[0] <= d.start < marker[1]] or found
     fullest = max(_parts(d) for d in found)
@@ -229,15 +267,29 @@ _ANYWHERE = re.compile(
 )
 
 
-def _find_polarity(text):
+# "Of course not", "It certainly is."
+_SHORT_NO = re.compile(
+    r"^\W*(?:(?:of course|certainly|absolutely|definitely|surely|clearly|it is|it does|that is)"
+    r"\s+)?(?P<word>not\b|never\b)",
+    re.IGNORECASE,
+)
+_SHORT_YES = re.compile(
+    r"^\W*(?P<word>(?:of course|certainly|absolutely|definitely|sure|indeed)(?=\W*$|[.,!;])"
+    r"|(?:it|they|he|she|this|that|there|you|we|i)\s+(?:\w+ly\s+|sure\s+)?"
+    r"(?:is|are|does|do|did|was|were|can|could|has|have|will|would)(?=\s*(?:$|[.!,;])))",
+    re.IGNORECASE,
+)
+_NOT = re.compile(r"\b(?:not|cannot|never)\b|n't\b", re.IGNORECASE)
+
+
+def _find_polarity(text, question):
     marker = after_marker(text)
     for start, end in ([marker] if marker else []) + [(0, len(text))]:
         part = text[start:end]
         if re.match(r"\W*yes and no\b", part, re.I):
             return None
         opening = _OPENING.match(part)
-        matches = [opening] if opening else list(_ANYWHERE.finditer(part))
-        for match in matches:
+        for match in [opening] if opening else _ANYWHERE.finditer(part):
             at = start + match.start("word"), start + match.end("word")
             said = _POLARITY[match["word"].lower()]
             if not opening and is_denied(text, *at):
@@ -245,13 +297,44 @@ def _find_polarity(text):
                     continue  # "yes would be wrong" answers nothing by itself
                 said = "no" if said == "yes" else "yes"
             return Mention(*at, said)
-    return None
+    for pattern, said in ((_SHORT_NO, "no"), (_SHORT_YES, "yes")):
+        if match := pattern.match(text):
+            return Mention(*match.span("word"), said)
+    return _restated(text, question)
+
+
+def _restated(text, question):
+    """Yes or no of a response that says the question again: "Penguins cannot fly."."""
+    asked = _content(question.split("?")[0])
+    sentence = re.match(r"\s*[^.!?\n]*", text).group()
+    said = _content(sentence)
+    denied = _NOT.search(sentence)
+    if not asked or len(asked & said) < (len(asked) / 2 if denied else len(asked)):
+        return None
+    verb = re.search(rf"\b{re.escape(question.split()[0])}\b", sentence, re.IGNORECASE)
+    found = denied or verb
+    return found and Mention(*found.span(), "no" if denied else "yes")
+
+
+_SAYS_LITTLE = frozenset(
+    """
+    the and are was were has have had does did can could will would should may might this that
+    these those with from for there their its not cannot any all than what which when who how many
+    much
+    """.split()  # noqa: SIM905
+)
+
+
+def _content(text):
+    """Stems of the words of a text that say something."""
+    words = re.findall(r"[^\W_]{3,}", text.lower())
+    return {stem(word) for word in words if word not in _SAYS_LITTLE}
 
 
 # A letter that is the answer, not the article, the pronoun or a part of "Vitamin C".
 _BEFORE_LETTER = re.compile(
-    r"(?:^|[.:;,!?\n(\[*\"'=]|\b(?:is|was|be|so|are|option|answer|choice|letter|to|and|or|choose|pick"
-    r"|select|say|therefore|thus|hence|it's|not|than|of)) ?[(\[*\"'$]*(?:\\boxed\{)?$",
+    r"(?:^|[.:;,!?\n(\[*\"'=]|\b(?:is|was|be|so|are|option|answer|choice|letter|to|and|or|choose"
+    r"|pick|select|say|therefore|thus|hence|it's|not|than|of|leaves)) ?[(\[*\"'$]*(?:\\boxed\{)?$",
     re.IGNORECASE,
 )
 _LETTER = re.compile(r"(?<![\w'.-])(?:[B-HJ-Z]|[AI](?! [a-z]))(?![\w'’-]|\.[A-Z])")
@@ -281,6 +364,9 @@ def _find_choice(text, choices):
         announced = [m for m in group if marker[0] <= m.start < marker[1]]
         if announced:
             return announced[0]
+    for mention in stated + named:
+        if is_confirmed(text, mention.end):
+            return mention
     opening = re.match(r"\W*", text).end()
     if stated and (stated[0].start == opening or not named):
         return stated[0]

@@ -2,33 +2,45 @@
 
 import re
 
-_THINKING = re.compile(
-    r"<(think|thinking|thought|reasoning|scratchpad)>.*?(?:</\1>|\Z)", re.DOTALL | re.IGNORECASE
-)
-_OPEN = re.compile(r"<(think|thinking|thought|reasoning|scratchpad)>(?!.*</\1>)", re.DOTALL | re.I)
-_CLOSING = re.compile(r"\A.*</(?:think|thinking|thought|reasoning|scratchpad)>", re.DOTALL | re.I)
+_THINKING = re.compile(r"<(/?)(?:think|thinking|thought|reasoning|scratchpad)>", re.IGNORECASE)
 
 # Where an answer is announced: "The correct answer is", "Answer:", GSM8K's "####", LaTeX's box.
 _MARKER = re.compile(
-    r"\b(?:(?:final|right|correct|real|actual|true|best|my)\s+){0,2}(?:answer|choice|option)\b"
+    r"\b(?:(?:(?:final|right|correct|real|actual|true|best|my)\s+){0,2}(?:answer|choice|option)\b"
+    r"|the\s+(?:right|correct|real|actual|true)\s+(?:one|\w+)\b|the\s+\w+\s+you\s+mean\b)"
     r"(?:\s+(?:to|for)\s[^.:\n]{0,60}?)?(?:\s*\*{0,2}\s*:"
     r"|\s+(?:is|was|would be|must be|should be)\b"
-    r"(?!\s+(?:not|wrong|incorrect)))\s*:?\s*\*{0,2}"
+    r"(?!\s+(?:not|wrong|incorrect|neither)))\s*:?\s*\*{0,2}"
     r"|####\s*|\\boxed\{",
     re.IGNORECASE,
+)
+_CONFIRMED = re.compile(
+    r"[\"')*\]]*\s+(?:is|was)\s+(?:the\s+)?(?:right|correct|true|best)\b(?!\s+(?:that|for))", re.I
 )
 
 _SMALL = (
     r"(?:the|a|an|in|on|at|by|of|to|from|for|with|called|named|quite|really|actually|exactly|be|been"
     r"|it|is|was|that|option|answer)"
 )
+_AFFIRMED = re.compile(r"\b(?:not only|none other than)\b", re.IGNORECASE)
+_KIN = (
+    r"(?:assistant|student|pupil|teacher|friend|colleague|wife|husband|son|daughter|brother|sister"
+    r"|father|mother|rival|contemporary|successor|predecessor|follower|cousin|mentor|partner"
+    r"|collaborator|opponent|neighbou?r)s?"
+)
 _DENIED_BEFORE = re.compile(
-    r"(?:\b(?:not|never|neither|nor|rather than|instead of|unlike|than|no longer|as opposed to"
-    r"|other than|except|except for|apart from|contrary to|cannot|confused with|mistaken for)|n't"
+    r"(?:(?:\b(?:not|never|neither|rather than|instead of|unlike|than|no longer|as opposed to"
+    r"|other than|except|except for|apart from|contrary to|cannot|confused with|mistaken for"
+    r"|mistake it for)|n't"
     r"|\b(?:first|initially|originally|once|previously|earlier)\s+(?:i\s+)?"
     r"(?:thought|believed|assumed|guessed|said|considered)"
+    r"|\bi\s+said"
+    r"|\b(?:might|may|could|would|'d|often|many|some|people|everyone)\s+(?:people\s+)?(?:also\s+)?"
+    r"(?:expect|think|guess|say|believe|assume|suppose)"
     r"|\b(?:i\s+)?(?:thought|guessed|assumed)\s+(?=(?:of|it was|that it was)))"
-    rf"(?:\s+{_SMALL})*\s+[\"'(*\[]*$",
+    rf"(?:\s+{_SMALL})*(?:\s+[\w-]+,)*(?:\s+[\w-]+,?\s+(?:or|nor))?|\bnor)"
+    rf"(?:\s+{_SMALL})*\s+[\"'(*\[]*$"
+    rf"|\b{_KIN}\s+(?:of|to)\s+$",
     re.IGNORECASE,
 )
 _LIST = (
@@ -39,8 +51,11 @@ _DENIED_AFTER = re.compile(
     r"[\"')*\]]*(?:"
     rf"{_LIST}\s*,?\s+(?:is|are|was|were|would be|seems|must be)\s+"
     r"(?:all\s+|also\s+|both\s+|clearly\s+)?"
-    r"(?:wrong|incorrect|false|untrue|mistaken|impossible|not\b)"
-    rf"|{_LIST}\s+(?:isn't|aren't|wasn't|weren't|can't be|cannot be|could not be)\b"
+    r"(?:wrong|incorrect|false|untrue|mistaken|impossible|tempting|out\b|not\b"
+    r"(?!\s+(?:only|just|merely)))"
+    rf"|{_LIST}\s+(?:isn't|aren't|wasn't|weren't|can't be|cannot be|could not be|doesn't|does not"
+    r"|didn't|did not|makes? no sense|can be (?:ruled out|eliminated|excluded))\b"
+    rf"|(?:'s?)?\s+{_KIN}\b"
     r"|\?\s*(?:no|nope|wait)\b"
     r"|\s*(?:\.\.\.|…|[.,;:!—–-])*\s*(?:no,|no\s+wait|wait\b|correction\b|scratch that|i mean\b"
     r"|sorry,|let me correct|on second thought)"
@@ -55,16 +70,16 @@ def spoken(response):
     What stands in <think> ... </think> is no part of the answer. Some templates put the opening
     tag into the prompt, so that only the closing one is in the response.
     """
-    if "<" not in response:
-        return response
-    if _OPEN.search(response):
-        return ""
-    text = _THINKING.sub(_blank, response)
-    return _CLOSING.sub(_blank, text)
-
-
-def _blank(match):
-    return " " * len(match.group())
+    begins, pieces, position = None, [], 0
+    for tag in _THINKING.finditer(response):
+        if not tag[1]:
+            begins = tag.start() if begins is None else begins
+            continue
+        if begins is None:  # it began in the prompt
+            pieces, begins, position = [], 0, 0
+        pieces += [response[position:begins], " " * (tag.end() - begins)]
+        begins, position = None, tag.end()
+    return "" if begins is not None else "".join(pieces) + response[position:]
 
 
 def after_marker(text):
@@ -82,6 +97,11 @@ def after_marker(text):
 def is_denied(text, start, end):
     """Whether what a text mentions there is denied or taken back, such as "not Bergen"."""
     before = text[max(0, start - 80) : start]
-    if _DENIED_BEFORE.search(before) and not re.search(r"\bnot only\b", before, re.I):
+    if _DENIED_BEFORE.search(before) and not _AFFIRMED.search(before):
         return True
     return _DENIED_AFTER.match(text, end) is not None
+
+
+def is_confirmed(text, end):
+    """Whether a text says of what it mentions there that it is right: "C is correct"."""
+    return _CONFIRMED.match(text, end) is not None

@@ -10,6 +10,7 @@ import pandas as pd
 
 from probekit import arguments
 from probekit.questions.candidates import read_candidates
+from probekit.questions.kinds import kind_of
 from probekit.questions.text import alternatives, read_text
 from probekit.run.files import parse_json, resource
 
@@ -110,6 +111,9 @@ def read_questions(
     }
     found = [lists.get(listed) for listed in questions["candidates"]]
     questions["candidates"] = pd.Series(found, dtype=object)
+    rows = zip(questions["answers"], found, questions["question"], strict=True)
+    questions["kind"] = [kind_of(accepted, None, listed, asked) for accepted, listed, asked in rows]
+    questions["choices"] = pd.Series([None] * len(questions), dtype=object)
     # What a run's manifest lists as its inputs.
     files = [path, *(c.path for c in lists.values())]
     questions.attrs["files"] = [str(file) for file in files if file is not None]

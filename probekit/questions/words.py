@@ -21,7 +21,7 @@ _EVERYDAY = frozenset(
     cork could did do does doors down drew earl ever fall first for ford frank from full go
     grace grant guy had has have he her here him his hope how hull i if in into is it its
     jack java jay job jordan joy like march mark may me mobile more most my nice no none not
-    now of off oh on one or other our out over pat polish reading rob said see she should so
+    now of off oh on one or other our out over pat polish prince reading rob said see she should so
     some split that the their them then there these they to tours turkey twin us van very was
     we were what when where which who why will wish with would yes you your be been this
     faith
@@ -31,7 +31,15 @@ _EVERYDAY = frozenset(
 _SHORT = 3  # names up to this long must match in case: Au, He
 
 _SAME = {"st": "saint", "mt": "mount", "ft": "fort", "dr": "doctor", "jr": "junior", "sr": "senior"}
-_SAME |= {"&": "and", "vs": "versus", "mr": "mister"}
+_SAME |= {
+    "&": "and",
+    "vs": "versus",
+    "mr": "mister",
+    "ave": "avenue",
+    "blvd": "boulevard",
+    "prof": "professor",
+}
+_SAME |= {"n": "and"}
 _SAME |= {full: short for short, full in _SAME.items()}
 
 # In front of a name these make another one: Northern Ireland, New Mexico, West Virginia.
@@ -40,6 +48,43 @@ _OTHER_PLACE = re.compile(
     r"|lesser|inner|outer|equatorial|papua new|baja|trans)[\s-]$",
     re.IGNORECASE,
 )
+
+
+# British and American spellings; $ is the end of a word.
+_SPELLINGS = [
+    ("our$", "or$"), ("re$", "er$"), ("ise$", "ize$"), ("ised$", "ized$"), ("ising$", "izing$"),
+    ("isation$", "ization$"), ("yse$", "yze$"), ("ogue$", "og$"), ("ence$", "ense$"), ("ae", "e"),
+    ("oe", "e"), ("grey", "gray"), ("sulph", "sulf"), ("aluminium", "aluminum"), ("tyre", "tire"),
+    ("mould", "mold"), ("cheque", "check"), ("programme$", "program$"), ("plough", "plow"),
+]  # fmt: skip
+_SPELLINGS += [(american, british) for british, american in _SPELLINGS if len(american) > 1]
+
+# What goes on after a small word that opens a sentence; not "He is the symbol" or "In = ...".
+_GOES_ON = re.compile(r"\s+(?!(?:is|was|stands|represents|means)\b)[a-z]|\s+is\s+(?:a|an|in|on)\b")
+_FUNCTION_WORDS = {
+    "i",
+    "he",
+    "she",
+    "it",
+    "we",
+    "as",
+    "at",
+    "be",
+    "by",
+    "in",
+    "no",
+    "of",
+    "on",
+    "us",
+}
+
+
+def _spellings(word):
+    """A word and its other spelling: "grey" and "gray", and the other way round."""
+    forms = [word]
+    for one, other in _SPELLINGS:
+        forms.append(re.sub(one, other.rstrip("$"), word, flags=re.IGNORECASE))
+    return dict.fromkeys(forms)
 
 
 def stem(word):
@@ -54,40 +99,56 @@ def is_everyday(name):
 
 def mentions(answer, text):
     """Where a folded text has an answer in one of its forms: (start, end), each."""
+    answer = fold(answer)[0].strip().strip("\"'").strip()
     # Who writes no capital at all can't give a name one.
     for match in _phrase(answer, text == text.lower()).finditer(text):
         ending = match.groupdict().get("stemmed")
-        if ending and stem(ending.lower()) != stem(
-            fold(answer)[0].split()[-1].strip("\"'").lower()
-        ):
+        if ending and stem(ending.lower()) != stem(answer.lower().split()[-1]):
             continue
-        if not is_part_of_longer_name(text, *match.span()):
-            yield match.span()
+        start, end = match.span()
+        before, after = text[max(0, start - 12) : start], text[end : end + 20]
+        if _OTHER_PLACE.search(before) or re.match(r"-[A-Z]", after):
+            continue  # Northern Ireland is not Ireland, nor Guinea-Bissau Guinea
+        opens = len(answer) <= 2 or answer.lower() in _FUNCTION_WORDS
+        if opens and re.search(r"(?:^|[.!?:\n])\s*$", before) and _GOES_ON.match(after):
+            continue  # "He who looks it up", "In the table", not the symbols
+        yield start, end
 
 
 @lru_cache(4096)
 def _phrase(answer, loose):
-    plain = fold(answer)[0].strip().strip("\"'").strip()
-    strict = plain != plain.lower() and not loose and (is_everyday(plain) or len(plain) <= _SHORT)
-    article = re.match(r"(?:the|an?)\s+(?=\w)", plain, re.IGNORECASE)
-    rest = plain[article.end() :] if article else plain
-    pieces = re.findall(r"[^\s,/-]+|[\s,/-]+", rest)
-    words = [piece for piece in pieces if not re.fullmatch(r"[\s,/-]+", piece)]
-    pattern = ""
-    for i, piece in enumerate(pieces):
-        if not re.fullmatch(r"[\s,/-]+", piece):
-            pattern += _word(piece, strict, last=piece is pieces[-1], alone=len(words) == 1)
-        elif 0 < i < len(pieces) - 1:
-            initials = re.search(r"(?<!\w)\w\.$", pieces[i - 1])
-            closed = "-" in piece or "/" in piece or initials
-            pattern += r"[\s,/-]*" if closed else r"[\s,-]+(?:the\s+)?"
-        else:
-            pattern += re.escape(piece)
+    strict = answer != answer.lower() and not loose
+    strict &= is_everyday(answer) or len(answer) <= _SHORT
+    rest = re.sub(r"^(?:the|an?)\s+(?=\w)", "", answer, flags=re.IGNORECASE)
+    pattern = _pattern(rest, strict)
     if not pattern:
         return re.compile(r"(?!)")
+    if re.fullmatch(r"[A-Z][\w.]*(?: [A-Z][\w.]*)+", rest):
+        first, last = rest.rsplit(" ", 1)
+        pattern += rf"|{re.escape(last)}, {_pattern(first, strict, part=True)}"
     before = WORD_START if rest[0].isalnum() else ""
     after = WORD_END if rest[-1].isalnum() or rest[-1] == "." else ""
     return re.compile(f"{before}(?:{pattern}){after}", re.IGNORECASE)
+
+
+def _pattern(name, strict, part=False):
+    """Pattern of a name's words and what may stand between them."""
+    pieces = re.findall(r"[^\s,/-]+|[\s,/-]+", name)
+    alone = not part and sum(not re.fullmatch(r"[\s,/-]+", piece) for piece in pieces) == 1
+    pattern = ""
+    for i, piece in enumerate(pieces):
+        if not re.fullmatch(r"[\s,/-]+", piece):
+            pattern += _word(piece, strict, i == len(pieces) - 1 and not part, alone)
+        elif 0 < i < len(pieces) - 1:
+            initials = re.search(r"(?<!\w)\w\.$", pieces[i - 1])
+            closed = "-" in piece or "/" in piece or initials
+            if piece == "-" and pieces[i - 1].isdigit() and pieces[i + 1].isdigit():
+                pattern += r"(?:\s*-\s*|\s+to\s+)"
+                continue
+            pattern += r"[\s,/-]*" if closed else r"[\s,-]+(?:the\s+)?"
+        else:
+            pattern += re.escape(piece)
+    return pattern
 
 
 def _word(word, strict, last, alone):
@@ -100,8 +161,10 @@ def _word(word, strict, last, alone):
         return rf"(?-i:{spelled}\.?|{dotted})"
     if len(letters) == 1 and word.endswith("."):
         return rf"{re.escape(letters)}\.?"
-    forms = [re.escape(word).replace("'", "'?")]
-    lower = letters.lower()
+    if re.fullmatch(r"(?:[A-Z][a-z]?\d*){2,}", word) and not word.isalpha():
+        return "(?-i:" + r"[_{}]*".join(word) + ")"  # C6H12O6, in LaTeX C_6H_{12}O_6
+    forms = [re.escape(form).replace("'", "'?") for form in _spellings(word)]
+    lower = letters.lower().strip("'")
     if lower in _SAME:
         forms = [re.escape(lower) + r"\.?", re.escape(_SAME[lower]) + r"\.?"]
     if names := number_names(word, roman=not alone):
@@ -115,10 +178,3 @@ def _word(word, strict, last, alone):
         # Another ending, if the stem is the same: "moons", "neutrality".
         forms.append(rf"(?P<stemmed>{re.escape(stem(lower))}\w*)")
     return rf"(?:{'|'.join(dict.fromkeys(forms))})"
-
-
-def is_part_of_longer_name(text, start, end):
-    """Whether a mention is only a part of another name: the Ireland of Northern Ireland."""
-    if text[end : end + 1] == "-" and text[end + 1 : end + 2].isupper():
-        return True  # Guinea-Bissau
-    return _OTHER_PLACE.search(text[max(0, start - 12) : start]) is not None
