@@ -330,7 +330,7 @@ def main(folder=HERE):
     write_questions(folder, "products", "numbers", products())
     write_candidates(folder, "capitals", capital_candidates(countries))
     symbols = sorted(pair.split()[0] for pair in ELEMENTS.replace("\n", " ").split(","))
-    special = [("*", [], ["not {}"]), ("{other}", [], [])]
+    special = [("*", [], ["not {}"]), ("{other}", [], []), ("{symbol}", [], [])]
     write_candidates(folder, "elements", special + [(symbol, [], []) for symbol in symbols])
     write_candidates(folder, "numbers", [("{number}", [], NUMBER_DECOYS.split("|"))])
 

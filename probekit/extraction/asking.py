@@ -10,6 +10,8 @@ from collections import defaultdict
 import torch
 
 from probekit.extraction.generation import CachedPrefix, generate, not_finite
+from probekit.questions.statements import spoken
+from probekit.questions.text import fold, unfold
 
 _LONGEST = 24  # tokens of an exact answer
 
@@ -61,14 +63,28 @@ def longest_copying_prompt(lm, asked, longest_response):
 
 
 def find_copy(copied, response):
-    """Where a response contains what was copied from it, in whole words."""
-    text = copied.strip().strip("\"'").rstrip(".,;:!").strip()
-    if not text:
+    """Where a response contains what was copied from it, in whole words; None if nowhere.
+
+    Case, spaces, quotation marks and emphasis may differ.
+    """
+    wanted = fold(copied)[0].strip().strip("\"'*_`").rstrip(",;:!").strip()
+    if not re.search(r"(?:\b\w\.){2,}$", wanted):  # the last point of "U.S." stays
+        wanted = wanted.rstrip(".").strip("\"'*_` ")
+    if not wanted or wanted.lower() == "no answer":
         return None
-    before = r"(?<![^\W_])" if text[0].isalnum() else ""
-    after = r"(?![^\W_])" if text[-1].isalnum() else ""
-    found = re.search(before + re.escape(text) + after, response)
-    return found and found.span()
+    text, origin = fold(spoken(response))
+    before = r"(?<![^\W_])" if wanted[0].isalnum() else ""
+    after = r"(?![^\W_])" if wanted[-1].isalnum() else ""
+    words = r"\s+".join(map(re.escape, wanted.split()))
+    found = list(re.finditer(before + words + after, text, re.IGNORECASE))
+    # "1. The answer is: 1": the number of a line is no answer.
+    found = [m for m in found if not _is_line_number(text, m)] or found
+    return unfold(origin, *found[0].span()) if found else None
+
+
+def _is_line_number(text, match):
+    begins = not text[: match.start()].rsplit("\n", 1)[-1].strip(" (*")
+    return begins and match.group().isdigit() and re.match(r"[.)]\s+\S", text[match.end() :])
 
 
 _P_TRUE = """Question: {question}

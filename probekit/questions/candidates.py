@@ -28,7 +28,7 @@ SLOT = "{}"  # in a decoy, stands for any name of the list
 EXACT_CASE = 3  # names up to this long must match in case: US is not us, He is not HE
 _NEARBY = 80  # characters of context a decoy may look at
 
-# Chemical symbols that are English words where a sentence begins.
+# Symbols, such as the chemical ones, that are English words where a sentence begins.
 _WORDS = {"Am", "As", "At", "Be", "He", "I", "In", "No"}
 
 _SYMBOL_FOLLOWS = re.compile(r"\s*(?:\(|=|is (?:the|a|an) |stands |represents )")
@@ -133,6 +133,7 @@ def _begins(phrases):
 
 
 ANY_NUMBER = "{number}"  # this name in a list stands for every number
+SYMBOLS = "{symbol}"  # with this name in it, the list's names are symbols: "In" may be a word
 ANY_OTHER = "{other}"  # and this for a name that the list lacks, where an answer is expected
 _EVERY = "*"  # this name's decoys hold for every name
 _NUMBERS = ((NUMBER, number_value), (NUMBER_WORDS, number_words_value))
@@ -172,8 +173,9 @@ class Candidates:
         rows = [(row_name, list(aliases), list(decoys)) for row_name, aliases, decoys in rows]
         self.sha256 = hashlib.sha256(json.dumps(rows).encode()).hexdigest()
         self._names = {}  # of a candidate by `_key` of any of its names; None of a decoy
-        special = {row_name for row_name, *_ in rows} & {ANY_NUMBER, ANY_OTHER, _EVERY}
+        special = {name for name, *_ in rows} & {ANY_NUMBER, ANY_OTHER, SYMBOLS, _EVERY}
         self._numbers, self._others = ANY_NUMBER in special, ANY_OTHER in special
+        self._symbols = SYMBOLS in special
         phrases, contexts = [], []
         for row_name, aliases, decoys in rows:
             if row_name not in special:
@@ -254,7 +256,8 @@ class Candidates:
         for match in (self._loose if loose else self._strict).finditer(text):
             phrase = match.group()
             name = self._names.get(_key(phrase))
-            if name is not None and not _is_plain_word(phrase, text, match.start(), match.end()):
+            plain = self._symbols and _is_plain_word(phrase, text, *match.span())
+            if name is not None and not plain:
                 # A hyphen at the edge of a name matches the space there too, which is no part.
                 start = match.end() - len(phrase.lstrip())
                 found.append(Mention(start, start + len(phrase.strip()), name))

@@ -31,21 +31,39 @@ _INSIDE_WORD = re.compile(r"(?<=\w)'(?=\w)|(?<=\b[^\W\d])\.(?=[^\W\d]\b)|(?<=\b[
 _REFUSALS = re.compile(
     r"""\b(?:
         (?:i|we)\s+(?:do\s+not|don't|dont|can\s*not|can't|could\s+not|couldn't|am\s+not\s+able\s+to|
-            'm\s+not\s+able\s+to|am\s+unable\s+to|'m\s+unable\s+to|did\s+not|didn't)\s+(?:\w+\s+){0,2}?
+            'm\s+not\s+able\s+to|am\s+unable\s+to|'m\s+unable\s+to|did\s+not|didn't|won't)\s+
+            (?:\w+\s+){0,2}?
             (?:know|answer|provide|find|say|tell|determine|identify|recall|remember|have|help|assist|
-            confirm|verify|access|understand|recogni[sz]e|be\s+sure)\b
+            confirm|verify|access|understand|recogni[sz]e|comply|be\s+sure)\b
+      | i\s+(?:must|(?:will\s+)?have\s+to|would\s+rather)\s+(?:\w+\s+)?(?:decline|refuse|pass)\b
       | i(?:\s+am|'m)\s+(?:not\s+(?:\w+\s+)?(?:sure|certain|aware|familiar|able)|unable\s+to
-            |sorry|afraid|unsure|uncertain|(?:just\s+)?an\s+ai)\b
-      | i\s+have\s+no\s+(?:idea|information|knowledge)\b
+            |afraid|unsure|uncertain|(?:just\s+)?an\s+ai
+            |(?:very\s+|so\s+)?sorry(?!\s+(?:to|for|that)))\b
+      | i\s+have\s+no\s+(?:idea|information|knowledge|answer)\b
       | as\s+an\s+ai\b
-      | (?:it\s+is|it's|that\s+is|that's)\s+(?:not\s+known|unknown|unclear|impossible\s+to)\b
-      | no\s+idea\b
-      | there\s+is\s+no\s+(?:information|record|evidence|known)\b
+      | (?:it\s+is|it's|that\s+is|that's)\s+(?:not\s+known|unknown|unclear
+            |(?:impossible|not\s+possible)\s+to\s+(?:know|say|tell|determine|answer|identify|give|provide))\b
+      | (?:there\s+is\s+)?no\s+(?:(?:\w+\s+)?(?:information|record|evidence|data)\s+
+            (?:is\s+|was\s+)?(?:available|given|provided|about|on|of|to|that|for)|known|idea)\b
       | (?:not\s+enough|insufficient)\s+(?:information|context)\b
       | (?:cannot|can't|could\s+not)\s+be\s+(?:determined|answered|known|identified)\b
+      | (?:context|passage|text|question|article|document|paragraph|information\s+provided)\s+
+            (?:does\s+not|doesn't|did\s+not|didn't)\s+(?:\w+\s+)?
+            (?:say|mention|specify|provide|contain|state|give|tell|include|answer)\b
     )
-    | ^\W*(?:unknown|sorry|n/a|not\s+sure|don't\s+know)\b""",
+    | ^\W*(?:unknown|unanswerable|n/a|not\s+sure|don't\s+know|no\s+answer|no\s+comment)
+            \W*(?:$|[.,;:!?(])
+    | ^\W*sorry\b(?=[,.!]|\s+but|\s*$|\s+i\b)""",
     re.IGNORECASE | re.VERBOSE,
+)
+# "I am not sure, but I think it is Paris" is an answer.
+_STILL_ANSWERS = re.compile(
+    r"(?i:\bi\s+(?:think|believe|guess|suspect|would\s+(?:say|guess))|\bmy\s+(?:best\s+)?guess"
+    r"|\bthe\s+(?:\w+\s+)?answer\s+(?:is|was)\b(?!\s+(?:unknown|not|unclear))"
+    r"|(?:[,;:.]|\bbut)\s*(?:perhaps|probably|maybe|possibly))\b"
+    r"|(?:[,;:.]|\b[Bb]ut|\b[Hh]owever,?)\s*(?i:it|that|this|they)\s+(?i:is|was|are|were|might\s+be"
+    r"|may\s+be|could\s+be)\s+(?:the\s+)?[\"'*(]*[A-Z\d]"
+    r"|:\s*[\"'*(]*[A-Z\d][\w'-]*[\"'*)]*[.!]?$"
 )
 
 
@@ -148,7 +166,7 @@ def examine(response, answers, question, candidates, kind, choices, copied=None,
         # Who says that they can't tell gives no answer, whatever they mention.
         correct = bool(within) and (bool(found) or not is_refusal(response))
     else:
-        found = _find(response, question, candidates, kind, choices)
+        found = _find(response, question, candidates, kind, choices, finished)
         correct = _is_right(response, answers, found, candidates, kind, choices)
     doubts = []
     if found is None:
@@ -179,13 +197,13 @@ def _alike(said, accepted):
     return SequenceMatcher(None, said, accepted).ratio() >= 0.8
 
 
-def _find(response, question, candidates, kind, choices):
+def _find(response, question, candidates, kind, choices, finished=True):
     """What a response answers with, without regard to what is right: a `Mention` or None."""
     heard = spoken(response)
     if kind == "text":
         return candidates and candidates.find(heard, question)
     text, origin = fold(heard)
-    found = find(kind, text, fold(question)[0], choices)
+    found = find(kind, text, fold(question)[0], choices, finished)
     return found and Mention(*unfold(origin, found.start, found.end), found.name)
 
 
@@ -194,8 +212,8 @@ def _is_right(response, answers, found, candidates, kind, choices):
     if kind != "text":
         if found is None:
             return any(normalize(response) == normalize(answer) != "" for answer in answers)
-        said, after = fold(response[found.start : found.end])[0], response[found.end :]
-        return any(_is_accepted(kind, found, said, after, a, choices) for a in answers)
+        said = fold(response[found.start :])[0]
+        return any(_is_accepted(kind, found.name, said, answer, choices) for answer in answers)
     # An answer that the list has is right under any of its names; another one only if it is an
     # accepted answer that the list lacks ("LR" is not the symbol Lr).
     lacking = [answer for answer in answers if candidates.canonical(answer) is None]
@@ -205,19 +223,20 @@ def _is_right(response, answers, found, candidates, kind, choices):
     return found.name in map(candidates.canonical, answers) or said in map(normalize, lacking)
 
 
-def _is_accepted(kind, mention, said, after, answer, choices):
+def _is_accepted(kind, name, said, answer, choices):
+    """Whether what a text begins with is an accepted answer."""
     if kind == "yes_no":
-        return polarity(answer) == mention.name
+        return polarity(answer) == name
     if kind == "choice":
-        return mention.name == answer.strip(" ().").upper() or any(
-            letter == mention.name and normalize(option) == normalize(answer)
+        return name == answer.strip(" ().").upper() or any(
+            letter == name and normalize(option) == normalize(answer)
             for letter, option in zip(LETTERS, choices or (), strict=False)
         )
     if kind == "number":
-        expected, got = whole_number(answer), whole_number(said)
-        return bool(expected and got) and same_number(got, expected, after)
-    expected, got = whole_date(answer), whole_date(said)
-    return bool(expected and got) and same_date(got, expected)
+        expected, got = whole_number(answer), numbers(said)[0]
+        return expected is not None and same_number(got, expected, said[got.stop :])
+    expected, got = whole_date(answer), dates(said)[0]
+    return expected is not None and same_date(got, expected)
 
 
 def _check(response, question, candidates, kind, choices, answers=()):
@@ -244,7 +263,7 @@ def _places(text, answer):
         start = len(text) - len(text.lstrip())
         return [(start, len(text.rstrip()))]
     if number := whole_number(answer):
-        found = [n[:2] for n in numbers(text) if same_number(n, number, text[n.end :])]
+        found = [n[:2] for n in numbers(text) if same_number(n, number, text[n.stop :])]
     elif date := whole_date(answer):
         found = [d[:2] for d in dates(text) if same_date(d, date)]
     else:
@@ -282,7 +301,7 @@ def find_span(response, question, candidates, kind=None, choices=None):
 
 
 def is_refusal(response):
-    """Whether a response declines to answer or says that it does not know.
+    """Whether a response declines to answer or says that it does not know, and gives no answer.
 
     Parameters
     ----------
@@ -300,4 +319,7 @@ def is_refusal(response):
     """
     arguments.text("response", response, empty=True)
     text = fold(spoken(response))[0].strip()
-    return not text or _REFUSALS.search(text) is not None
+    refusal = _REFUSALS.search(text)
+    if refusal is None:
+        return not text
+    return _STILL_ANSWERS.search(text, refusal.start()) is None

@@ -84,7 +84,7 @@ def whole_number(text):
     found = numbers(folded)
     if len(found) != 1 or found[0].start:
         return None
-    return found[0] if re.fullmatch(r"(?: [a-z]+)?", folded[found[0].end :]) else None
+    return found[0] if re.fullmatch(r"(?: [a-z]+)?", folded[found[0].stop :]) else None
 
 
 def whole_date(text):
@@ -94,16 +94,16 @@ def whole_date(text):
     return found[0] if found and (found[0].start, found[0].end) == (0, len(folded)) else None
 
 
-def find(kind, text, question, choices=None):
+def find(kind, text, question, choices=None, finished=True):
     """What a folded text answers with, by the kind of the question: a `Mention` or None."""
     if kind == "number":
-        return _find_number(text, question)
+        return _find_number(text, question, finished)
     if kind == "date":
         return _find_date(text, question)
     if kind == "yes_no":
         return _find_polarity(text, question)
     if kind == "choice":
-        return _find_choice(text, choices or ())
+        return _find_choice(text, question, choices or ())
     return None
 
 
@@ -111,50 +111,78 @@ _EQUALS = re.compile(r"(?:=|≈|\bequals?\b)\s*[\"'(*$]*(?:\\boxed\{)?\s*$")
 _NUMBERED = re.compile(r"(?:^|\n)\s*[(*]*$")
 
 
-def _find_number(text, question):
-    asked = [number.value for number in numbers(question)]
-    dated = {} if re.search(r"\bday\b", question, re.I) else {d.start: d for d in dates(text)}
-    found = []
-    for number in numbers(text):
-        inside = [d for d in dated.values() if d.start <= number.start < d.end]
-        if inside and number.value not in {r[0] for r in inside[0].readings}:
-            continue  # a day: of a date the year counts
-        enumerates = _NUMBERED.search(text[: number.start]) and re.match(
-            r"[.)]\s+\S", text[number.end :]
-        )
-        if not enumerates and not is_denied(text, number.start, number.end):
-            found.append(number)
-    if not found:
-        return None
+# How a reckoning begins; cut off, it has no answer yet.
+_RECKONS = re.compile(
+    r"\s*(?:to (?:solve|find|calculate|determine|answer|figure)|let's|let us|we (?:need|can|know)"
+    r"|first,|step 1)\b",
+    re.IGNORECASE,
+)
+
+
+def _find_number(text, question, finished):
+    found = _usable_numbers(text, question)
     marker = after_marker(text)
-    marked = [n for n in found if marker and marker[0] <= n.start < marker[1]]
     results = [n for n in found if _EQUALS.search(text[: n.start])]
-    if marked:
-        return _number_mention(next((n for n in marked if n in results), marked[0]))
-    if results:
-        return _number_mention(results[-1])
-    if re.search(r"\bhow (?:many|much)\b", question, re.IGNORECASE):
-        found = [n for n in found if not n.ordinal]
-    spans = [n for n in found if not _is_year(n) and _is_in_range(text, n)]
-    found = [n for n in found if n not in spans]
-    if not found:
+    for number in found:
+        if marker and marker[0] <= number.start < marker[1]:
+            announced = [n for n in results if n.start < marker[1] and n.start >= number.start]
+            return _number_mention(announced[-1] if announced else number)
+    if not finished and _RECKONS.match(text):
         return None
-    found = _asked_about(text, question, found)
+    asked = [number.value for number in numbers(question)]
+    answers, echoes = [], []
+    for number in found:
+        echo = number.value in asked
+        if echo:
+            asked.remove(number.value)
+        (echoes if echo else answers).append(number)
+    first = re.match(r"\s*(?:[^.!?\n]|[.](?=\S))*", text).group()
+    if results and ("=" in first or not any(n.start < len(first) for n in answers)):
+        return _number_mention(results[-1])
+    answers = _asked_about(text, question, answers)
     counted = re.search(r"\bhow many ((?:\w+ )?\w+)", question, re.IGNORECASE)
     if counted:
         things = {stem(word) for word in counted.group(1).lower().split()}
-        close = [n for n in found if things & {*map(stem, _next_words(text, n.end))}]
-        if len({n.value for n in close}) == 1:
-            return _number_mention(close[0])
-        if close and not re.search(r"\byears?\b", question, re.I):
-            found = [n for n in found if not _is_dated(text, n)] or found
-    answers = []
-    for number in found:
-        if number.value in asked:
-            asked.remove(number.value)
-        else:
-            answers.append(number)
-    return _number_mention(answers[0] if answers else found[-1])
+        for number in answers:
+            if things & {*map(stem, _next_words(text, number.end))}:
+                return _number_mention(number)
+        if not re.search(r"\byears?\b", question, re.IGNORECASE):
+            answers = [n for n in answers if not _is_dated(text, n)] or answers
+    # What only repeats the question is an answer if it is said to be: "7 times 1 is 7".
+    answers += [n for n in reversed(echoes) if _IS.search(text[: n.start])]
+    if not answers and text.strip(" .!*$\"'") in {text[n.start : n.stop] for n in echoes}:
+        answers = echoes
+    return _number_mention(answers[0]) if answers else None
+
+
+_IS = re.compile(
+    r"(?:\b(?:is|are|was|were|equals|equal to|has|have)|[=:])\s+(?:\w+ly\s+|about\s+)?[*$]*$", re.I
+)
+
+
+def _usable_numbers(text, question):
+    """Numbers that may be the answer: not those of lists, days or ranges, and none denied."""
+    dated = [] if re.search(r"\bday\b", question, re.I) else dates(text)
+    how_many = re.search(r"\bhow (?:many|much)\b", question, re.IGNORECASE)
+    usable = []
+    for number in numbers(text):
+        years = [
+            {reading[0] for reading in date.readings}
+            for date in dated
+            if date.start <= number.start < date.end
+        ]
+        enumerates = _NUMBERED.search(text[: number.start]) and re.match(
+            r"[.)]\s+\S", text[number.end :]
+        )
+        if not (
+            (years and number.value not in years[0])  # a day: of a date the year counts
+            or enumerates
+            or (how_many and number.ordinal)
+            or (not _is_year(number) and _is_in_range(text, number))
+            or is_denied(text, number.start, number.end)
+        ):
+            usable.append(number)
+    return usable
 
 
 def _next_words(text, position):
@@ -187,7 +215,8 @@ def _is_in_range(text, number):
 def _asked_about(text, question, found):
     """Of several mentions those beside a word of the question: the "ended" of "ended in 1972"."""
     asked = _content(question)
-    before = [" ".join(text[max(0, m.start - 60) : m.start].split()[-3:]) for m in found]
+    clauses = [re.split(r"[,;:.]", text[max(0, m.start - 60) : m.start])[-1] for m in found]
+    before = [" ".join(clause.split()[-3:]) for clause in clauses]
     near = [m for m, words in zip(found, before, strict=True) if asked & _content(words)]
     return near if near and len(near) < len(found) else found
 
@@ -229,6 +258,10 @@ def _find_date(text, question):
     asked = {d.readings for d in dates(question)}
     found = [d for d in dates(text) if not is_denied(text, d.start, d.end)]
     found = [d for d in found if d.readings not in asked] or found
+    if not re.search(r"\b(?:born|birth|life|live)", question, re.IGNORECASE):
+        found = [
+            d for d in found if not re.search(r"\bborn\s+(?:on|in)\s$", text[: d.start])
+        ] or found
     if not found:
         return None
     found = _asked_about(text, question, found)
@@ -279,6 +312,7 @@ _SHORT_YES = re.compile(
     r"(?:is|are|does|do|did|was|were|can|could|has|have|will|would)(?=\s*(?:$|[.!,;])))",
     re.IGNORECASE,
 )
+_INDEED = re.compile(r"\bindeed\b(?!\s+not)", re.IGNORECASE)
 _NOT = re.compile(r"\b(?:not|cannot|never)\b|n't\b", re.IGNORECASE)
 
 
@@ -296,6 +330,10 @@ def _find_polarity(text, question):
                 if match["word"].lower() in ("yes", "no", "nope"):
                     continue  # "yes would be wrong" answers nothing by itself
                 said = "no" if said == "yes" else "yes"
+            elif re.search(r"\b(?:while|although|though|if|whether) .{0,12}$", text[: at[0]], re.I):
+                continue
+            elif not opening and (stated := _restated(text[: at[0]], question)):
+                return stated
             return Mention(*at, said)
     for pattern, said in ((_SHORT_NO, "no"), (_SHORT_YES, "yes")):
         if match := pattern.match(text):
@@ -308,7 +346,9 @@ def _restated(text, question):
     asked = _content(question.split("?")[0])
     sentence = re.match(r"\s*[^.!?\n]*", text).group()
     said = _content(sentence)
-    denied = _NOT.search(sentence)
+    if asked and len(asked & said) >= len(asked) / 2 and (sure := _INDEED.search(sentence)):
+        return Mention(*sure.span(), "yes")
+    denied = _NOT.search(re.split(r",|\bbut\b", sentence)[0])
     if not asked or len(asked & said) < (len(asked) / 2 if denied else len(asked)):
         return None
     verb = re.search(rf"\b{re.escape(question.split()[0])}\b", sentence, re.IGNORECASE)
@@ -340,7 +380,7 @@ _BEFORE_LETTER = re.compile(
 _LETTER = re.compile(r"(?<![\w'.-])(?:[B-HJ-Z]|[AI](?! [a-z]))(?![\w'’-]|\.[A-Z])")
 
 
-def _find_choice(text, choices):
+def _find_choice(text, question, choices):
     letters = LETTERS[: len(choices)]
     found = [
         Mention(*match.span(), match.group())
@@ -357,19 +397,30 @@ def _find_choice(text, choices):
         for start, end in mentions(option, text):
             if all(end <= m.start or m.end <= start for m in spoken):
                 spoken.append(Mention(start, end, letter))
-    stated = [m for m in found if not is_denied(text, m.start, m.end)]
-    named = [m for m in sorted(spoken) if not is_denied(text, m.start, m.end)]
+    # "C. Cow", where C is another option: the words count, as they say more than the letter.
+    found = [m for m in found if not _is_contradicted(text, m, spoken)]
+    usable = [m for m in sorted(found + spoken) if not is_denied(text, m.start, m.end)]
+    if not usable:
+        return None
     marker = after_marker(text)
-    for group in (stated, named) if marker else ():
-        announced = [m for m in group if marker[0] <= m.start < marker[1]]
-        if announced:
-            return announced[0]
-    for mention in stated + named:
-        if is_confirmed(text, mention.end):
-            return mention
-    opening = re.match(r"\W*", text).end()
-    if stated and (stated[0].start == opening or not named):
-        return stated[0]
-    if named and (not stated or named[0].start < stated[0].start):
-        return named[0]
-    return stated[0] if stated else None
+    announced = [m for m in usable if marker and marker[0] <= m.start < marker[1]]
+    confirmed = [m for m in usable if is_confirmed(text, m.end)]
+    restated = [m for m in usable if m in spoken and _restates(text, m, question)]
+    chosen = (announced or confirmed or restated or usable)[0]
+    # The same answer may have been given before.
+    return next(m for m in usable if m.name == chosen.name)
+
+
+def _is_contradicted(text, letter, spoken):
+    after = re.match(
+        r"[\"')*\]]*\s*[.:)-]?\s*[\"'*(]*(?:the\s+)?", text[letter.end :], re.IGNORECASE
+    )
+    position = letter.end + after.end()
+    return any(m.start == position and m.name != letter.name for m in spoken)
+
+
+def _restates(text, mention, question):
+    """Whether what stands before a mention in its sentence is the question again."""
+    asked = _content(question.split("\n")[0])
+    before = re.split(r"[.!?\n]", text[: mention.start])[-1]
+    return bool(asked) and asked <= _content(before)

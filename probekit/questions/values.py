@@ -123,10 +123,11 @@ _ONE_OF = re.compile(r"\s+(?:of|another|who|that|which|can|could|should|must|may
 
 
 class Number(NamedTuple):
-    """A number in a text: its characters, with its unit, and its value."""
+    """A number in a text: its characters, and its value."""
 
     start: int
-    end: int
+    end: int  # with its unit if that is a percent sign or joined: "25 %", "72kg"
+    stop: int  # with its unit: "72 kg"
     value: Fraction
     unit: str  # of _MEASURE; "" where none follows
     ordinal: bool
@@ -145,7 +146,7 @@ def numbers(text):
         number = _number(text, match)
         if number:
             found.append(number)
-        position = max(match.end(), number.end if number else 0)
+        position = max(match.end(), number.stop if number else 0)
     return found
 
 
@@ -175,9 +176,12 @@ def _number(text, match):
     while value is not None and not ordinal and (scale := _SCALE.match(text, end)):
         value, end = value * _SCALES[scale.group(1).lower()], scale.end()
     unit, before = "", text[max(0, start - 12) : start]
+    stop = end
     measure = None if ordinal else _UNIT.match(text, end)
     if measure and not (measure.group() == "s" or (measure.group() == "$" and "$" in text[:end])):
-        unit, end = _MEASURE[measure.group(1).lower()], measure.end()
+        unit, stop = _MEASURE[measure.group(1).lower()], measure.end()
+        if measure.group(1) == "%" or measure.start(1) == end:
+            end = stop
     elif text[end : end + 1].isalnum():
         return None  # 3D, 1990s
     if value is None:
@@ -186,7 +190,7 @@ def _number(text, match):
         value, start = -value, start - len(sign.group())
     elif before[-1:] in ("$", "€", "£") and not unit and text[end : end + 1] != "$":
         unit, start = before[-1], start - 1  # "$5", but LaTeX's "$5$"
-    return Number(start, end, value, unit, ordinal)
+    return Number(start, end, stop, value, unit, ordinal)
 
 
 def _value_of_words(words):

@@ -17,7 +17,7 @@ _STEMMER = snowballstemmer.stemmer("english")
 # Not Blue or Mercury, which mean the same without it.
 _EVERYDAY = frozenset(
     """
-    a about all am and any are art as at band bath bill bush but by can cars chad chase china
+    a about aids all am and any are art as at band bath bill bush but by can cars chad chase china
     cork could did do does doors down drew earl ever fall first for ford frank from full go
     grace grant guy had has have he her here him his hope how hull i if in into is it its
     jack java jay job jordan joy like march mark may me mobile more most my nice no none not
@@ -153,12 +153,13 @@ def _pattern(name, strict, part=False):
 
 def _word(word, strict, last, alone):
     letters = word.replace(".", "")
-    # Initials and abbreviations, with points or without: U.S.A., W.H.O., JK. Capitals count.
+    # Initials and abbreviations, with points or without: U.S.A., W.H.O., JK.
     initials = letters.isalpha() and letters.isupper() and (alone or not roman_value(word))
     if initials and len(letters) > 1 and ("." in word or len(letters) <= 5):
         spelled = r"\.?\s?".join(letters)
         dotted = r"\.\s?".join(letters.lower()) + r"\."
-        return rf"(?-i:{spelled}\.?|{dotted})"
+        exact = len(letters) <= _SHORT or is_everyday(letters)
+        return rf"(?{'-i' if exact else ''}:{spelled}\.?|{dotted})"
     if len(letters) == 1 and word.endswith("."):
         return rf"{re.escape(letters)}\.?"
     if re.fullmatch(r"(?:[A-Z][a-z]?\d*){2,}", word) and not word.isalpha():

@@ -349,7 +349,7 @@ def test_refusals(response):
     ],
 )
 def test_answers_are_no_refusals(response):
-    assert is_refusal(response) is response.startswith("Sorry")
+    assert not is_refusal(response)
 
 
 # Real responses, labelled by hand
