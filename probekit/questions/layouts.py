@@ -48,7 +48,7 @@ def unfolded(cell):
         return _plain(cell)
     text = cell.strip()
     found = _parsed(text)
-    if isinstance(found, set) and not any(isinstance(item, str) for item in found):
+    if isinstance(found, set) and _only_numbers(found):
         raise ValueError(
             f"{arguments.shown(text)} may be one answer, a set, or several. Write one inside a "
             f'list, ["{{2, 3}}"], and several as a list, [2, 3].'
@@ -82,7 +82,7 @@ def _plain(value, depth=0):
 
 def _parsed(text):
     """The structure that a text writes; None if it writes none."""
-    if not text.startswith(("[", "{", "('", '("')):
+    if not text.startswith(("[", "{", "(")):
         return None
     try:
         return parse_json(text)
@@ -115,7 +115,9 @@ def _parsed(text):
             found = ast.literal_eval(text)
     except (tokenize.TokenError, SyntaxError, ValueError, TypeError, RecursionError, MemoryError):
         return None
-    return found if isinstance(found, list | tuple | dict | set) else None
+    if isinstance(found, tuple):
+        return None if _only_numbers(found) else found  # (1, 2) is a point
+    return found if isinstance(found, list | dict | set) else None
 
 
 def _printed(text, bare):
@@ -157,7 +159,7 @@ def as_text(value, kind=""):
         return ""
     if isinstance(value, str):
         found = _parsed(value)
-        if isinstance(found, dict) or _holds_text(found) or _printed(value, bare=False):
+        if not _only_numbers(found or []) or _printed(value, bare=False):
             raise ValueError(
                 f"{arguments.shown(value)} is a list or a mapping that was written as text inside "
                 "another. Write it as a list, or put it in backquotes if it is meant as it stands."
@@ -177,10 +179,10 @@ def as_text(value, kind=""):
     return _TRUE_FALSE.get(text.lower(), text) if kind == "yes_no" else text
 
 
-def _holds_text(value):
+def _only_numbers(value):
     if isinstance(value, list | tuple | set):
-        return any(map(_holds_text, value))
-    return isinstance(value, str | dict)
+        return all(map(_only_numbers, value))
+    return isinstance(value, numbers.Number) and not isinstance(value, bool)
 
 
 def asked(value):
@@ -363,12 +365,12 @@ def named(value, feature):
     if not isinstance(feature, dict):
         return value
     if feature.get("_type") == "ClassLabel":
-        names = feature.get("names") or []
+        names = feature.get("names")
         if value is None or value != value or value == -1:  # NaN; -1 is no label
             return None
-        if value not in range(len(names)):
-            raise ValueError(f"there is no class label {arguments.shown(value)}.")
-        return names[int(value)]
+        if not isinstance(names, list) or value not in range(len(names)):
+            raise ValueError(f"there is no class label {arguments.shown(value)}")
+        return str(names[int(value)])
     if feature.get("_type") in ("List", "LargeList", "Sequence"):
         inner = feature.get("feature")
         if isinstance(value, Mapping):  # a sequence of mappings is kept as a mapping of lists

@@ -24,9 +24,9 @@ _HUB = "hub:"
 _REQUIRED = ("question", "answers")
 _SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
 
-# Read as Windows-1252, a binary file has control characters, and one in the code page of another
-# alphabet has words of nothing but accented letters.
-_NOT_WESTERN = re.compile("[\x00-\x08\x0e-\x1f]|[À-ÖØ-öø-ÿ]{3}")
+# Read as Windows-1252, a binary file has control characters, and a text in the code page of another
+# alphabet has words of nothing but accented letters and signs, or with a sign inside.
+_NOT_WESTERN = re.compile("[\x00-\x08\x0e-\x1f]|[¡-ÿ]{3}|[^\\W\\d_][¡-©«¬®-³µ¶¸¹»-¿][^\\W\\d_]")
 
 
 @arguments.plainly()
@@ -237,17 +237,17 @@ def _row(row, columns, kind, classes):
 
 def _options(row, answer, columns, classes):
     """Options of a row: their texts, labels, and marks of the right ones where these answer."""
-    ((column, _),) = columns["answers"]
     if "choices" not in row:
         marked = isinstance(answer, dict) and {"choices", "labels"} <= {*answer}
         return layouts.options(answer if marked else None)
-    called = [name for name, _ in columns["choices"]]
-    if called == [column]:
-        return layouts.options(classes.get(column, answer))
+    called = [column for column, _ in columns["choices"]]
+    if columns["choices"] == columns["answers"]:
+        return layouts.options(classes.get(called[0], answer))
     offered = [layouts.read(*cell) for cell in row["choices"]]
     if len(called) > 1:
         # Of option1 and option2, what differs in the names are the labels.
-        shared = len(list(takewhile(lambda letters: len({*letters}) == 1, zip(*called))))
+        letters = zip(*called, strict=False)
+        shared = len(list(takewhile(lambda same: len({*same}) == 1, letters)))
         offered = [{name[shared:]: text for name, text in zip(called, offered, strict=True)}]
     return (*layouts.options(offered[0])[:2], None)
 
@@ -329,8 +329,10 @@ def _with_classes(table, name, path, features):
         if column in table.columns and "ClassLabel" in str(feature):
             try:
                 cells = [layouts.named(cell, feature) for cell in table[column].tolist()]
-            except ValueError as error:
-                raise ValueError(f"{name}, column {column!r}: {error}") from None
+            except (ValueError, TypeError, AttributeError) as error:  # the file describes others
+                raise ValueError(
+                    f"{name}, column {column!r}: its cells do not fit its class labels: {error}."
+                ) from None
             table[column] = pd.Series(cells, index=table.index, dtype=object)
             if isinstance(feature, dict) and feature.get("_type") == "ClassLabel":
                 classes[column] = feature["names"]
