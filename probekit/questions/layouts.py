@@ -31,8 +31,8 @@ _LONGEST = 100_000
 
 _BRACKETS = {"[": "]", "{": "}"}
 _QUOTED = re.compile(r"""[\[{][\[{(\s]*(?:array\(\[*)?["']|array\(|frozenset\(""")
-_CUT_NUMBERS = re.compile(r"[\[{][\s\d.,+eE-]*\d[\s\d.,+eE-]*$")
-_WORKED = re.compile(r"(?:^|\n)####[ \t]*(\S.*)$")
+_CUT_NUMBERS = re.compile(r"[\[{][\s\d.+eE-]*\d\s*,[\s\d.,+eE-]*$")
+_LAST_LINE = re.compile(r"(?:^|\n)####[ \t]*(\S[^\n]*)$")
 _OWN_LETTER = re.compile(r"\(?([A-Za-z])\s?[).:]\s*(?=\S)")
 _TRUE_FALSE = {"true": "yes", "1": "yes", "false": "no", "0": "no"}
 
@@ -199,20 +199,34 @@ def asked(value):
 
 def answers(value, kind="", options=()):
     """The single values in a cell of accepted answers."""
-    if isinstance(value, str) and value not in options and not _WORKED.search(value):
+    if isinstance(value, str) and value not in options and not _worked(value):
         value = alternatives(value)
     return [_final(one, kind) for one in _values(value)]
 
 
 def _final(value, kind):
-    """What a worked solution ends in, as in GSM8K; other values as they are."""
-    worked = _WORKED.search(value) if isinstance(value, str) else None
-    if worked and kind != "number":
+    """What a worked solution ends in; other values as they are."""
+    end = _worked(value) if isinstance(value, str) else ""
+    if end and kind != "number":
         raise ValueError(
             f"{arguments.shown(value[-60:])} is a worked solution that ends in its answer, "
-            f'{arguments.shown(worked[1])}. Give kind="number" to accept what is after ####.'
+            f'{arguments.shown(end)}. Give kind="number" to accept that alone.'
         )
-    return worked[1] if worked else value
+    return end or value
+
+
+def _worked(text):
+    """What a worked solution ends in: GSM8K's last line, MATH's last box; "" of other texts."""
+    line = _LAST_LINE.search(text)
+    if line:
+        return line[1]
+    start = text.rfind("\\boxed{") + len("\\boxed{")
+    depth = 1
+    for end in range(start, len(text) if "\\boxed{" in text else 0):
+        depth += (text[end] == "{") - (text[end] == "}")
+        if not depth:
+            return text[start:end].strip()
+    return ""
 
 
 def _values(value, depth=0):

@@ -75,7 +75,8 @@ def read_questions(
         answers. True and False are read if the kind is yes_no, and a worked solution with its
         answer after ``####`` (GSM8K) if it is number.
     id, candidates, group : str
-        Other columns, which may be absent, as may `choices` and `kind`. `candidates` names a list
+        Other columns, which may be absent, as may `choices` and `kind`; an empty name leaves one
+        out. `candidates` names a list
         of things that could be answered: a CSV file with the columns ``name``, ``aliases`` and
         ``decoys``, in the folder ``candidates`` beside the file or among the shipped ones. `group`
         says which questions belong together.
@@ -120,12 +121,15 @@ def read_questions(
     table, name, path, classes = _load(source, [*names["question"], *names["answers"]])
     if not len(table):
         raise ValueError(f"{name} has no questions: it holds no row below the column names.")
-    kind = kind if kind in KINDS and kind not in table.columns else ""  # of all rows
+    if kind not in KINDS or kind in table.columns:
+        kind = ""  # it is not one kind for all rows
+    else:
+        names["kind"] = [""]
     columns = {
         parameter: given
         for parameter, given in names.items()
-        if not (parameter == "kind" and kind)
-        and (given != [parameter] or parameter in table.columns or parameter in _REQUIRED)
+        if parameter in _REQUIRED
+        or (given != [""] and (given != [parameter] or parameter in table.columns))
     }
     columns = _found(columns, table, name)
     if not kind and "kind" not in columns:
@@ -244,7 +248,10 @@ def _options(row, answer, columns, classes):
     if columns["choices"] == columns["answers"]:
         return layouts.options(classes.get(called[0], answer))
     offered = [layouts.read(*cell) for cell in row["choices"]]
-    if len(called) > 1:
+    if len(called) > 1 and not isinstance(answer, str):
+        # Typed numbers are positions: the columns choice1 and choice2 go with 0 and 1 in COPA.
+        offered = [offered]
+    elif len(called) > 1:
         # Of option1 and option2, what differs in the names are the labels.
         letters = zip(*called, strict=False)
         shared = len(list(takewhile(lambda same: len({*same}) == 1, letters)))

@@ -192,6 +192,13 @@ LAYOUTS = [
         [(WHO, ["9"]), (WHEN, ["1,009"])],
     ),
     (
+        "MATH",
+        two(r"If \boxed{x}, then $\boxed{\frac{1}{2}}$.", r"It is |x|, \boxed{42}", "solution"),
+        EVERY,
+        {"answers": "solution", "kind": "number"},
+        [(WHO, [r"\frac{1}{2}"]), (WHEN, ["42"])],
+    ),
+    (
         "MMLU",
         choice(PLANET, ["Mars", "Saturn"], 1, SUM, ["1", "2", "3"], 1),
         TYPED,
@@ -307,6 +314,27 @@ LAYOUTS = [
         [ASKED[0], (f"{SUM}\nA. 2\nB. 3", ["A", "2"])],
     ),
     (
+        "COPA",
+        [
+            {"premise": PLANET, "choice1": "Mars", "choice2": "Saturn", "label": 1},
+            {"premise": SUM, "choice1": "3", "choice2": "2", "label": 1},
+        ],
+        TYPED,
+        {"question": "premise", "choices": ["choice1", "choice2"], "answers": "label"},
+        [ASKED[0], (f"{SUM}\nA. 3\nB. 2", ["B", "2"])],
+    ),
+    (
+        "HellaSwag",
+        [
+            {"ctx": PLANET, "endings": ["Mars", "Saturn"], "label": "1"},
+            {"ctx": SUM, "endings": ["2", "3"], "label": "0"},
+            {"ctx": "Hidden?", "endings": ["2", "3"], "label": ""},
+        ],
+        EVERY,
+        {"question": "ctx", "choices": "endings", "answers": "label", "unanswerable": "skip"},
+        [ASKED[0], (f"{SUM}\nA. 2\nB. 3", ["A", "2"])],
+    ),
+    (
         "SciQ",
         [
             {"question": PLANET, "distractor1": "Mars", "correct_answer": "Saturn"},
@@ -407,6 +435,13 @@ def test_columns_by_other_names(tmp_path):
     assert read_questions(path, kind="date")["kind"].tolist() == ["date", "date"]
     with pytest.raises(ValueError, match=r"no column 'sort'\. Columns found"):
         read_questions(path, kind="sort")
+
+
+def test_an_empty_name_leaves_a_column_out(tmp_path):
+    path = jsonl(tmp_path / "q", two("1", "2", choices=[["1", "2"]] * 2, kind=["x", "y"]))
+    questions = read_questions(path, choices="", kind="")
+    assert questions["question"].tolist() == [WHO, WHEN]
+    assert questions["answers"].tolist() == [["1"], ["2"]]
 
 
 def test_an_unknown_kind(tmp_path):
@@ -537,6 +572,7 @@ REFUSED = [  # what, answers of the first row, words of the message
     ("true in a list", [True], 'kind="yes_no"'),
     ("true in a printed list", "[True]", 'kind="yes_no"'),
     ("a worked solution", SOLUTION.format("9"), r"worked solution.*'9'.*kind=\"number\""),
+    ("a solution with a box", r"So $1+1=\boxed{2}$.", r"worked solution.*'2'.*kind=\"number\""),
     ("a worked solution with a |", "|x| = 9\n#### 9", "worked solution"),
     ("a worked solution in a list", [SOLUTION.format("9")], "worked solution"),
 ]
