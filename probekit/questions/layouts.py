@@ -31,7 +31,8 @@ _LONGEST = 100_000
 
 _BRACKETS = {"[": "]", "{": "}"}
 _QUOTED = re.compile(r"""[\[{][\[{(\s]*(?:array\(\[*)?["']|array\(|frozenset\(""")
-_CUT_NUMBERS = re.compile(r"[\[{][\s\d.+eE-]*\d\s*,[\s\d.,+eE-]*$")
+_QUOTE = re.compile(r"""[\[{(,:\s]["']""")
+_ONLY_NUMBERS = re.compile(r"[\s\d.,+eE\[\]{}-]+")
 _LAST_LINE = re.compile(r"(?:^|\n)####[ \t]*(\S[^\n]*)$")
 _OWN_LETTER = re.compile(r"\(?([A-Za-z])\s?[).:]\s*(?=\S)")
 _TRUE_FALSE = {"true": "yes", "1": "yes", "false": "no", "0": "no"}
@@ -126,17 +127,22 @@ def _printed(text, bare):
     `bare`: it is all that a cell holds. Inside a list, a bracket without quotes is an answer.
     """
     closing = _BRACKETS.get(text[:1], ")")
-    cut = text.count(text[:1]) > text.count(closing)
+    closes = text.endswith(closing)
     if _QUOTED.match(text):
-        return cut or text.endswith(closing)
-    if not bare or text[:1] not in _BRACKETS:
+        return closes or text.count(text[:1]) > text.count(closing)
+    if text[:1] not in _BRACKETS:
+        return False
+    if closes and _QUOTE.search(text):
+        return True
+    if not bare:
         return False
     depth = 0
     for position, character in enumerate(text, start=1):
         depth += (character == text[0]) - (character == closing)
         if not depth:
             return position == len(text)
-    return bool(_CUT_NUMBERS.match(text))
+    # Cut off among numbers; but "[0, 1[" is an interval, as some write it.
+    return bool("," in text and _ONLY_NUMBERS.fullmatch(text) and not text.endswith("["))
 
 
 def read(cell, path=()):

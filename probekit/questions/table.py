@@ -408,17 +408,18 @@ def _decoded(path, is_csv):
 
 def _read_csv(text, name, wanted):
     """Table and its separator: the one with which the first line has the wanted columns."""
-    said = re.match(r"sep=([,;\t])\n", text)  # Excel's way to say it
-    text = text[said.end() :] if said else text
-    separator = said[1] if said else ","
-    for other in "" if said else _SEPARATORS:
+
+    def fit(separator):
         try:
-            header = next(csv.reader(io.StringIO(text, newline=""), delimiter=other))
+            header = next(csv.reader(io.StringIO(text, newline=""), delimiter=separator))
         except (csv.Error, StopIteration):
-            continue
-        if all(column in header or column.split(".")[0] in header for column in wanted):
-            separator = other
-            break
+            return 0, 0
+        have = sum(column in header or column.split(".")[0] in header for column in wanted)
+        return have, len(header)
+
+    said = re.match(r"sep=([,;\t])\n", text)  # Excel's way to say it
+    separator = said[1] if said else max(_SEPARATORS, key=fit)
+    text = text[said.end() :] if said else text
     try:
         # Not splitlines: U+2028 and the like end no row.
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
@@ -431,8 +432,8 @@ def _read_csv(text, name, wanted):
             sign = _SEPARATORS[separator][:-1]
             raise ValueError(
                 f"{name}, row {number}: {len(row)} cells under {len(header)} column names, with "
-                f"{sign}s between them. A cell that holds a {sign} needs quotes: "
-                f'"Paris{separator} France".'
+                f"{sign}s between them: {arguments.listed(map(repr, row), 5)}. A cell that holds "
+                f'a {sign} needs quotes: "Paris{separator} France".'
             )
     return pd.DataFrame(rows, columns=header, dtype=object), separator
 

@@ -559,6 +559,8 @@ REFUSED = [  # what, answers of the first row, words of the message
     ("an array by its name", "array(['Ada'], dtype=object)", "cannot be read back"),
     ("a list that was cut off", "['Ada', 'Ada Lov", "cannot be read back"),
     ("numbers that were cut off", "[1, 2, ", "cannot be read back"),
+    ("lists of numbers that were cut off", "[[1, 2], [3, ", "cannot be read back"),
+    ("an array of numbers and texts", "[1 'Ada']", "cannot be read back"),
     ("JSON that was cut off", '[{"text": "Ada"', "cannot be read back"),
     ("calls", "[__import__('os').getcwd()]", "cannot be read back"),
     ("a list with nan", "['Ada', nan]", "cannot be read back"),
@@ -594,6 +596,7 @@ def test_refused_answers(tmp_path, answers, message):
         ('["[0, 1]", "{2, 3}"]', ["[0, 1]", "{2, 3}"]),
         ('["[sic]"]', ["[sic]"]),
         ("[0, 1)", ["[0, 1)"]),
+        ("[0, 1[", ["[0, 1["]),
         ("[0, 1) or [2, 3)", ["[0, 1) or [2, 3)"]),
         ("[Ada] and [Bob]", ["[Ada] and [Bob]"]),
         ("(1, 2)", ["(1, 2)"]),
@@ -761,6 +764,20 @@ def test_the_separator_depends_on_the_columns_asked_for(tmp_path):
     (tmp_path / "q.csv").write_text("Frage, kurz;Antwort\nWer?;Ada\n", encoding="utf-8")
     questions = read_questions(tmp_path / "q.csv", question="Frage, kurz", answers="Antwort")
     assert questions["question"].tolist() == ["Wer?"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("Frage;Antwort\nWer?;Ada\n", "Columns found: Frage, Antwort"),
+        ("question;answers\nA; or B?;x\n", "row 1: 3 cells .* semicolons between them: 'A', ' or"),
+        ("question\tanswers\nA\t\tx\n", "row 1: 3 cells .* tabs between them: 'A', '', 'x'"),
+    ],
+)
+def test_a_refused_file_is_shown_as_it_was_understood(tmp_path, text, message):
+    (tmp_path / "q.csv").write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError, match=message):
+        read_questions(tmp_path / "q.csv")
 
 
 def test_windows_1252_is_read_and_shown(tmp_path, capsys):
