@@ -90,11 +90,11 @@ def _parsed(text):
     except ValueError:
         pass
     # literal_eval runs no code, but a hostile text can exhaust the parser beneath it. So the text
-    # may only hold single values between brackets and commas. Two texts side by side, which
-    # Python joins, are an array as numpy prints it.
+    # may only hold single values between brackets and commas; of brackets the parser itself takes
+    # 200 deep. Two texts side by side, which Python joins, are an array as numpy prints it.
     if len(text) > _LONGEST:
         return None
-    before, depth = "", 0
+    before = ""
     try:
         for token in tokenize.generate_tokens(io.StringIO(text).readline):
             if token.type in (tokenize.NL, tokenize.NEWLINE, tokenize.ENDMARKER):
@@ -106,9 +106,6 @@ def _parsed(text):
             if not value and token.string not in tuple("[]{}(),:-"):
                 return None
             if token.string == "-" and before not in tuple("[{(,:"):
-                return None
-            depth += (token.string in tuple("[{(")) - (token.string in tuple("]})"))
-            if depth > _DEEPEST:
                 return None
             before = "value" if value else token.string
         with warnings.catch_warnings():
