@@ -246,7 +246,11 @@ MUST_BE = [
     ("read_questions", "limit", WHOLE.format(0), [1.0, "all", None, True], [-1]),
     *(
         ("read_questions", column, f"text such as {column!r}", [None, 0, ["a"]], [])
-        for column in ("question", "answers", "id", "candidates")
+        for column in ("answers", "id", "candidates", "kind", "group")
+    ),
+    *(
+        ("read_questions", column, f"text such as {column!r}", [None, 0, []], [])
+        for column in ("question", "choices")
     ),
     ("load_model", "device", "text such as '…'", [99, 1.5, True], []),
     ("load_model", "dtype", DTYPE, [16, True], ["float17", "int8", "auto8"]),

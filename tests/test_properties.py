@@ -12,7 +12,7 @@ import unicodedata
 
 import pandas as pd
 import pytest
-from hypothesis import assume, example, given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from probekit.questions.candidates import Candidates, read_candidates
@@ -83,10 +83,13 @@ def plain(text):
 @st.composite
 def question_rows(draw):
     ids = draw(st.lists(SOME_TEXT, min_size=1, max_size=4, unique_by=plain))
-    answer = TEXT.map(lambda text: text.replace("|", "").strip()).filter(bool)
+    # What begins with a bracket may be a structure that was printed (tests/questions/test_layouts).
+    asked = SOME_TEXT.filter(lambda text: not text.strip().startswith(("[", "{", "(")))
+    answer = asked.map(lambda text: text.replace("|", "").strip()).filter(
+        lambda text: text and not text.startswith(("[", "{", "("))
+    )
     return [
-        (identity, draw(SOME_TEXT), draw(st.lists(answer, min_size=1, max_size=3)))
-        for identity in ids
+        (identity, draw(asked), draw(st.lists(answer, min_size=1, max_size=3))) for identity in ids
     ]
 
 
@@ -100,8 +103,6 @@ def check_read(path, rows, clean):
 @given(question_rows(), st.sampled_from(["", "\ufeff"]), st.booleans())
 @example([("1", "a\u2028b\x0bc\x85?", ["x\x1cy"])], "", False)
 def test_csv_gives_back_what_was_written(folder, rows, mark, windows):
-    # A list as JSON in a CSV cell is read as one.
-    assume(not any("|".join(a).startswith('["') for _, _, a in rows))
     text = io.StringIO()
     # Windows' line ends with as few quotes as possible, or Unix's with all.
     style = ("\r\n", csv.QUOTE_MINIMAL) if windows else ("\n", csv.QUOTE_ALL)
