@@ -22,6 +22,9 @@ TOKENS = (
 #: What the figure draws: the token after the exact answer is captured but not shown.
 FIGURE_TOKENS = tuple(token for token in TOKENS if token != "exact_answer_after_last")  # noqa: S105
 
+#: Where among them those are that an exact answer decides.
+EXACT_ANSWER = slice(3, 7)
+
 #: Index of the last token of the prompt, the one from which the first answer token is predicted.
 LAST_PROMPT_TOKEN = -1
 
@@ -58,6 +61,17 @@ def span_tokens(offsets, span):
     start, stop = span
     inside = [i for i, (first, end) in enumerate(offsets) if first < stop and end > start]
     return (inside[0], inside[-1]) if inside else None
+
+
+def answer_tokens(tokenizer, token_ids, offsets, span):
+    """First and last token of an exact answer; None if they do not hold it, or there is none."""
+    tokens = span and span_tokens(offsets, span)
+    if not tokens:
+        return None
+    # Verified by decoding: a name must never hit a token that lacks the answer.
+    text = _decode(tokenizer, token_ids)[slice(*span)]
+    held = _decode(tokenizer, token_ids[tokens[0] : tokens[1] + 1])
+    return tokens if text in held else None
 
 
 def token_positions(n_tokens, exact_answer=None):

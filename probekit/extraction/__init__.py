@@ -9,5 +9,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "sites": ["SITES"],
         "one_pass": ["extract"],
         "responses": ["show_tokens", "token_view"],
+        "audit": ["audit", "grader_error"],
     },
 )

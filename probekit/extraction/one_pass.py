@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from probekit import arguments
 from probekit.extraction import asking, memory
+from probekit.extraction.corrections import correct_answers, digest, read_corrections
 from probekit.extraction.models import LanguageModel
 from probekit.extraction.shards import (
     Shard,
@@ -26,7 +27,9 @@ from probekit.extraction.shards import (
     answer_shard,
     fitting_batch,
     is_copied,
+    say_again,
     shortest_alike,
+    summary,
 )
 from probekit.extraction.sites import SITES, check_sites
 from probekit.extraction.store import SHARD, ActivationStore, claim, mend, record
@@ -35,10 +38,13 @@ from probekit.run.directory import Run, store_name
 from probekit.run.files import explained, no_links, reading, replacing, sha256
 from probekit.run.lock import writing
 from probekit.run.stopping import stoppable
+from probekit.tokens import EXACT_ANSWER, MISSING, TOKENS
 
 # What of the answers stands beside the activations, besides whether they are correct.
 _TEXT_COORDINATES = ("id", "question", "exact_answer", "answer")
 _AGAIN = "Run the same again, which makes only what is missing."
+# Columns of a shard's answers: the model's own activations where the store holds a correction's.
+_OWN = "own_activations_"
 _GO_ON = "Whole shards of answers are kept: the same call goes on from there."
 
 
@@ -56,6 +62,7 @@ def extract(
     seed=0,
     judge=None,
     p_true=False,
+    corrections=None,
     batch_size=None,
     scheduler=None,
     progress=True,
@@ -89,6 +96,13 @@ def extract(
         is asked.
     p_true : bool
         Ask the model whether each of its responses is true: one more prompt for each.
+    corrections : str, Path or DataFrame, optional
+        What a person has put right: a CSV file with the columns ``id``, ``correct`` (true or false)
+        and ``exact_answer`` (whole words of the response, of which the first place counts, or
+        ``-`` for none). An empty cell leaves that as it is, and `correct` stays as it is where only
+        the exact answer is changed. They may come and go: the same call with others, or without,
+        changes a finished run, and asks nothing again; only for another exact answer the
+        model reads its response once more.
     batch_size : int, optional
         Rows that advance together. By default as many as memory allows, at most 256 on a CPU; it
         is halved when memory runs out. A run that is continued keeps its batch size unless this
@@ -111,7 +125,8 @@ def extract(
         If an argument is of the wrong kind.
     ValueError
         If an argument can't be used with this model, the directory holds another run, another
-        process is writing into it, or all answers are right or all are wrong.
+        process is writing into it, corrections name an exact answer that is not in the response,
+        or all answers are right or all are wrong.
     """
     arguments.instance("lm", lm, LanguageModel, "from load_model")
     arguments.instance("run", run, Run, 'such as Run("data/runs/cities")')
@@ -133,6 +148,7 @@ def extract(
         batch_size = arguments.whole("batch_size", batch_size, 1)
     arguments.flag("progress", progress)
     asked = _repeat(questions, n_samples)
+    corrected = read_corrections(corrections, asked["id"])
     prompts = [lm.tokenize(lm.prompt(question)) for question in asked["question"]]
     _check_context(lm, asked, prompts, max_new_tokens, judge, p_true)
     with stoppable(_GO_ON), _workers(scheduler, lm, judge) as workers, writing(run.path):
@@ -159,11 +175,21 @@ def extract(
             fitting = workers.fitting_batch if workers else partial(fitting_batch, lm)
             sizes = max(map(len, prompts)), max_new_tokens, len(sites)
             batch_size = _batch_size(claimed, batch_size or fitting(*sizes), batch_size)
-        stage = run.begin("extract", parameters, inputs=questions.attrs.get("files", ()))
-        work = _Extraction(lm, asked, prompts, run, sites, parameters, batch_size, judge, workers)
+        settled = False
+        if damaged == []:
+            settled = run.manifest("extract")["results"].get("corrections") == digest(corrected)
+            if not settled:  # what is refused is refused while the run is still finished
+                correct_answers(lm, run.answers(), asked, corrected)
+        files = list(questions.attrs.get("files", ()))
+        if not isinstance(corrections, pd.DataFrame) and not arguments.absent(corrections):
+            files.append(corrections)
+        stage = run.begin("extract", parameters, inputs=files)
+        work = _Extraction(
+            lm, asked, prompts, run, sites, parameters, batch_size, judge, workers, corrected
+        )
         work.record(at_work=True)
         try:
-            answers = work.run(damaged, progress)
+            answers = work.run(damaged, settled, progress)
         except BaseException:
             # It was not killed. An error that this makes too is the lesser one.
             with suppress(OSError, ValueError):
@@ -179,6 +205,8 @@ def extract(
             n_without_exact_answer=int((answers["exact_answer"] == "").sum()),
             n_unfinished=int((~answers["finished"]).sum()),
             n_refusals=int(answers["refusal"].sum()),
+            n_corrected=int(answers["corrected"].sum()) if "corrected" in answers else 0,
+            corrections=digest(corrected),
             device=workers.device if workers else str(lm.device),
             batch_size=work.batch_size,
         )
@@ -353,6 +381,7 @@ class _Extraction:
     batch_size: int
     judge: object
     workers: object
+    corrections: pd.DataFrame
 
     @cached_property
     def stores(self):
@@ -375,13 +404,20 @@ class _Extraction:
         deaths = memory.deaths() if at_work and not self.workers else None
         record(self.where, self.parameters, self.batch_size, deaths)
 
-    def run(self, damaged, progress):
-        """Go through the shards that are not there yet, then put everything together."""
+    def run(self, damaged, settled, progress):
+        """Go through the shards that are not there yet, then put everything together.
+
+        Nothing is done if the run is `settled`: whole, and with these corrections.
+        """
         table = self.where.path / "answers.parquet"
-        if damaged != []:
+        if not settled:
             self._go_through(damaged is not None, progress)
-            numbers = range(len(self.shards))
-            answers = pd.concat([self._read_part(n) for n in numbers], ignore_index=True)
+            parts = map(self._read_part, range(len(self.shards)))
+            own = pd.concat([p.filter(regex=f"^(?!{_OWN})") for p in parts], ignore_index=True)
+            answers = correct_answers(self.lm, own, self.questions, self.corrections)
+            for number in range(len(self.shards)):
+                self._read_elsewhere(number, own, answers)
+            del own
             for store in self.stores.values():
                 store.name_coordinates(answers, _TEXT_COORDINATES)
             with replacing(table) as temporary:
@@ -486,6 +522,47 @@ class _Extraction:
                             f"something else wrote there meanwhile, or the disk is faulty. {_AGAIN}"
                         )
                 self._write_part(number, rows)
+
+    def _read_elsewhere(self, number, own, answers):
+        """Take the exact answers' activations of a shard from where a person found these answers.
+
+        What the store holds of the model's own is kept in the shard's answers before it is
+        replaced, so that it can be put back, whenever a run is killed.
+        """
+        members, part = self.shards[number], self._read_part(number)
+        before, now = ([list(table["positions"][i]) for i in members] for table in (own, answers))
+        moved = [i for i in range(len(part)) if before[i] != now[i]]
+        replaced = [name for name in part if name.startswith(_OWN)]
+        if not moved and not replaced:
+            return
+        positions, read = [now[i] for i in moved], []
+        if moved:
+            prompts = [self.prompts[members[i]] for i in moved]
+            responses = [list(part["token_ids"][i]) for i in moved]
+            again = self.workers.say_again if self.workers else partial(say_again, self.lm)
+            read = again(prompts, responses, positions, self.sites, self.batch_size)
+        for i, at, (logprobs, _) in zip(moved, positions, read, strict=True):
+            first, last = (at[TOKENS.index(f"exact_answer_{end}")] for end in ("first", "last"))
+            said = logprobs[first : last + 1] if first != MISSING else ()
+            for name, value in summary("answer_logprob", said).items():
+                answers.at[members[i], name] = value
+        for site, store in self.stores.items():
+            values = store.read(members)
+            kept = list(part[_OWN + site]) if _OWN + site in part else [None] * len(part)
+            for i in range(len(part)):
+                models = values[i][:, EXACT_ANSWER]
+                if kept[i] is not None:
+                    models[:] = np.frombuffer(kept[i], np.float32).reshape(models.shape)
+                elif i in moved:
+                    kept[i] = models.astype(np.float32).tobytes()
+            part[_OWN + site] = kept
+            self._write_part(number, part)
+            for i, (_, activations) in zip(moved, read, strict=True):
+                values = values.astype(np.result_type(values, activations[site]), copy=False)
+                values[i][:, EXACT_ANSWER] = activations[site]
+            store.write(members, values)
+        if not moved:  # all is the model's own again
+            self._write_part(number, part.drop(columns=replaced))
 
     def _answers(self, shards, tally):
         def halved(batch_size):

@@ -19,7 +19,14 @@ from probekit.extraction.generation import CachedPrefix, Sampler, generate, not_
 from probekit.extraction.models import LanguageModel
 from probekit.extraction.store import half_precision
 from probekit.questions.grading import examine, is_refusal, normalize
-from probekit.tokens import MISSING, TOKENS, decode_with_offsets, span_tokens, token_positions
+from probekit.tokens import (
+    EXACT_ANSWER,
+    MISSING,
+    TOKENS,
+    answer_tokens,
+    decode_with_offsets,
+    token_positions,
+)
 
 
 @dataclass(frozen=True)
@@ -168,7 +175,7 @@ class _Answering:
             "refusal": is_refusal(text),
             "token_ids": response.token_ids,
             "offsets": offsets,
-            **_summary("logprob", response.logprobs),
+            **summary("logprob", response.logprobs),
         }
 
     def _complete(self, pending):
@@ -187,13 +194,7 @@ class _Answering:
             if callable(self.judge):
                 correct = bool(self.judge(row["question"], text, asked["answers"]))
             self.tally.add(correct)
-            tokens = None if span is None else span_tokens(offsets, span)
-            if tokens is not None:
-                # Verified by decoding: a name must never hit a token that lacks the answer.
-                ids = response.token_ids[tokens[0] : tokens[1] + 1]
-                decoded, _ = decode_with_offsets(self.lm.tokenizer, ids)
-                if text[slice(*span)] not in decoded:
-                    tokens = None
+            tokens = answer_tokens(self.lm.tokenizer, response.token_ids, offsets, span)
             exact_answer, name, logprobs = "", None, ()
             if tokens is None:
                 span = -1, -1
@@ -213,7 +214,7 @@ class _Answering:
                 "answer_end": span[1],
                 "token_starts": [first for first, _ in offsets],
                 "positions": token_positions(len(response.token_ids), tokens),
-                **_summary("answer_logprob", logprobs),
+                **summary("answer_logprob", logprobs),
             }
             self._keep(response, row["positions"])
 
@@ -221,11 +222,8 @@ class _Answering:
         """Put the named tokens' activations in their place; what is missing stays NaN."""
         captured = self.activations
         for site, activations in response.activations.items():
-            values = half_precision(activations.float().cpu().numpy())
-            if values.dtype == np.float32 and not np.isfinite(values).all():
-                # NaN means in the store that a response has no such token.
-                question = self.shard.questions["id"].iloc[response.index]
-                raise not_finite(self.lm, question, len(response.token_ids))
+            question = self.shard.questions["id"].iloc[response.index]
+            values = _stored(self.lm, activations, question, len(response.token_ids))
             if site not in captured:
                 shape = (len(self.shard.members), values.shape[1], len(TOKENS), values.shape[2])
                 captured[site] = np.full(shape, np.nan, dtype=values.dtype)
@@ -236,12 +234,48 @@ class _Answering:
                     captured[site][response.index, :, t] = values[position + 1]
 
 
+def _stored(lm, activations, question, n_tokens):
+    """Activations as the store holds them."""
+    values = half_precision(activations.float().cpu().numpy())
+    if values.dtype == np.float32 and not np.isfinite(values).all():
+        # NaN means in the store that a response has no such token.
+        raise not_finite(lm, question, n_tokens)
+    return values
+
+
+def say_again(lm, prompts, responses, positions, sites, batch_size):
+    """Let a model say known responses, and read them at other exact answers.
+
+    `responses` are token ids, `positions` those of all named tokens. Gives for each response its
+    log-probabilities (token,) and {site: (layer, exact answer's token, feature)}, in the same
+    pass as `answer_shard`, so that both differ from a new run's by rounding at most.
+    """
+    stop = min(lm.stop_ids, default=0)
+
+    def known(logits, indices, steps):
+        said = [[*responses[i], stop][step] for i, step in zip(indices, steps, strict=True)]
+        return torch.tensor(said, device=logits.device)
+
+    found, longest = [None] * len(prompts), max(map(len, responses))
+    sizes = {"max_new_tokens": longest, "batch_size": batch_size}
+    for response in generate(lm, prompts, sites, **sizes, sample=known):
+        activations, wanted = {}, np.array(positions[response.index])[EXACT_ANSWER]
+        for site, values in response.activations.items():
+            values = _stored(lm, values, response.index, longest)
+            read = np.full((values.shape[1], len(wanted), values.shape[2]), np.nan, values.dtype)
+            there = wanted != MISSING
+            read[:, there] = values[wanted[there] + 1].swapaxes(0, 1)
+            activations[site] = read
+        found[response.index] = response.logprobs, activations
+    return found
+
+
 def is_copied(question):
     """Whether only the model can tell where the exact answer of a response is."""
     return question["kind"] == "text" and question["candidates"] is None
 
 
-def _summary(name, logprobs):
+def summary(name, logprobs):
     """Mean, least and greatest of some tokens' log-probabilities; NaN of none."""
     kinds = {"mean": np.mean, "min": np.min, "max": np.max}
     return {

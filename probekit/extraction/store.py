@@ -119,6 +119,11 @@ class ActivationStore:
             array[members.start : members.stop] = values
             self._sync(file)
 
+    def read(self, members):
+        """One shard, (example, layer, token, feature)."""
+        with reading(self._shard(members)):
+            return self._open()[members.start : members.stop]
+
     def adopt(self, members, other):
         """Take over one shard that another process has written into a store of its own."""
         file, written = self._shard(members), other._shard(members)

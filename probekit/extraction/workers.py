@@ -12,7 +12,7 @@ from threadpoolctl import threadpool_limits
 
 from probekit.cluster import Stop, completed, this_worker, unwatched
 from probekit.extraction.models import LanguageModel, load_model
-from probekit.extraction.shards import Tally, answer_shard, fitting_batch
+from probekit.extraction.shards import Tally, answer_shard, fitting_batch, say_again
 from probekit.extraction.store import ActivationStore
 
 
@@ -48,6 +48,11 @@ class Workers:
     def fitting_batch(self, *sizes):
         """The batch size that fits every worker's memory; sizes as for `shards.fitting_batch`."""
         return min(self._on_each(largest_batch, *sizes))
+
+    def say_again(self, *given):
+        """What `shards.say_again` gives, on one of the workers."""
+        [(_, found)] = completed(self.client, repeat, [("again", (self.models, *given))])
+        return found
 
     def answers(self, shards, stores, batch_size, tally, folder):
         """Answer shards and put their activations into the stores."""
@@ -138,6 +143,12 @@ def largest_batch(models, *sizes):
     """The batch size that fits this worker's memory."""
     with _alone():
         return fitting_batch(_models(models)[0], *sizes)
+
+
+def repeat(models, *given):
+    """Known responses, read at other exact answers on this worker."""
+    with _alone():
+        return say_again(_models(models)[0], *given)
 
 
 def answer(models, dtypes, judge, shard, batch_size, folder, frame, topic, number):
