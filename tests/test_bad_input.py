@@ -123,6 +123,8 @@ def correct(good):
     return good.grid["correct"].to_numpy()
 
 
+LABELLED = pd.DataFrame({"id": ["q0", "q1"], "correct": ["true", "false"]})
+
 # Per function the arguments of a good call.
 CALLS = {
     "read_questions": (
@@ -133,6 +135,11 @@ CALLS = {
     "grade": (pk.grade, {"response": "Oslo.", "answers": ["Oslo"]}),
     "find_span": (pk.find_span, {"response": "Oslo.", "question": "Where?", "candidates": None}),
     "is_refusal": (pk.is_refusal, {}),
+    "audit": (pk.audit, {"run": lambda good: good.made}),
+    "grader_error": (
+        pk.grader_error,
+        {"run": lambda good: good.made, "labelled": LABELLED},
+    ),
     "extract": (
         pk.extract,
         {
@@ -224,11 +231,33 @@ OUTLINE = "a list of (layer, token) such as [(12, '-1')]"
 MEASURE, LEVEL = "one of auroc, correlation;", "True, False or a level between 0 and 1"
 CHARTS = ("heatmap", "compare_splits", "small_multiples", "gain", "by_layer", "by_token")
 SITE, SPLIT = "one of mlp_out, attn_out, resid_post, mlp_act;", "one of random, answer, published;"
+KIND, BY_HAND = (
+    "one of text, number, date, yes_no, choice;",
+    "the path of a CSV file or a DataFrame",
+)
 STAGE = "one of extract, probe, visualize, interpret;"
 PER_SPLIT = "a dict of a Dataset per split, such as {'random': grid};"
 DTYPE = "a floating-point dtype of torch such as torch.bfloat16"
 ONE_SITE = "one of mlp_out, attn_out, resid_post, mlp_act, or a list of several;"
-# What extraction and the parameter of its notebook refuse alike.
+# What extraction and the parameters of its notebook refuse alike.
+CORRECTIONS = [
+    (
+        {"corrections": "nowhere.csv"},
+        FileNotFoundError,
+        "corrections: there is no file 'nowhere.csv'.",
+    ),
+    (
+        {"corrections": "notes.txt"},
+        ValueError,
+        "corrections: 'notes.txt' must be a file that ends in .csv.",
+    ),
+    (
+        {"corrections": "questions.csv"},
+        ValueError,
+        "questions.csv needs the columns id and correct, exact_answer or both, each once. Columns "
+        "found: question, answers.",
+    ),
+]
 SAMPLING = [
     (
         {"temperature": 1e-6},
@@ -269,6 +298,11 @@ MUST_BE = [
     ("extract", "top_p", "a number from 1e-06 to 1", ["0.9", None], [0, 1.5, NAN]),
     ("extract", "seed", SEED, [None, 1.5], [-1, 2**32]),
     ("extract", "p_true", YES_OR_NO, ["yes", 1], []),
+    ("extract", "corrections", BY_HAND, [3, ["a.csv"], {}], []),
+    ("audit", "sample", WHOLE.format(0), [2.5, "50", None], [-1]),
+    ("audit", "seed", SEED, [None, "0"], [-1]),
+    ("grader_error", "labelled", BY_HAND, [3, [], True], []),
+    ("grader_error", "auroc", "a number from 0 to 1", ["0.8", [0.8]], [-0.1, 1.5, NAN]),
     ("extract", "batch_size", WHOLE.format(1), ["all", 2.0], [0, -3]),
     ("extract", "progress", YES_OR_NO, [None], []),
     ("extract", "site", ONE_SITE, [None, 3, [3]], [[], ["mlp_out", "mlp_out"]]),
@@ -320,6 +354,12 @@ MUST_BE = [
     ("check_parameters", "questions", "text such as 'cities'", [["cities"], None], []),
     ("check_parameters", "question_column", "text such as 'question'", [None, 0], []),
     ("check_parameters", "answers_column", "text such as 'answers'", [["answers"]], []),
+    ("check_parameters", "choices_column", "text such as 'choices'", [None, 0], []),
+    ("check_parameters", "group_column", "text such as 'group'", [None, 0], []),
+    ("check_parameters", "corrections", "text such as 'corrections.csv'", [None, 0], []),
+    ("check_parameters", "kind", "text such as 'number'", [None, 0], []),
+    ("check_parameters", "kind", KIND, [], ["word"]),
+    ("check_parameters", "unanswerable", "one of refuse, skip;", [None, True], ["", "keep"]),
     ("check_parameters", "site", SITE, [None, ["mlp_out"]], ["", "all"]),
     ("check_parameters", "limit", WHOLE.format(0), [1.5, "all", None, True], [-1]),
     ("check_parameters", "max_new_tokens", WHOLE.format(1), [2.5, "9", None], [0, -1]),
@@ -362,9 +402,10 @@ UNFINISHED = (
     "notebook."
 )
 LACKS = (
-    "There are: C, answers_column, device, folds, judge, limit, max_new_tokens, measure, model, "
-    "n_permutations, n_samples, p_true, question_column, questions, run_dir, scheduler, seed, "
-    "site, split, temperature, top_p."
+    "There are: C, answers_column, choices_column, corrections, device, folds, group_column, "
+    "judge, kind, limit, max_new_tokens, measure, model, n_permutations, n_samples, p_true, "
+    "question_column, questions, run_dir, scheduler, seed, site, split, temperature, top_p, "
+    "unanswerable."
 )
 NO_JSON = (
     "{} must be what JSON can hold: text, finite numbers of Python, True, False, None, lists and "
@@ -556,6 +597,39 @@ CASES = {
             TypeError,
             "scheduler must be an address such as 'tcp://127.0.0.1:8786' or a distributed.Client, "
             "got 8786.",
+        ),
+        *CORRECTIONS,
+        (
+            {"corrections": pd.DataFrame({"id": ["a", "b", "b"], "correct": True})},
+            ValueError,
+            "The DataFrame of corrections has ids more than once: 'b'.",
+        ),
+        (
+            {"corrections": LABELLED},
+            ValueError,
+            "The DataFrame of corrections has ids that the run does not ask: 'q0', 'q1'.",
+        ),
+    ],
+    "audit": [
+        ({"run": "data/runs/a"}, TypeError, NO_RUN.format("'data/runs/a'")),
+        (
+            {"run": lambda good: good.empty},
+            FileNotFoundError,
+            UNFINISHED.format("empty", "extract"),
+        ),
+    ],
+    "grader_error": [
+        (
+            {"labelled": LABELLED.assign(correct="perhaps")},
+            ValueError,
+            "The DataFrame of labelled, id 'q0': correct is 'perhaps'. Write true or false, or "
+            "leave it empty.",
+        ),
+        (
+            {"labelled": LABELLED.assign(correct="")},
+            ValueError,
+            "Nothing in the sample is labelled: its column correct is empty. Write true or false "
+            "into every row.",
         ),
     ],
     "show_tokens": [
@@ -1236,6 +1310,7 @@ CASES = {
         ),
         ({"model": "C:\\model"}, FileNotFoundError, f"No folder 'C:\\\\model'. {HOW_TO_NAME}"),
         ({"device": "gpu"}, ValueError, NO_DEVICE.format("gpu", "…")),
+        *CORRECTIONS,
         (
             {"questions": "citys"},
             ValueError,

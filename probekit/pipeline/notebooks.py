@@ -11,6 +11,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from probekit import arguments
+from probekit.extraction.corrections import read_corrections
 from probekit.extraction.identity import locate_model
 from probekit.pipeline.parameters import (
     PLACES,
@@ -108,8 +109,15 @@ def _check_extract(run, stages, parameters):
         parameters["questions"],
         question=parameters["question_column"],
         answers=parameters["answers_column"],
+        choices=parameters["choices_column"],
+        group=parameters["group_column"],
+        kind=parameters["kind"] or "kind",
+        unanswerable=parameters["unanswerable"],
         limit=parameters["limit"],
     )
+    corrections, n_samples = parameters["corrections"], parameters["n_samples"]
+    samples = [f"/{i}" for i in range(n_samples)] if n_samples > 1 else [""]
+    read_corrections(corrections, [i + sample for i in table["id"] for sample in samples])
     for name in (parameters["model"], parameters["judge"]):
         if name:
             locate_model(name)
@@ -117,7 +125,7 @@ def _check_extract(run, stages, parameters):
     elsewhere = parameters["scheduler"] or run.manifest_path("extract").exists()
     if parameters["device"] not in ("", "auto") and not elsewhere:
         arguments.device(parameters["device"])
-    n, folds = len(table) * parameters["n_samples"], parameters["folds"]
+    n, folds = len(table) * n_samples, parameters["folds"]
     if "probe" in stages and n < 2 * folds:
         fewer = f" or set folds={n // 2} or less" if n >= 4 else ""
         shown = arguments.shown(folds)
@@ -125,7 +133,7 @@ def _check_extract(run, stages, parameters):
             f"folds={shown} needs at least {shown} right and {shown} wrong answers, but there will "
             f"be {n} in all. Ask more questions{fewer}."
         )
-    return table.attrs["files"]
+    return [*table.attrs["files"], *([corrections] if corrections else [])]
 
 
 def default_run_dir(questions):

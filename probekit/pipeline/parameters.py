@@ -8,6 +8,7 @@ import nbformat
 import yaml
 
 from probekit import arguments
+from probekit.questions.kinds import KINDS
 from probekit.run.directory import notebook_name
 from probekit.run.files import resource
 from probekit.run.manifest import STAGES
@@ -22,6 +23,13 @@ _MAY_BE = {
     "site": partial(arguments.one_of, known=("mlp_out", "attn_out", "resid_post", "mlp_act")),
     "question_column": partial(arguments.text, such_as="question"),
     "answers_column": partial(arguments.text, such_as="answers"),
+    "choices_column": partial(arguments.text, such_as="choices", empty=True),
+    "group_column": partial(arguments.text, such_as="group", empty=True),
+    "kind": lambda name, value: (
+        arguments.text(name, value, "number", empty=True) and arguments.one_of(name, value, KINDS)
+    ),
+    "unanswerable": partial(arguments.one_of, known=("refuse", "skip")),
+    "corrections": partial(arguments.text, such_as="corrections.csv", empty=True),
     "limit": arguments.whole,
     "max_new_tokens": partial(arguments.whole, least=1),
     "n_samples": partial(arguments.whole, least=1, most=10_000),

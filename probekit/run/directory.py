@@ -572,6 +572,7 @@ class Run:
         # As JSON gives it back: no tuples.
         key = json.loads(json.dumps({"parameters": {}} | key)) | {"manifest": sha256(path)}
         outside = {n: d for n, d in manifest["inputs"].items() if Path(n).is_absolute()}
+        files = [f for f in files if Path(self._label(f)).is_absolute()]
         moved = files and _by_content(outside) == _by_content({f: sha256(f) for f in files})
         # Earlier versions recorded where the run was. Nothing is made anew for having been moved.
         for name in ("run_dir", *(["questions"] if moved else [])):
