@@ -20,6 +20,7 @@ import pandas as pd
 import pytest
 import torch
 import xarray as xr
+from test_corrections import elsewhere
 from test_grid import make_activations
 from threadpoolctl import threadpool_limits
 from tiny import write_questions
@@ -125,6 +126,24 @@ def test_extraction_and_grid_by_address(client, stopping_model_dir, questions, a
     options = QUICK | {"folds": 2, "split": "random"}
     expected = probe_grid(alone.activations(), **options)
     check_same_grid(probe_grid(run.activations(), **options, scheduler=address), expected)
+
+
+def test_workers_read_corrected_answers(client, stopping_model_dir, questions, alone, tmp_path):
+    """The driver has no weights; what they read is what this process would."""
+    others = elsewhere(alone, 4)
+    corrections = pd.DataFrame({"id": others.keys(), "exact_answer": others.values()})
+    lm = load_model(stopping_model_dir)
+    driver = load_model(stopping_model_dir, weights=False)
+    runs = []
+    for name, model, scheduler in (("here", lm, None), ("there", driver, client)):
+        run = Run(tmp_path / name)
+        shutil.copytree(alone.path, run.path)
+        given = {"corrections": corrections, "scheduler": scheduler, "progress": False}
+        runs.append(extract(model, questions, run, **OPTIONS, **given))
+    assert runs[0].answers()["corrected"].sum() == len(corrections) == 4
+    here, there = (run.activations() for run in runs)
+    xr.testing.assert_allclose(there.load(), here.load(), rtol=0, atol=1e-5)
+    pd.testing.assert_frame_equal(runs[1].answers(), runs[0].answers())
 
 
 def test_the_bar_counts_to_the_end(client, lm, questions, tmp_path, capsys):
