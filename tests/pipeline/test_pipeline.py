@@ -4,15 +4,17 @@ import subprocess
 import sys
 
 import nbformat
+import pandas as pd
 import pytest
 from nbclient.exceptions import DeadKernelError
 from small_disk import small_disk
 from test_report import finished_run
+from tiny import write_questions
 
 from probekit.__main__ import main
 from probekit.pipeline import notebooks, parameters
 from probekit.run.directory import Run
-from probekit.run.manifest import STAGES
+from probekit.run.manifest import STAGES, fingerprint
 
 GOOD = "id,question,answers\na,What is one?,1\nb,What is two?,2\n"
 
@@ -318,3 +320,41 @@ def test_a_full_disk(small_notebooks, tmp_path, require):
         disk.grow(400)
         notebooks.run_pipeline(run.path, stages=["visualize"], progress=False)
         assert finished(run) == ["probe", "visualize"]
+
+
+def test_corrections_run_the_extract_stage_again(stopping_model_dir, tmp_path, capsys):
+    """Others, changed ones and none; what is said of the question file is said once each time."""
+    source = write_questions(tmp_path / "q", 12)
+    pd.read_csv(source).to_csv(source, index=False, sep=";")
+    run, path = Run(tmp_path / "run"), tmp_path / "corrections.csv"
+    given = {"model": str(stopping_model_dir), "questions": str(source), "device": "cpu"}
+    given |= {"max_new_tokens": 10, "folds": 2, "stages": ["extract"], "progress": False}
+
+    def go(corrections):
+        notebooks.run_pipeline(run.path, **given, corrections=corrections)
+        said = capsys.readouterr().out
+        assert said.count("semicolons") == 1
+        manifest = run.manifest("extract")
+        return manifest["results"]["n_corrected"], fingerprint(manifest), said
+
+    _, own, _ = go("")
+    one, *others = run.answers().head(3).itertuples()
+    path.write_text(f"id,correct\n{one.id},{not one.correct}\n")
+    n, corrected, said = go(str(path))
+    assert n == 1
+    assert corrected != own, "the later stages run again"
+    assert "parameters changed" in said
+    assert "not run again" in go(str(path))[2]
+    path.write_text(path.read_text() + "".join(f"{o.id},{not o.correct}\n" for o in others))
+    n, changed, said = go(str(path))
+    assert n == 3
+    assert changed != corrected
+    assert "corrections.csv has changed" in said
+    path.write_text("id,correct\nnobody,true\n")
+    with pytest.raises(ValueError, match="'nobody'"):
+        go(str(path))
+    executed = nbformat.read(run.executed_notebook("extract"), as_version=4)
+    shown = [str(cell.get("outputs")) for cell in executed.cells]
+    assert any("3 corrected by hand" in output for output in shown)
+    assert any("no exact answer" in output for output in shown)
+    assert str(shown).count("semicolons") == 1
