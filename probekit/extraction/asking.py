@@ -11,7 +11,7 @@ import torch
 
 from probekit.extraction.generation import CachedPrefix, generate, not_finite
 from probekit.questions.statements import spoken
-from probekit.questions.text import fold, unfold
+from probekit.questions.text import WORD_END, WORD_START, fold, unfold
 
 _LONGEST = 24  # tokens of an exact answer
 
@@ -73,8 +73,8 @@ def find_copy(copied, response):
     if not wanted or wanted.lower() == "no answer":
         return None
     text, origin = fold(spoken(response))
-    before = r"(?<![^\W_])" if wanted[0].isalnum() else ""
-    after = r"(?![^\W_])" if wanted[-1].isalnum() else ""
+    before = WORD_START if wanted[0].isalnum() else ""
+    after = WORD_END if wanted[-1].isalnum() else ""
     words = r"\s+".join(map(re.escape, wanted.split()))
     found = list(re.finditer(before + words + after, text, re.IGNORECASE))
     # "1. The answer is: 1": the number of a line is no answer.

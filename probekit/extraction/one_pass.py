@@ -552,6 +552,11 @@ class _Extraction:
             for i in range(len(part)):
                 models = values[i][:, EXACT_ANSWER]
                 if kept[i] is not None:
+                    if not isinstance(kept[i], bytes) or len(kept[i]) != 4 * models.size:
+                        raise ValueError(
+                            f"{self._part(number)} holds what are not the activations of this "
+                            "run. Delete it, then run the same again."
+                        )
                     models[:] = np.frombuffer(kept[i], np.float32).reshape(models.shape)
                 elif i in moved:
                     kept[i] = models.astype(np.float32).tobytes()

@@ -86,9 +86,10 @@ _VOWEL_SIGNS = "".join(
     if unicodedata.category(c) in ("Mn", "Mc") and not unicodedata.combining(c)
 )
 
-# Scripts that put no space between words: there a neighbouring letter does not continue a name.
+# Scripts that put no space between words: there a neighbouring letter does not continue a name. Nor
+# does a low line, with which a word is emphasised.
 _UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
-_LETTER = rf"[^\W{_UNSPACED}]"
+_LETTER = rf"[^\W_{_UNSPACED}]"
 WORD_START = rf"(?<!{_LETTER})(?<![{_VOWEL_SIGNS}])"
 WORD_END = rf"(?!{_LETTER})(?![{_VOWEL_SIGNS}])"
 

@@ -1,5 +1,7 @@
 """A person's corrections: taken over into a run, changed and taken back, without new answers."""
 
+import dataclasses
+import hashlib
 import importlib
 import re
 
@@ -225,6 +227,45 @@ def test_an_exact_answer_that_is_not_there_is_refused_and_nothing_is_lost(made, 
     with pytest.raises(ValueError, match="'Atlantis' is not in the response"):
         made(wrong, folder="new")
     assert len(list((tmp_path / "new" / "shards").glob("*.parquet"))) == 2
+
+
+def test_activations_beyond_float16_widen_the_store(made, tmp_path, monkeypatch):
+    run = made()
+    own = run.activations().load()
+    others = elsewhere(run)
+    path = saved(tmp_path, [{"id": i, "exact_answer": a} for i, a in others.items()])
+    original = shards.generate
+
+    def scaled(*arguments, **options):
+        for response in original(*arguments, **options):
+            found = {site: 1e6 * values for site, values in response.activations.items()}
+            yield dataclasses.replace(response, activations=found)
+
+    monkeypatch.setattr(shards, "generate", scaled)
+    now = made(path).activations()["activation"].load()
+    changed = own["id"].isin([*others]).to_numpy()
+    assert now.dtype == np.float32
+    assert np.nanmax(np.abs(now[changed, :, 3:7])) > 65504
+    np.testing.assert_array_equal(now[~changed], own["activation"][~changed])
+    np.testing.assert_array_equal(now[:, :, 7:], own["activation"][:, :, 7:])
+    np.testing.assert_array_equal(made().activations()["activation"], own["activation"])
+
+
+def test_what_is_kept_of_the_models_own_may_be_damaged(made, tmp_path):
+    run = made()
+    path = saved(tmp_path, [{"id": i, "exact_answer": a} for i, a in elsewhere(run).items()])
+    run = made(path)
+    for part in (run.path / "shards").glob("*.parquet"):
+        rows = pd.read_parquet(part)
+        kept = [name for name in rows if name.startswith("own_activations")]
+        for name in kept:
+            rows[name] = [None if cell is None else cell[:-4] for cell in rows[name]]
+        content = rows.to_parquet(index=False)
+        part.unlink()
+        name = f"{part.name[:5]}-{hashlib.sha256(content).hexdigest()}.parquet"
+        part.with_name(name).write_bytes(content)
+    with pytest.raises(ValueError, match=r"not the activations.*Delete it"):
+        made()
 
 
 def test_activations_that_are_made_anew_are_corrected_too(made, tmp_path):

@@ -18,6 +18,9 @@ from probekit.extraction.asking import find_copy, point_to_answers
         ("", "It is in Italy.", None),
         (" .", "It is in Italy.", None),
         ("42", "It is 142 or 42.", "42"),
+        ("Paris", "It is _Paris_.", "Paris"),
+        ("巴黎", "答案是巴黎。", "巴黎"),
+        ("กรุงเทพ", "เมืองกรุงเทพครับ", "กรุงเทพ"),
     ],
 )
 def test_only_whole_words_of_the_response_are_accepted(copied, response, expected):
