@@ -1,6 +1,7 @@
 """Grade a response; find the exact answer's span in it; recognise a refusal."""
 
 import re
+from bisect import bisect_left
 from difflib import SequenceMatcher
 from typing import NamedTuple
 
@@ -18,6 +19,7 @@ from probekit.questions.kinds import (
     whole_date,
     whole_number,
 )
+from probekit.questions.phrases import find_phrase
 from probekit.questions.statements import after_marker, is_denied, spoken
 from probekit.questions.text import NUMBER, fold, number_value, unfold
 from probekit.questions.values import dates, numbers
@@ -161,7 +163,11 @@ def examine(response, answers, question, candidates, kind, choices, copied=None,
     text, origin = fold(spoken(response))
     places = [unfold(origin, *place) for answer in answers for place in _places(text, answer)]
     if kind == "text" and candidates is None:
-        found = copied and Mention(*copied, normalize(response[slice(*copied)]))
+        copy = copied and tuple(bisect_left(origin, position) for position in copied)
+        phrase = find_phrase(text, fold(question)[0], copy)
+        if phrase:
+            phrase = unfold(origin, *phrase)
+        found = phrase and Mention(*phrase, normalize(response[slice(*phrase)]))
         within = [p for p in places if not found or (p[0] < found.end and found.start < p[1])]
         # Who says that they can't tell gives no answer, whatever they mention.
         correct = bool(within) and (bool(found) or not is_refusal(response))

@@ -214,10 +214,10 @@ def _is_in_range(text, number):
 
 def _asked_about(text, question, found):
     """Of several mentions those beside a word of the question: the "ended" of "ended in 1972"."""
-    asked = _content(question)
+    asked = content(question)
     clauses = [re.split(r"[,;:.]", text[max(0, m.start - 60) : m.start])[-1] for m in found]
     before = [" ".join(clause.split()[-3:]) for clause in clauses]
-    near = [m for m, words in zip(found, before, strict=True) if asked & _content(words)]
+    near = [m for m, words in zip(found, before, strict=True) if asked & content(words)]
     return near if near and len(near) < len(found) else found
 
 
@@ -343,9 +343,9 @@ def _find_polarity(text, question):
 
 def _restated(text, question):
     """Yes or no of a response that says the question again: "Penguins cannot fly."."""
-    asked = _content(question.split("?")[0])
+    asked = content(question.split("?")[0])
     sentence = re.match(r"\s*[^.!?\n]*", text).group()
-    said = _content(sentence)
+    said = content(sentence)
     if asked and len(asked & said) >= len(asked) / 2 and (sure := _INDEED.search(sentence)):
         return Mention(*sure.span(), "yes")
     denied = _NOT.search(re.split(r",|\bbut\b", sentence)[0])
@@ -365,7 +365,7 @@ _SAYS_LITTLE = frozenset(
 )
 
 
-def _content(text):
+def content(text):
     """Stems of the words of a text that say something."""
     words = re.findall(r"[^\W_]{3,}", text.lower())
     return {stem(word) for word in words if word not in _SAYS_LITTLE}
@@ -421,6 +421,6 @@ def _is_contradicted(text, letter, spoken):
 
 def _restates(text, mention, question):
     """Whether what stands before a mention in its sentence is the question again."""
-    asked = _content(question.split("\n")[0])
+    asked = content(question.split("\n")[0])
     before = re.split(r"[.!?\n]", text[: mention.start])[-1]
-    return bool(asked) and asked <= _content(before)
+    return bool(asked) and asked <= content(before)
