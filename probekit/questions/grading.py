@@ -11,6 +11,7 @@ from probekit.questions.kinds import (
     KINDS,
     LETTERS,
     Mention,
+    dated_by,
     find,
     kind_of,
     polarity,
@@ -173,7 +174,7 @@ def examine(response, answers, question, candidates, kind, choices, copied=None,
         correct = bool(within) and (bool(found) or not is_refusal(response))
     else:
         found = _find(response, question, candidates, kind, choices, finished)
-        correct = _is_right(response, answers, found, candidates, kind, choices)
+        correct = _is_right(response, answers, found, question, candidates, kind, choices)
     doubts = []
     if found is None:
         doubts.append("a refusal" if is_refusal(response) else "no exact answer")
@@ -213,12 +214,15 @@ def _find(response, question, candidates, kind, choices, finished=True):
     return found and Mention(*unfold(origin, found.start, found.end), found.name)
 
 
-def _is_right(response, answers, found, candidates, kind, choices):
+def _is_right(response, answers, found, question, candidates, kind, choices):
     """Whether what was found is accepted."""
     if kind != "text":
         if found is None:
             return any(normalize(response) == normalize(answer) != "" for answer in answers)
         said = fold(response[found.start :])[0]
+        if kind == "date":
+            got = dated_by(dates(said)[0], dates(fold(question)[0]))
+            return any(same_date(got, d) for d in map(whole_date, answers) if d)
         return any(_is_accepted(kind, found.name, said, answer, choices) for answer in answers)
     # An answer that the list has is right under any of its names; another one only if it is an
     # accepted answer that the list lacks ("LR" is not the symbol Lr).
@@ -238,11 +242,8 @@ def _is_accepted(kind, name, said, answer, choices):
             letter == name and normalize(option) == normalize(answer)
             for letter, option in zip(LETTERS, choices or (), strict=False)
         )
-    if kind == "number":
-        expected, got = whole_number(answer), numbers(said)[0]
-        return expected is not None and same_number(got, expected, said[got.stop :])
-    expected, got = whole_date(answer), dates(said)[0]
-    return expected is not None and same_date(got, expected)
+    expected, got = whole_number(answer), numbers(said)[0]
+    return expected is not None and same_number(got, expected, said[got.stop :])
 
 
 def _check(response, question, candidates, kind, choices, answers=()):

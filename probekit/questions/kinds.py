@@ -111,6 +111,7 @@ _EQUALS = re.compile(r"(?:=|≈|\bequals?\b)\s*[\"'(*$]*(?:\\boxed\{)?\s*$")
 _NUMBERED = re.compile(r"(?:^|\n)\s*[(*]*$")
 
 
+_CONCLUDES = re.compile(r"\b(?:so|thus|therefore|hence)\b([^.!?\n]*)$", re.IGNORECASE)
 # How a reckoning begins; cut off, it has no answer yet.
 _RECKONS = re.compile(
     r"\s*(?:to (?:solve|find|calculate|determine|answer|figure)|let's|let us|we (?:need|can|know)"
@@ -130,12 +131,17 @@ def _find_number(text, question, finished):
     if not finished and _RECKONS.match(text):
         return None
     asked = [number.value for number in numbers(question)]
-    answers, echoes = [], []
+    known, answers, echoes = frozenset(asked), [], []
     for number in found:
         echo = number.value in asked
         if echo:
             asked.remove(number.value)
         (echoes if echo else answers).append(number)
+    for number in reversed(results):
+        # "So, 1 hour is equal to ... = 3600": the conclusion names what was asked about.
+        concludes = _CONCLUDES.search(text[: number.start])
+        if concludes and any(n.value in known for n in numbers(concludes[1])):
+            return _number_mention(number)
     first = re.match(r"\s*(?:[^.!?\n]|[.](?=\S))*", text).group()
     if results and ("=" in first or not any(n.start < len(first) for n in answers)):
         return _number_mention(results[-1])
@@ -277,6 +283,15 @@ def _parts(date):
     return max(sum(part is not None for part in r) for r in date.readings)
 
 
+def dated_by(date, asked):
+    """A date with the year of the question, if it has none of its own."""
+    years = {reading[0] for other in asked for reading in other.readings if reading[0]}
+    if len(years) != 1:
+        return date
+    readings = {(r[0] or min(years), *r[1:]) for r in date.readings}
+    return date._replace(readings=frozenset(readings))
+
+
 def same_date(date, accepted):
     """Whether a date of a response is the accepted one: all that the latter says must be said."""
     return any(
@@ -322,53 +337,69 @@ def _find_polarity(text, question):
         part = text[start:end]
         if re.match(r"\W*yes and no\b", part, re.I):
             return None
-        opening = _OPENING.match(part)
-        for match in [opening] if opening else _ANYWHERE.finditer(part):
-            at = start + match.start("word"), start + match.end("word")
-            said = _POLARITY[match["word"].lower()]
-            if not opening and is_denied(text, *at):
-                if match["word"].lower() in ("yes", "no", "nope"):
-                    continue  # "yes would be wrong" answers nothing by itself
-                said = "no" if said == "yes" else "yes"
-            elif re.search(r"\b(?:while|although|though|if|whether) .{0,12}$", text[: at[0]], re.I):
-                continue
-            elif not opening and (stated := _restated(text[: at[0]], question)):
-                return stated
-            return Mention(*at, said)
+        if opening := _OPENING.match(part):
+            at = start + opening.start("word"), start + opening.end("word")
+            return Mention(*at, _POLARITY[opening["word"].lower()])
     for pattern, said in ((_SHORT_NO, "no"), (_SHORT_YES, "yes")):
         if match := pattern.match(text):
             return Mention(*match.span("word"), said)
     return _restated(text, question)
 
 
+_CLAUSE = re.compile(r"(?:[^.!?;:,\n]|[.,](?=\w))+")
+_GENERIC = {"statement", "claim", "answer", "question", "assert", "that"}
+
+
 def _restated(text, question):
     """Yes or no of a response that says the question again: "Penguins cannot fly."."""
-    asked = content(question.split("?")[0])
-    sentence = re.match(r"\s*[^.!?\n]*", text).group()
-    said = content(sentence)
-    if asked and len(asked & said) >= len(asked) / 2 and (sure := _INDEED.search(sentence)):
-        return Mention(*sure.span(), "yes")
-    denied = _NOT.search(re.split(r",|\bbut\b", sentence)[0])
-    if not asked or len(asked & said) < (len(asked) / 2 if denied else len(asked)):
-        return None
-    verb = re.search(rf"\b{re.escape(question.split()[0])}\b", sentence, re.IGNORECASE)
-    found = denied or verb
-    return found and Mention(*found.span(), "no" if denied else "yes")
+    lead = r"^\W*(?:is it (?:true|correct|right) that|true or false)\W*"
+    asked = re.sub(lead, "", question.split("?")[0], flags=re.IGNORECASE)
+    words = [stem(word) for word in _words(asked)]
+    for clause in _CLAUSE.finditer(text):
+        said, place = content(clause.group()), clause.span()
+        generic = said - _SURE <= _GENERIC
+        if not generic and not (words and words[-1] in said):
+            continue  # nothing is said of what was asked
+        denied = _NOT.search(text, *place)
+        if word := _ANYWHERE.search(text, *place):
+            name = _POLARITY[word["word"].lower()]
+            if is_denied(text, *word.span("word")):
+                if word["word"].lower() in ("yes", "no", "nope"):
+                    continue  # "yes would be wrong" answers nothing by itself
+                name = "no" if name == "yes" else "yes"
+            return Mention(*word.span("word"), name)
+        if denied and not re.match(r"\s+(?:only|just|merely)\b", text[denied.end() :]):
+            return Mention(*denied.span(), "no")
+        if generic:
+            continue
+        sure = _INDEED.search(text, *place)
+        verbs = re.sub(r"^can$", "can|able|capable|allows?", re.escape(question.split()[0].lower()))
+        verb = re.compile(rf"\b(?:{verbs})\b", re.I).search(text, *place)
+        subject = words[0] in said or re.match(
+            r"\W*(?:it|they|he|she|this)\b", clause.group(), re.I
+        )
+        if subject and (sure or (verb and {*words} <= said | {words[0]})):
+            return Mention(*(sure or verb).span(), "yes")
+    return None
 
 
+_SURE = {stem(word) for word in (*_POLARITY, "indeed")}
 _SAYS_LITTLE = frozenset(
     """
     the and are was were has have had does did can could will would should may might this that
-    these those with from for there their its not cannot any all than what which when who how many
-    much
+    these those with from for there their its not cannot any all than what which when who how where
+    why many much
     """.split()  # noqa: SIM905
 )
 
 
 def content(text):
     """Stems of the words of a text that say something."""
-    words = re.findall(r"[^\W_]{3,}", text.lower())
-    return {stem(word) for word in words if word not in _SAYS_LITTLE}
+    return {stem(word) for word in _words(text)}
+
+
+def _words(text):
+    return [w for w in re.findall(r"[^\W_]{3,}", text.lower()) if w not in _SAYS_LITTLE]
 
 
 # A letter that is the answer, not the article, the pronoun or a part of "Vitamin C".
@@ -397,6 +428,9 @@ def _find_choice(text, question, choices):
         for start, end in mentions(option, text):
             if all(end <= m.start or m.end <= start for m in spoken):
                 spoken.append(Mention(start, end, letter))
+    if len(found) >= 3 and len(choices) == len(found) == len({m.name for m in found}):
+        found = []  # the options again
+        spoken = [m for m in spoken if not _LETTERED.search(text[: m.start])]
     # "C. Cow", where C is another option: the words count, as they say more than the letter.
     found = [m for m in found if not _is_contradicted(text, m, spoken)]
     usable = [m for m in sorted(found + spoken) if not is_denied(text, m.start, m.end)]
@@ -411,6 +445,9 @@ def _find_choice(text, question, choices):
     return next(m for m in usable if m.name == chosen.name)
 
 
+_LETTERED = re.compile(r"(?:^|\n)\W*[A-Z][.):]?\W*$")
+
+
 def _is_contradicted(text, letter, spoken):
     after = re.match(
         r"[\"')*\]]*\s*[.:)-]?\s*[\"'*(]*(?:the\s+)?", text[letter.end :], re.IGNORECASE
@@ -423,4 +460,4 @@ def _restates(text, mention, question):
     """Whether what stands before a mention in its sentence is the question again."""
     asked = content(question.split("\n")[0])
     before = re.split(r"[.!?\n]", text[: mention.start])[-1]
-    return bool(asked) and asked <= content(before)
+    return bool(asked) and len(asked & content(before)) >= 0.6 * len(asked)

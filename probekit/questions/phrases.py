@@ -12,9 +12,22 @@ from probekit.questions.statements import is_denied
 
 _WITHIN = r"(?:(?:de|da|di|du|del|della|la|le|van|von|der|den|of|the|al|bin|ibn) )*"
 _NAME = rf"[A-Z][\w.'-]*(?: {_WITHIN}[A-Z][\w.'-]*)*"
-_BY = re.compile(rf"\bby (?:the )?(?:[a-z]+ ){{0,3}}(?P<answer>{_NAME})")
+# "by the British author, Charlotte Bronte": the name ends what follows "by".
+_BY = re.compile(
+    r"\b(?:by|attributed to|credited to)\s+(?P<whole>"
+    rf"(?:the\s+)?(?:[\w-]+\s+){{0,4}}?(?:[a-z-]+,?\s+)?(?P<name>{_NAME}))(?=[^\w-]*(?:[.,;:(\n]|$|\s[a-z]))"
+)
+_ENDING_NAME = re.compile(rf"[a-z],?\s+({_NAME})$")
+_ASKS_WHO = re.compile(
+    r"\W*who(?:se|m)?\b|.*\b(?:author|artist|inventor|painter|composer|scientist)\b", re.IGNORECASE
+)
+# The kind of thing that is asked for: "Which land animal is ...".
+_WHICH = re.compile(
+    r"^\W*(?:which|what)\s+(?:\w+\s+){1,3}?(?=(?:is|are|was|were|do|does|did|has|have|can)\b)",
+    re.IGNORECASE,
+)
 _COPULA = re.compile(
-    r"\b(?:is|was|are|were)\s+"
+    r"(?<!which )(?<!that )(?<!who )\b(?:is|was|are|were)\s+"
     r"(?:(?:called|named|known as|likely to be|probably|actually|simply)\s+)?"
     r"[\"'*(]*(?:(?P<article>an?)|the|its)?\s*[\"'*]*",
 )
@@ -23,13 +36,13 @@ _ENDS = re.compile(
     r"[,;:(\n\"*!?]|[.](?=\s|$)|\s(?:which|who|that|named|called|in|on|at|from|with|located|because"
     r"|as|by|for|since|while|but|is|was|are|has|and|or|due|used|known|made|born|where|when)\b"
 )
-
-
-# The kind of thing that is asked for: "Which land animal is ...".
-_WHICH = re.compile(
-    r"^\W*(?:which|what)\s+(?:\w+\s+){1,3}?(?=(?:is|are|was|were|do|does|did|has|have|can)\b)",
+# What only leads to an answer: "a type of metal", "widely known".
+_VAGUE = re.compile(
+    r"(?:type|kind|form|sort|example|part|member|piece|group|body|one|name|now|not|also|indeed"
+    r"|often|so|very|\w+ly)\b|.*\s(?:an?|the)\s",
     re.IGNORECASE,
 )
+_SENTENCE = re.compile(r"(?:[^.!?\n]|[.!?](?=\S)|(?<=\b[A-Z])[.])+")
 
 
 def find_phrase(text, question, copied=None):
@@ -38,36 +51,33 @@ def find_phrase(text, question, copied=None):
     `copied` is where the model has found it.
     """
     asked = content(_WHICH.sub("", question))
-    for sentence in list(re.finditer(r"(?:[^.!?\n]|[.!?](?=\S)|(?<=\b[A-Z])[.])+", text))[:2]:
-        start, end = sentence.span()
-        if re.match(
-            r"\W*who(?:se|m)?\b|.*\b(?:author|inventor|painter|composer|artist)\b", question, re.I
-        ):
-            by = _BY.search(text, start, end)
-            if by and not content(by["answer"]) <= asked:
-                return _trimmed(text, by.span("answer"))
-        for copula in _COPULA.finditer(text, start, end):
-            restated = content(text[start : copula.start()])
-            if len(asked & restated) < max(1, 0.6 * len(asked)):
-                continue
-            stop = _ENDS.search(text, copula.end(), end)
-            place = copula.end(), stop.start() if stop else end
-            words = text[slice(*place)].split()
-            if 0 < len(words) <= (3 if copula["article"] else 5) and not is_denied(text, *place):
-                said = content(text[slice(*place)])
-                plain = (
-                    said
-                    and not said <= asked
-                    and not re.search(r"\s(?:an?|the)\s", text[slice(*place)])
-                )
-                if plain and (words[-1][0].isupper() or len(words) <= 3):
-                    return _trimmed(text, place)
-            break
+    asks_who = _ASKS_WHO.match(question)
+    for sentence in list(_SENTENCE.finditer(text))[:2]:
+        by = _BY.search(text, *sentence.span()) if asks_who else None
+        place = by.span("name") if by else _after_copula(text, *sentence.span(), asked)
+        if place and not content(text[slice(*place)]) <= asked and not is_denied(text, *place):
+            return _trimmed(text, place)
     if copied is None:
         return None
     if content(text[slice(*copied)]) <= asked and not re.search(r"\bor\b", question):
         return None  # only what was asked
+    name = _ENDING_NAME.search(text[slice(*copied)]) if asks_who else None
+    if name:
+        copied = copied[0] + name.start(1), copied[1]  # "the Spanish artist Diego Velazquez"
     return _trimmed(text, _whole_name(text, copied, asked))
+
+
+def _after_copula(text, start, end, asked):
+    """What follows the "is" of a sentence that says the question again before it, or None."""
+    for copula in _COPULA.finditer(text, start, end):
+        if len(asked & content(text[start : copula.start()])) < max(1, 0.6 * len(asked)):
+            continue
+        stop = _ENDS.search(text, copula.end(), end)
+        place = copula.end(), stop.start() if stop else end
+        words = text[slice(*place)].split()
+        short = 0 < len(words) <= (3 if copula["article"] or words[-1].islower() else 5)
+        return place if short and not _VAGUE.match(text[slice(*place)]) else None
+    return None
 
 
 def _whole_name(text, place, asked):
