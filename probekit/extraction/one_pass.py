@@ -57,7 +57,8 @@ def extract(
     """Let a model answer questions, grade the answers, and store activations, in one pass.
 
     Writes ``answers.parquet`` and ``activations.zarr`` into the run directory, and the extract
-    stage's manifest when all is there. A run that was interrupted goes on where it stopped.
+    stage's manifest when all is there. A run that was interrupted goes on where it stopped. If
+    prompts write today's date, they write that of the first call.
 
     Parameters
     ----------
@@ -104,8 +105,9 @@ def extract(
     TypeError
         If an argument is of the wrong kind.
     ValueError
-        If an argument can't be used with this model, the directory holds another run, another
-        process is writing into it, or all answers are right or all are wrong.
+        If an argument can't be used with this model, its chat template leaves questions out, the
+        directory holds another run, another process is writing into it, or all answers are right
+        or all are wrong.
     """
     arguments.instance("lm", lm, LanguageModel, "from load_model")
     arguments.instance("run", run, Run, 'such as Run("data/runs/cities")')
