@@ -69,21 +69,15 @@ class LanguageModel:
         """
         if self.tokenizer.chat_template is None:
             return f"{self.tokenizer.bos_token or ''}Q: {question}\nA:"
-        options = {}
-        if day is not None and "strftime_now" in (template := self.tokenizer.get_chat_template()):
-            moment = datetime.fromisoformat(day)
-            codes = [f"%{flag}{letter}" for letter in _DATE_LETTERS for flag in ("", "-")]
-            options["strftime_codes"] = {code: moment.strftime(code) for code in codes}
-            options["chat_template"] = _DATE_OF_THE_RUN + template
         # A model that can think aloud first is asked not to: the answer is what is probed.
-        return self._chat([question], add_generation_prompt=True, enable_thinking=False, **options)
+        return self._chat([question], day, add_generation_prompt=True, enable_thinking=False)
 
     @cached_property
     def writes_date(self):
         """Whether prompts tell the model what day or time it is."""
         return self.prompt("?", "2001-01-01") != self.prompt("?", "2022-12-31T23:58:59")
 
-    def _chat(self, texts, **options):
+    def _chat(self, texts, day=None, **options):
         """What the chat template writes for a user's message and, if there are two, the reply."""
         problem = None
         for in_parts in (False, True):
@@ -92,6 +86,8 @@ class LanguageModel:
             pairs = zip(("user", "assistant"), contents, strict=False)
             messages = [{"role": role, "content": content} for role, content in pairs]
             try:
+                if day is not None and "strftime_now" in self.tokenizer.get_chat_template():
+                    options |= self._that_day(day)
                 written = self.tokenizer.apply_chat_template(messages, tokenize=False, **options)
             except Exception as error:  # a template is a program: it may fail in any way
                 problem = problem or f"it says {arguments.shown(str(error).strip(), 200)}"
@@ -108,6 +104,15 @@ class LanguageModel:
             "user, without a system message. Use another model, or a copy of this one in whose "
             "chat_template.jinja such a message is enough."
         )
+
+    def _that_day(self, day):
+        """What makes a chat template write that day's date."""
+        moment = datetime.fromisoformat(day)
+        codes = [f"%{flag}{letter}" for letter in _DATE_LETTERS for flag in ("", "-")]
+        return {
+            "chat_template": _DATE_OF_THE_RUN + self.tokenizer.get_chat_template(),
+            "strftime_codes": {code: moment.strftime(code) for code in codes},
+        }
 
     def tokenize(self, prompt):
         """Token ids of a prompt from `prompt`, which has all its special tokens written in it."""

@@ -595,6 +595,14 @@ def test_a_chat_template_that_takes_no_question(folder, template, said):
 NOW = "{{ strftime_now('%s') }}"
 
 
+def test_several_chat_templates_of_which_none_is_the_default(folder):
+    lm = load_model(folder)
+    lm.tokenizer.chat_template = {"tool_use": "{{ messages }}", "rag": "{{ messages }}"}
+    for day in (None, "2024-02-05"):
+        with pytest.raises(ValueError, match=r"chat template of .* cannot be used.*default"):
+            lm.prompt("Where?", day)
+
+
 @pytest.mark.parametrize(
     ("template", "of_the_day"),
     [
