@@ -1,5 +1,6 @@
 """Two single-threaded worker processes give what this process gives, whatever dies meanwhile."""
 
+import datetime
 import importlib
 import json
 import os
@@ -125,6 +126,29 @@ def test_extraction_and_grid_by_address(client, stopping_model_dir, questions, a
     options = QUICK | {"folds": 2, "split": "random"}
     expected = probe_grid(alone.activations(), **options)
     check_same_grid(probe_grid(run.activations(), **options, scheduler=address), expected)
+
+
+def test_workers_keep_the_first_day_of_a_run(client, lm, questions, tmp_path, monkeypatch):
+    """They ask for P(True) themselves, in prompts that write the date."""
+    folder = shutil.copytree(lm.request["name"], tmp_path / "dated")
+    path = folder / "chat_template.jinja"
+    path.write_text("Today is {{ strftime_now('%d %b %Y') }}.\n" + path.read_text())
+    dated, few = load_model(folder), questions.head(8)
+
+    def judge(question, response, answers):
+        return "Lyon" in question
+
+    options = OPTIONS | {"p_true": True, "judge": judge, "progress": False}
+    with one_thread(), monkeypatch.context() as patch:
+        long_ago = type("date", (datetime.date,), {"today": lambda: datetime.date(2001, 2, 3)})
+        patch.setattr(importlib.import_module("probekit.extraction.store"), "date", long_ago)
+        run = extract(dated, few, Run(tmp_path / "r"), **options, scheduler=client)
+        alone = extract(dated, few, Run(tmp_path / "alone"), **options)
+    check_same(run, alone)
+    assert run.answers()["prompt"].str.startswith("Today is 03 Feb 2001.").all()
+    with one_thread():
+        now = extract(dated, few, Run(tmp_path / "now"), **options)
+    assert not np.allclose(now.answers()["p_true"], alone.answers()["p_true"], atol=1e-4)
 
 
 def test_the_bar_counts_to_the_end(client, lm, questions, tmp_path, capsys):

@@ -29,8 +29,9 @@ from probekit.extraction.shards import (
     shortest_alike,
 )
 from probekit.extraction.sites import SITES, check_sites
-from probekit.extraction.store import SHARD, ActivationStore, claim, mend, record
+from probekit.extraction.store import SHARD, ActivationStore, claim, first_day, mend, record
 from probekit.questions.candidates import Candidates
+from probekit.questions.text import fold
 from probekit.run.directory import Run, store_name
 from probekit.run.files import explained, no_links, reading, replacing, sha256
 from probekit.run.lock import writing
@@ -63,7 +64,8 @@ def extract(
     """Let a model answer questions, grade the answers, and store activations, in one pass.
 
     Writes ``answers.parquet`` and ``activations.zarr`` into the run directory, and the extract
-    stage's manifest when all is there. A run that was interrupted goes on where it stopped.
+    stage's manifest when all is there. A run that was interrupted goes on where it stopped. If
+    prompts write today's date, they write that of the first call.
 
     Parameters
     ----------
@@ -110,8 +112,9 @@ def extract(
     TypeError
         If an argument is of the wrong kind.
     ValueError
-        If an argument can't be used with this model, the directory holds another run, another
-        process is writing into it, or all answers are right or all are wrong.
+        If an argument can't be used with this model, its chat template leaves questions out, the
+        directory holds another run, another process is writing into it, or all answers are right
+        or all are wrong.
     """
     arguments.instance("lm", lm, LanguageModel, "from load_model")
     arguments.instance("run", run, Run, 'such as Run("data/runs/cities")')
@@ -133,8 +136,11 @@ def extract(
         batch_size = arguments.whole("batch_size", batch_size, 1)
     arguments.flag("progress", progress)
     asked = _repeat(questions, n_samples)
-    prompts = [lm.tokenize(lm.prompt(question)) for question in asked["question"]]
-    _check_context(lm, asked, prompts, max_new_tokens, judge, p_true)
+    day = first_day(run)
+    asked["prompt"] = [lm.prompt(question, day) for question in asked["question"]]
+    prompts = [lm.tokenize(prompt) for prompt in asked["prompt"]]
+    _check_distinct(asked["question"], prompts)
+    _check_context(lm, asked, prompts, max_new_tokens, judge, p_true, day)
     with stoppable(_GO_ON), _workers(scheduler, lm, judge) as workers, writing(run.path):
         parameters = {
             "model": lm.name,
@@ -151,6 +157,8 @@ def extract(
             "judge": getattr(judge, "name", None) or getattr(judge, "__name__", None),
             "p_true": p_true,
         }
+        if day and any(m.writes_date for m in (lm, judge) if isinstance(m, LanguageModel)):
+            parameters["day"] = day
         claimed = claim(run, parameters)
         damaged = mend(run)
         if claimed and damaged == []:  # nothing is to be answered
@@ -279,7 +287,22 @@ def _chosen_sites(lm, site):
     return tuple(sites)
 
 
-def _check_context(lm, questions, prompts, max_new_tokens, judge, p_true):
+def _check_distinct(questions, prompts):
+    """Refuse prompts that are the same for different questions, which a model cannot tell apart."""
+    asked = {}
+    for question, prompt in zip(questions, prompts, strict=True):
+        other = asked.setdefault(tuple(prompt), question)
+        # A tokenizer may take letters without their case and accents, a template cut spaces off.
+        one, two = (" ".join(fold(text)[0].casefold().split()) for text in (other, question))
+        if one != two:
+            raise ValueError(
+                f"The questions {arguments.shown(other)} and {arguments.shown(question)} are one "
+                "and the same prompt in this model's tokens, so it cannot tell them apart. Ask in "
+                "words that it knows, or use another model."
+            )
+
+
+def _check_context(lm, questions, prompts, max_new_tokens, judge, p_true, day):
     """Refuse questions that do not fit a model's context, before any work.
 
     Of the prompts that show a response to a model, only those of the longest questions are tried.
@@ -296,7 +319,8 @@ def _check_context(lm, questions, prompts, max_new_tokens, judge, p_true):
             )
     everyone = range(len(prompts))
     unlisted = [i for i in everyone if is_copied(questions.iloc[i])]
-    copying, asking_again = asking.longest_copying_prompt, asking.longest_prompt
+    copying = asking.longest_copying_prompt
+    asking_again = partial(asking.longest_prompt, day=day)
     for shown_to, members, longest, purpose, way_out in (
         (lm, unlisted, copying, "to copy its exact answer", "Give it candidates"),
         (lm, everyone if p_true else (), asking_again, "to ask for P(True)", "Leave p_true out"),
