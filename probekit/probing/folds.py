@@ -1,6 +1,7 @@
 """The folds of every cell: which examples are trained and tested on, and with what labels."""
 
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 from scipy.sparse import block_array, coo_array
@@ -93,18 +94,30 @@ def _folds(wrong, groups, published, folds, seed):
     if groups is None and published:  # 80 % to train on and 20 % to test on
         everything = np.arange(len(wrong))
         fold[train_test_split(everything, test_size=0.2, stratify=wrong, random_state=seed)[1]] = 0
-        return fold
-    kind = StratifiedKFold if groups is None else StratifiedGroupKFold
-    splitter = kind(5 if published else folds, shuffle=True, random_state=seed)
-    for k, (train, test) in enumerate(splitter.split(wrong, wrong, groups)):
-        if len(np.unique(wrong[train])) < 2:
-            raise ValueError(
-                f"Without fold {k}, all answers are of one class: one group holds nearly all "
-                "answers of the other class. Use fewer folds or a random split."
-            )
-        fold[test] = k
+    else:
+        kind = StratifiedKFold if groups is None else StratifiedGroupKFold
+        splitter = kind(5 if published else folds, shuffle=True, random_state=seed)
+        for k, (_, test) in enumerate(splitter.split(wrong, wrong, groups)):
+            fold[test] = k
     if published:
         fold[fold > 0] = _NO_FOLD  # tested on the first fold only
+        if len(np.unique(wrong[fold == 0])) < 2:
+            raise ValueError(
+                f"The {(fold == 0).sum()} answers to test on are of one class: only "
+                f"{wrong.sum()} of {len(wrong)} answers are wrong. Use "
+                'protocol="cross-validated", which tests on every answer, or more questions.'
+            )
+    # Left out are single folds, and pairs where a cell is chosen without those it is measured on.
+    n_folds = fold.max() + 1
+    left_out = [(k, k) for k in range(n_folds)]
+    left_out += list(combinations(range(n_folds), 2)) if n_folds > 2 else []
+    for j, k in left_out:
+        if len(np.unique(wrong[(fold != j) & (fold != k)])) < 2:
+            without = f"fold {k}" if j == k else f"folds {j} and {k}"
+            raise ValueError(
+                f"Without {without}, all answers are of one class: few groups hold nearly all "
+                "answers of the other class. Use fewer folds or a random split."
+            )
     return fold
 
 
