@@ -933,7 +933,8 @@ CASES = {
         (
             {"grid": lambda good: good.grid.assign(auroc=good.grid["auroc"] * NAN)},
             ValueError,
-            "The grid has no cell with an AUROC: too few examples have its tokens.",
+            "The grid has no cell with an AUROC: in none do enough wrong and enough right answers "
+            "have the token, for the probes to be trained without each fold.",
         ),
         ({"tokens": "-1"}, TypeError, "tokens must be a list such as ['-1'], got '-1'."),
         ({"tokens": ["first"]}, ValueError, "Unknown token 'first'. The grid has last_q, -1."),
