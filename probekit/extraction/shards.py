@@ -164,6 +164,7 @@ class _Answering:
             "id": question["id"],
             "question": question["question"],
             "sample": question["sample"],
+            "group": question.get("group", ""),
             "prompt": self.lm.prompt(question["question"]),
             "response": text,
             "correct": correct,

@@ -158,6 +158,11 @@ def example_groups(examples, split):
         values = [normalize(answer) for answer in examples[name].to_numpy()]
     elif split in examples.coords and examples[split].dims == ("example",):
         values = examples[split].to_numpy().astype(str)
+        if split == "group" and (values == "").all():
+            raise ValueError(
+                'split="group" keeps groups of questions together, and no question has a group. '
+                'Name the question file\'s column of groups, or use split="random".'
+            )
     else:
         per_example = [n for n, c in examples.coords.items() if c.dims == ("example",)]
         raise ValueError(
@@ -165,6 +170,9 @@ def example_groups(examples, split):
             f"({arguments.listed(per_example)}); got {arguments.shown(split)}."
         )
     groups = np.unique(values, return_inverse=True)[1]
+    if split == "group":  # a question without a group is a group of its own
+        alone = np.flatnonzero(np.asarray(values) == "")
+        groups[alone] = groups.max() + 1 + np.arange(len(alone))
     return _joined(groups, questions) if repeated else groups
 
 
@@ -175,3 +183,69 @@ def _joined(groups, questions):
     links = coo_array((np.ones(len(groups)), (groups, questions)), shape=shape)
     both = block_array([[None, links], [links.T, None]])
     return connected_components(both, directed=False)[1][groups]
+
+
+def held_out_splits(examples, *, folds=5, seed=0, needed="random"):
+    """Which splits can hold whole answers or groups of questions out, and why others can't.
+
+    Where the answers are yes and no, no fold can be tested by probes that never saw its answers.
+
+    Parameters
+    ----------
+    examples : Dataset
+        From `Run.activations`, or a grid.
+    folds, seed
+        As for `probe_grid`.
+    needed : str
+        The split that is asked for: an error if it can't be made.
+
+    Returns
+    -------
+    dict of {str: str}
+        For ``"answer"``, and ``"group"`` if any question has a group: nothing if `probe_grid` can
+        make the split, else a sentence that says why it can't and what follows.
+
+    Raises
+    ------
+    TypeError
+        If an argument is of the wrong kind.
+    ValueError
+        If the examples lack `correct` or `exact_answer`, or the split that is needed can't be made.
+    """
+    arguments.variable(examples, "correct", ("example",), "activations")
+    folds, seed = arguments.whole("folds", folds, 2), arguments.seed(seed)
+    arguments.text("needed", needed, such_as="random")
+    labels = examples.coords.to_dataset()
+    if "exact_answer" in labels:
+        labels = labels.isel(example=labels["exact_answer"].to_numpy() != "")
+    wrong = ~labels["correct"].to_numpy().astype(bool)
+    grouped = "group" in labels.coords and (labels["group"].to_numpy() != "").any()
+    obstacles = {}
+    for split in ["answer"] + ["group"] * bool(grouped or needed == "group"):
+        groups = example_groups(labels, split)
+        obstacles[split] = ""
+        try:
+            _folds(wrong, groups, False, folds, seed)
+        except ValueError as error:
+            if split == needed:
+                raise
+            obstacles[split] = _obstacle(labels, split, groups, folds, str(error))
+    return obstacles
+
+
+def _obstacle(labels, split, groups, folds, reason):
+    """In a sentence: why a split can't be made, and what then can't be ruled out."""
+    what = "answers" if split == "answer" else "groups of questions"
+    reason = reason.split(". ")[0]
+    reason = reason[0].lower() + reason[1:]
+    if (n := len(np.unique(groups))) < folds:
+        name = split if split in labels.coords else "exact_answer"
+        first = np.unique(groups, return_index=True)[1]
+        names = arguments.listed(sorted(labels[name].to_numpy()[first].astype(str)), 5)
+        reason = f"there are only {n} different {what} ({names})"
+    read = "which answer was given" if split == "answer" else "which group a question is of"
+    return (
+        f"{what.capitalize()} can't be held out in {folds} folds: {reason}. So it can't be ruled "
+        f"out by holding {what} out that the probes read {read}. What remains are other folds, and "
+        "the controls, which show how far that alone goes."
+    )

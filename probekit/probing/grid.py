@@ -48,7 +48,9 @@ def probe_grid(
         left out.
     split : str
         ``"random"``: stratified folds. ``"answer"``: no exact answer is both in training and test
-        folds. Or the name of any other coordinate on `example`, whose values are kept together.
+        folds; `held_out_splits` says whether there are enough. ``"group"``: groups of questions
+        are kept together, if the question file has them. Or the name of any other coordinate on
+        `example`, whose values are kept together.
     protocol : {"cross-validated", "published"}
         ``"published"`` is one stratified split: 80 % to train, 20 % to test.
     folds : int
