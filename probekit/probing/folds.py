@@ -185,14 +185,14 @@ def _joined(groups, questions):
     return connected_components(both, directed=False)[1][groups]
 
 
-def held_out_splits(examples, *, folds=5, seed=0, needed="random"):
+def held_out_splits(dataset, *, folds=5, seed=0, needed="random"):
     """Which splits can hold whole answers or groups of questions out, and why others can't.
 
     Where the answers are yes and no, no fold can be tested by probes that never saw its answers.
 
     Parameters
     ----------
-    examples : Dataset
+    dataset : Dataset
         From `Run.activations`, or a grid.
     folds, seed
         As for `probe_grid`.
@@ -210,12 +210,12 @@ def held_out_splits(examples, *, folds=5, seed=0, needed="random"):
     TypeError
         If an argument is of the wrong kind.
     ValueError
-        If the examples lack `correct` or `exact_answer`, or the split that is needed can't be made.
+        If it lacks `correct` or `exact_answer`, or the split that is needed can't be made.
     """
-    arguments.variable(examples, "correct", ("example",), "activations")
+    arguments.variable(dataset, "correct", ("example",), "dataset")
     folds, seed = arguments.whole("folds", folds, 2), arguments.seed(seed)
     arguments.text("needed", needed, such_as="random")
-    labels = examples.coords.to_dataset()
+    labels = dataset.coords.to_dataset()
     if "exact_answer" in labels:
         labels = labels.isel(example=labels["exact_answer"].to_numpy() != "")
     wrong = ~labels["correct"].to_numpy().astype(bool)
