@@ -15,6 +15,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "run.directory": ["Run"],
         "extraction.one_pass": ["extract"],
         "extraction.responses": ["show_tokens"],
+        "probing.folds": ["held_out_splits"],
         "probing.grid": ["probe_grid"],
         "probing.baselines": ["control_table", "controls", "gain_over_controls"],
         "probing.saved_probes": ["load_probe"],

@@ -72,6 +72,7 @@ CALLS = BAD_INPUT_CALLS | {
             "progress": False,
         },
     ),
+    "held_out_splits": (pk.held_out_splits, {"dataset": lambda good: good.activations}),
     "probe_grid": (
         pk.probe_grid,
         {

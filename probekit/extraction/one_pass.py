@@ -38,7 +38,7 @@ from probekit.run.lock import writing
 from probekit.run.stopping import stoppable
 
 # What of the answers stands beside the activations, besides whether they are correct.
-_TEXT_COORDINATES = ("id", "question", "exact_answer", "answer")
+_TEXT_COORDINATES = ("id", "question", "exact_answer", "answer", "group")
 _AGAIN = "Run the same again, which makes only what is missing."
 _GO_ON = "Whole shards of answers are kept: the same call goes on from there."
 
@@ -259,6 +259,7 @@ def _check_questions(questions):
         "candidates": (Candidates | None, "what read_questions made of them"),
         "kind": (str, "kinds of answers"),
         "choices": (list | None, "lists of options, or None"),
+        "group": (str, "text"),
     }
     for name, (kind, what) in kinds.items():
         if name not in questions:

@@ -158,6 +158,7 @@ class _Answering:
             "id": question["id"],
             "question": question["question"],
             "sample": question["sample"],
+            "group": question["group"],
             "prompt": question["prompt"],
             "response": text,
             "correct": None,  # and the rest, once the exact answer is known

@@ -120,6 +120,14 @@ def test_answers(finished, questions, lm):
             assert np.isnan(row.logprob_mean)
 
 
+def test_groups_of_questions_go_with_the_answers(finished, lm, questions, tmp_path):
+    groups = [f"topic {i % 3}" for i in range(len(questions))]
+    run = extract(lm, questions.assign(group=groups), Run(tmp_path / "grouped"), **OPTIONS)
+    assert run.answers()["group"].tolist() == groups
+    assert run.activations()["group"].to_numpy().tolist() == groups
+    assert set(finished.answers()["group"]) == {""}, "where none was named"
+
+
 def test_named_positions_hold_what_they_name(finished, lm):
     for row in finished.answers().itertuples():
         at = dict(zip(TOKENS, row.positions, strict=True))

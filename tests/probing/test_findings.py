@@ -1,6 +1,8 @@
 import numpy as np
 import pytest
 import xarray as xr
+from nightly import quarter
+from scipy.stats import binom
 from synthetic import flat, make_grid
 
 from probekit import findings
@@ -395,6 +397,40 @@ def test_interval_of_a_mean_over_cells_with_different_examples_covers():
         low, high = measured.interval(*measured.mean(measured.at()))
         covered += low <= truth <= high
     assert 0.92 <= covered / 200 <= 0.99
+
+
+@pytest.mark.parametrize("groups", [2, 3, 5])
+def test_intervals_over_few_groups_of_answers_cover(groups):
+    """Noise that answers of a group share, in cells and in a mean of them."""
+    outside, means, stated, seeds = [], [], [], range(quarter(160))
+    for seed in seeds:
+        grid = few_groups(seed, groups)
+        measured = areas(grid)
+        low, high = measured.interval(measured.value, measured.influence)
+        outside.append(np.mean((low > 0.5) | (high < 0.5)))
+        low, high = measured.interval(*measured.mean(measured.usable))
+        means.append(low > 0.5 or high < 0.5)
+        stated.append("There are no clear differences." not in describe(grid))
+    assert np.mean(outside) <= 0.08
+    assert sum(means) <= binom.ppf(0.99, len(seeds), 0.06)
+    assert sum(stated) <= binom.ppf(0.99, len(seeds), 0.05)
+    # Not by being as wide as can be.
+    assert groups < 5 or np.mean(high - low) < 0.4
+
+
+def few_groups(seed, groups, n=120):
+    """A grid of noise, half of which answers of a group share."""
+    random, group = np.random.default_rng(seed), np.arange(n) % groups
+    shape = 3, 4
+    score = 0.7 * random.normal(size=(groups, *shape))[group] + 0.7 * random.normal(
+        size=(n, *shape)
+    )
+    wrong = random.random(n) < 0.4
+    tokens = ["last_q", "first_answer", "exact_answer_first", "-1"]
+    grid = make_grid(flat(0.5, 3, tokens), n=n, seed=seed, split="answer")
+    names = np.array([f"answer {g}" for g in group], object)
+    grid = grid.assign_coords(correct=("example", ~wrong), answer=("example", names))
+    return grid.assign(score=(("example", "layer", "token"), 1 / (1 + np.exp(-score))))
 
 
 def test_largest_error_of_one_contrast_is_the_normal_quantile():

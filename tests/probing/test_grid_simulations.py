@@ -4,6 +4,7 @@ Each limit is where chance alone would pass it in one run of a hundred, and the 
 """
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import xarray as xr
@@ -11,7 +12,7 @@ from joblib import Parallel, delayed
 from nightly import quarter
 from scipy.stats import binom, norm
 
-from probekit import probe_grid
+from probekit import controls, gain_over_controls, probe_grid
 from probekit.probing import folds as folds_module
 from probekit.probing.logistic import fit_logistic
 
@@ -140,6 +141,37 @@ def test_the_best_cell_is_at_chance_when_chosen_and_measured_on_different_data(
     covers, n = column(simulations, "covers").mean(), len(simulations)
     assert covers >= 0.92
     assert n - column(simulations, "honest covers").sum() <= most(n, 0.07)
+
+
+def few_answers(seed, n_answers, folds, n=100):
+    """Noise with few different answers: cells and gains whose interval does not hold the truth."""
+    torch.set_num_threads(1)
+    random = np.random.default_rng(1000 + seed)
+    wrong, answer = random.random(n) < 0.4, np.arange(n) % n_answers
+    X = random.standard_normal((n, 2, 2, 16))
+    grid = probed(X, wrong, answer, split="answer", folds=folds, n_permutations=0, seed=seed)
+    table = pd.DataFrame({name: grid[name].to_numpy() for name in ("id", "correct", "answer")})
+    table = table.assign(question=table["id"], exact_answer=table["answer"], n_tokens=7)
+    table["logprob_mean"] = random.standard_normal(n)
+    found = controls(table, grid)
+    gain = gain_over_controls(grid, found.sel(control=["logprob_mean"]))
+    holds = {
+        "cell": (grid["auroc_low"] <= 0.5) & (grid["auroc_high"] >= 0.5),
+        "gain": (gain["gain_low"] <= 0) & (gain["gain_high"] >= 0),
+        "control": (found["auroc_low"] <= 0.5) & (found["auroc_high"] >= 0.5),
+    }
+    holds["control"] = holds["control"].sel(control=["logprob_mean"])
+    outside = {name: 1 - float(each.mean()) for name, each in holds.items()}
+    best = grid.attrs.get("best_auroc_low", 0.5), grid.attrs.get("best_auroc_high", 0.5)
+    return outside | {"best": not best[0] <= 0.5 <= best[1]}
+
+
+@pytest.mark.parametrize(("n_answers", "folds"), [(2, 2), (3, 3), (5, 5)])
+def test_intervals_over_few_answers_hold_chance(n_answers, folds):
+    simulations = in_parallel(few_answers, range(quarter(100)), n_answers, folds)
+    for name in ("cell", "gain", "control", "best"):
+        # A normal quantile leaves out 44, 19, 14 and 10 % of the cells.
+        assert column(simulations, name).sum() <= most(len(simulations), 0.06), name
 
 
 def planted(seed):
