@@ -123,7 +123,7 @@ _RECKONS = re.compile(
 def _find_number(text, question, finished):
     found = _usable_numbers(text, question)
     marker = after_marker(text)
-    results = [n for n in found if _EQUALS.search(text[: n.start])]
+    results = [n for n in found if _EQUALS.search(_before(text, n.start))]
     for number in found:
         if marker and marker[0] <= number.start < marker[1]:
             announced = [n for n in results if n.start < marker[1] and n.start >= number.start]
@@ -139,7 +139,7 @@ def _find_number(text, question, finished):
         (echoes if echo else answers).append(number)
     for number in reversed(results):
         # "So, 1 hour is equal to ... = 3600": the conclusion names what was asked about.
-        concludes = _CONCLUDES.search(text[: number.start])
+        concludes = _CONCLUDES.search(_before(text, number.start))
         if concludes and any(n.value in known for n in numbers(concludes[1])):
             return _number_mention(number)
     first = re.match(r"\s*(?:[^.!?\n]|[.](?=\S))*", text).group()
@@ -155,7 +155,7 @@ def _find_number(text, question, finished):
         if not re.search(r"\byears?\b", question, re.IGNORECASE):
             answers = [n for n in answers if not _is_dated(text, n)] or answers
     # What only repeats the question is an answer if it is said to be: "7 times 1 is 7".
-    answers += [n for n in reversed(echoes) if _IS.search(text[: n.start])]
+    answers += [n for n in reversed(echoes) if _IS.search(_before(text, n.start))]
     if not answers and text.strip(" .!*$\"'") in {text[n.start : n.stop] for n in echoes}:
         answers = echoes
     return _number_mention(answers[0]) if answers else None
@@ -177,7 +177,7 @@ def _usable_numbers(text, question):
             for date in dated
             if date.start <= number.start < date.end
         ]
-        enumerates = _NUMBERED.search(text[: number.start]) and re.match(
+        enumerates = _NUMBERED.search(_before(text, number.start)) and re.match(
             r"[.)]\s+\S", text[number.end :]
         )
         if not (
@@ -189,6 +189,11 @@ def _usable_numbers(text, question):
         ):
             usable.append(number)
     return usable
+
+
+def _before(text, position, width=200):
+    """What stands before a position, as far as anything looks back."""
+    return text[max(0, position - width) : position]
 
 
 def _next_words(text, position):
@@ -266,7 +271,7 @@ def _find_date(text, question):
     found = [d for d in found if d.readings not in asked] or found
     if not re.search(r"\b(?:born|birth|life|live)", question, re.IGNORECASE):
         found = [
-            d for d in found if not re.search(r"\bborn\s+(?:on|in)\s$", text[: d.start])
+            d for d in found if not re.search(r"\bborn\s+(?:on|in)\s$", _before(text, d.start))
         ] or found
     if not found:
         return None
@@ -430,7 +435,7 @@ def _find_choice(text, question, choices):
                 spoken.append(Mention(start, end, letter))
     if len(found) >= 3 and len(choices) == len(found) == len({m.name for m in found}):
         found = []  # the options again
-        spoken = [m for m in spoken if not _LETTERED.search(text[: m.start])]
+        spoken = [m for m in spoken if not _LETTERED.search(_before(text, m.start))]
     # "C. Cow", where C is another option: the words count, as they say more than the letter.
     found = [m for m in found if not _is_contradicted(text, m, spoken)]
     usable = [m for m in sorted(found + spoken) if not is_denied(text, m.start, m.end)]
@@ -459,5 +464,5 @@ def _is_contradicted(text, letter, spoken):
 def _restates(text, mention, question):
     """Whether what stands before a mention in its sentence is the question again."""
     asked = content(question.split("\n")[0])
-    before = re.split(r"[.!?\n]", text[: mention.start])[-1]
+    before = re.split(r"[.!?\n]", _before(text, mention.start))[-1]
     return bool(asked) and len(asked & content(before)) >= 0.6 * len(asked)

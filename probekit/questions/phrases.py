@@ -6,6 +6,7 @@ taken where no such wording is found, and mended: "Fleming" is "Alexander Flemin
 """
 
 import re
+from itertools import islice
 
 from probekit.questions.kinds import content
 from probekit.questions.statements import is_denied
@@ -52,7 +53,7 @@ def find_phrase(text, question, copied=None):
     """
     asked = content(_WHICH.sub("", question))
     asks_who = _ASKS_WHO.match(question)
-    for sentence in list(_SENTENCE.finditer(text))[:2]:
+    for sentence in islice(_SENTENCE.finditer(text), 2):
         by = _BY.search(text, *sentence.span()) if asks_who else None
         place = by.span("name") if by else _after_copula(text, *sentence.span(), asked)
         if place and not content(text[slice(*place)]) <= asked and not is_denied(text, *place):
@@ -69,7 +70,7 @@ def find_phrase(text, question, copied=None):
 
 def _after_copula(text, start, end, asked):
     """What follows the "is" of a sentence that says the question again before it, or None."""
-    for copula in _COPULA.finditer(text, start, end):
+    for copula in islice(_COPULA.finditer(text, start, end), 8):
         if len(asked & content(text[start : copula.start()])) < max(1, 0.6 * len(asked)):
             continue
         stop = _ENDS.search(text, copula.end(), end)
