@@ -35,6 +35,7 @@ LONG = [
     "test_notebooks_in_lab.py",
     "test_grid_simulations.py",
     "test_pipeline.py",
+    "test_few_answers.py",
     "test_recipe.py",
     "test_cluster.py",
     "test_extract.py",

@@ -65,7 +65,7 @@ class Areas:
     widening: float
     """How many times as far the permuted grids scatter as the influences say; at least 1."""
     n_groups: float
-    """Groups that the variances come from, where there are most; infinite if there are none."""
+    """Groups that a variance comes from, in the cell that has most; infinite without groups."""
 
     @property
     def usable(self):

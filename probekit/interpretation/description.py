@@ -206,9 +206,10 @@ def _axes(view):
 
 
 def _how_sure(view):
+    split = view.grid.attrs.get("split", "random")
     unit = "answers"
-    if view.grid.attrs.get("split", "random") != "random":
-        unit = f"{view.areas.n_groups} groups of answers"
+    if split != "random":
+        unit = f"{len(np.unique(example_groups(view.grid, split)))} groups of answers"
     text = (
         f"In brackets are 95 % intervals over {unit}. A difference is stated only if it holds "
         "when all comparisons of its kind are taken together, and its interval is for all of them "

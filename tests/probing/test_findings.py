@@ -205,7 +205,8 @@ def test_noise_in_groups_of_answers_has_no_findings():
     seeds = range(20)
     grids = [make_grid(flat(layers=5), 200, seed, 0.5, groups=60) for seed in seeds]
     assert sum(NONE not in describe(grid) for grid in grids) < 4
-    assert "95 % intervals over groups of answers" in describe(grids[0])
+    n_groups = len(np.unique(grids[0]["answer"]))
+    assert f"95 % intervals over {n_groups} groups of answers" in describe(grids[0])
 
 
 # describe: what is missing
