@@ -460,7 +460,9 @@ class _Extraction:
                 f"{path} does not hold the answers to this run's questions {asked[0]} to "
                 f"{asked[-1]}. Delete it, then run the same again; or give another run directory."
             )
-        return rows
+        # Shards that an earlier version answered lack what has been added since.
+        added = {"group": "", "kind": "text", "doubt": ""}
+        return rows.assign(**{name: v for name, v in added.items() if name not in rows})
 
     def _write_part(self, number, rows):
         content = rows.to_parquet(index=False)

@@ -56,16 +56,23 @@ def find_phrase(text, question, copied=None):
     for sentence in islice(_SENTENCE.finditer(text), 2):
         by = _BY.search(text, *sentence.span()) if asks_who else None
         place = by.span("name") if by else _after_copula(text, *sentence.span(), asked)
-        if place and not content(text[slice(*place)]) <= asked and not is_denied(text, *place):
+        if place and not _repeats(text, place, question) and not is_denied(text, *place):
             return _trimmed(text, place)
     if copied is None:
         return None
-    if content(text[slice(*copied)]) <= asked and not re.search(r"\bor\b", question):
-        return None  # only what was asked
+    if _repeats(text, copied, question) and not re.search(r"\bor\b", question):
+        return None
     name = _ENDING_NAME.search(text[slice(*copied)]) if asks_who else None
     if name:
         copied = copied[0] + name.start(1), copied[1]  # "the Spanish artist Diego Velazquez"
     return _trimmed(text, _whole_name(text, copied, asked))
+
+
+def _repeats(text, place, question):
+    """Whether a text says there only what the question says."""
+    return {*re.findall(r"\w+", text[slice(*place)].lower())} <= {
+        *re.findall(r"\w+", question.lower()), "the", "a", "an"
+    }  # fmt: skip
 
 
 def _after_copula(text, start, end, asked):

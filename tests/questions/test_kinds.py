@@ -31,9 +31,9 @@ def test_responses_are_graded_as_a_person_would():
         if grade(case["response"], case["accepted"], question=case["question"]) != case["right"]
     ]
     assert len(cases) == 276
-    assert missed == [
-        "It was The Shining.",  # asked for the novel "It"
+    assert sorted(missed) == [
         "Barack Hussein Obama",  # a middle name, which elsewhere is another person
+        "It was The Shining.",  # asked for the novel "It"
         "Yes, I know this one! Genesis.",  # asked for the band "Yes"
     ]
 
@@ -143,11 +143,11 @@ def test_dates(text, readings):
     [
         ("No, it is not.", "yes_no", None, "", "No"),
         ("No other river is longer, so yes.", "yes_no", None, "", "yes"),
-        ("It is not true.", "yes_no", None, "", "true"),
+        ("It is not true.", "yes_no", None, "", "not"),
         ("Yes and no.", "yes_no", None, "", None),
         ("A tomato is a fruit, but it is not a mineral.", "yes_no", None,
          "Is a tomato a mineral?", "not"),
-        ("Vitamin C is no shape; B.", "choice", ["C", "a square"], "", "B"),
+        ("Vitamin C is no shape; B.", "choice", ["circle", "square", "line"], "", "B"),
         ("A triangle has three sides, so B.", "choice", ["square", "circle"], "", "B"),
         ("A. Mars\nB. Saturn\nC. Venus", "choice", ["Mars", "Saturn", "Venus"], "", None),
         ("C. Cow", "choice", ["Cow", "Horse", "Dog"], "", "Cow"),
