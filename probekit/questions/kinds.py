@@ -130,13 +130,9 @@ def _find_number(text, question, finished):
             return _number_mention(announced[-1] if announced else number)
     if not finished and _RECKONS.match(text):
         return None
-    asked = [number.value for number in numbers(question)]
-    known, answers, echoes = frozenset(asked), [], []
-    for number in found:
-        echo = number.value in asked
-        if echo:
-            asked.remove(number.value)
-        (echoes if echo else answers).append(number)
+    known = {number.value for number in numbers(question)}
+    answers = [n for n in found if n.value not in known]
+    echoes = [n for n in found if n.value in known]
     for number in reversed(results):
         # "So, 1 hour is equal to ... = 3600": the conclusion names what was asked about.
         concludes = _CONCLUDES.search(_before(text, number.start))
@@ -386,6 +382,13 @@ def _restated(text, question):
         if subject and (sure or (verb and {*words} <= said | {words[0]})):
             return Mention(*(sure or verb).span(), "yes")
     return None
+
+
+def implied_no(text, question):
+    """Whether a response answers no by naming another: Canberra, asked about Sydney."""
+    words = [stem(word) for word in _words(question.split("?")[0])]
+    said = content(re.match(r"[^.!?\n]*", text).group())
+    return len(words) > 2 and words[0] not in said and {*words[1:]} < said
 
 
 _SURE = {stem(word) for word in (*_POLARITY, "indeed")}

@@ -15,8 +15,8 @@ _WITHIN = r"(?:(?:de|da|di|du|del|della|la|le|van|von|der|den|of|the|al|bin|ibn)
 _NAME = rf"[A-Z][\w.'-]*(?: {_WITHIN}[A-Z][\w.'-]*)*"
 # "by the British author, Charlotte Bronte": the name ends what follows "by".
 _BY = re.compile(
-    r"\b(?:by|attributed to|credited to)\s+(?P<whole>"
-    rf"(?:the\s+)?(?:[\w-]+\s+){{0,4}}?(?:[a-z-]+,?\s+)?(?P<name>{_NAME}))(?=[^\w-]*(?:[.,;:(\n]|$|\s[a-z]))"
+    r"\b(?:by|attributed to|credited to)\s+(?:the\s+)?(?:[\w-]+\s+){0,4}?(?:[a-z-]+,?\s+)?"
+    rf"(?P<name>{_NAME})(?!\w)(?!\s+(?!(?:in|on|at|from|of|and|who|during|is|was)\b)[a-z-]+,?\s+[A-Z])"
 )
 _ENDING_NAME = re.compile(rf"[a-z],?\s+({_NAME})$")
 _ASKS_WHO = re.compile(
@@ -26,6 +26,11 @@ _ASKS_WHO = re.compile(
 _WHICH = re.compile(
     r"^\W*(?:which|what)\s+(?:\w+\s+){1,3}?(?=(?:is|are|was|were|do|does|did|has|have|can)\b)",
     re.IGNORECASE,
+)
+# "What is the common name of NaCl?" "... sodium chloride, also known as table salt."
+_ASKS_OTHER_NAME = re.compile(r"\b(?:common|other|another|usual)\s+name\b", re.IGNORECASE)
+_OTHER_NAME = re.compile(
+    r"\b(?:known as|called|referred to as)\s+(?P<name>[\w' -]+?)(?=\s*(?:[.,;:(\n]|$))"
 )
 _COPULA = re.compile(
     r"(?<!which )(?<!that )(?<!who )\b(?:is|was|are|were)\s+"
@@ -56,6 +61,9 @@ def find_phrase(text, question, copied=None):
     for sentence in islice(_SENTENCE.finditer(text), 2):
         by = _BY.search(text, *sentence.span()) if asks_who else None
         place = by.span("name") if by else _after_copula(text, *sentence.span(), asked)
+        if _ASKS_OTHER_NAME.search(question):
+            other = _OTHER_NAME.search(text, *sentence.span())
+            place = other.span("name") if other else place
         if place and not _repeats(text, place, question) and not is_denied(text, *place):
             return _trimmed(text, place)
     if copied is None:
