@@ -13,7 +13,7 @@ from probekit.questions.kinds import (
     Mention,
     dated_by,
     find,
-    implied_no,
+    implied,
     kind_of,
     polarity,
     same_date,
@@ -218,8 +218,8 @@ def _find(response, question, candidates, kind, choices, finished=True):
 def _is_right(response, answers, found, question, candidates, kind, choices):
     """Whether what was found is accepted."""
     if kind != "text":
-        if found is None and kind == "yes_no" and implied_no(fold(response)[0], question):
-            return "no" in map(polarity, answers)
+        if found is None and kind == "yes_no" and (said := implied(fold(response)[0], question)):
+            return said in map(polarity, answers)
         if found is None:
             return any(normalize(response) == normalize(answer) != "" for answer in answers)
         said = fold(response[found.start :])[0]

@@ -359,7 +359,7 @@ def _restated(text, question):
     for clause in _CLAUSE.finditer(text):
         said, place = content(clause.group()), clause.span()
         generic = said - _SURE <= _GENERIC
-        if not generic and not (words and words[-1] in said):
+        if not generic and not (words and any(word.startswith(words[-1]) for word in said)):
             continue  # nothing is said of what was asked
         denied = _NOT.search(text, *place)
         if word := _ANYWHERE.search(text, *place):
@@ -374,21 +374,27 @@ def _restated(text, question):
         if generic:
             continue
         sure = _INDEED.search(text, *place)
-        verbs = re.sub(r"^can$", "can|able|capable|allows?", re.escape(question.split()[0].lower()))
-        verb = re.compile(rf"\b(?:{verbs})\b", re.I).search(text, *place)
-        subject = words[0] in said or re.match(
-            r"\W*(?:it|they|he|she|this)\b", clause.group(), re.I
-        )
-        if subject and (sure or (verb and {*words} <= said | {words[0]})):
-            return Mention(*(sure or verb).span(), "yes")
+        if sure and (
+            words[0] in said or re.match(r"\W*(?:it|they|he|she|this)\b", clause[0], re.I)
+        ):
+            return Mention(*sure.span(), "yes")
     return None
 
 
-def implied_no(text, question):
-    """Whether a response answers no by naming another: Canberra, asked about Sydney."""
+def implied(text, question):
+    """Yes or no of a response that says neither, or None.
+
+    "Sofia is the capital of Bulgaria." says the question again; "The capital of Australia is
+    Canberra.", asked about Sydney, names another. No word of them is the answer.
+    """
     words = [stem(word) for word in _words(question.split("?")[0])]
-    said = content(re.match(r"[^.!?\n]*", text).group())
-    return len(words) > 2 and words[0] not in said and {*words[1:]} < said
+    sentence = re.match(r"[^.!?\n]*", text).group()
+    said = content(sentence)
+    if len(words) < 2 or _NOT.search(sentence):
+        return None
+    if {*words} <= said:
+        return "yes"
+    return "no" if len(words) > 2 and words[0] not in said and {*words[1:]} < said else None
 
 
 _SURE = {stem(word) for word in (*_POLARITY, "indeed")}
