@@ -2,6 +2,9 @@
 
 import importlib.util
 import os
+import sys
+import tempfile
+import time
 from pathlib import Path
 
 # Set before transformers or a Jupyter package is imported: no test may reach for the hub, and
@@ -16,6 +19,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest
+import zygote
 from hypothesis import settings
 from tiny import STOPS, save_tiny_model
 
@@ -39,6 +43,49 @@ LONG = [
     "test_cluster.py",
     "test_extract.py",
 ]
+
+
+def pytest_configure(config):
+    """Start what kernels are forked from, once for all workers, while they collect."""
+    controls = config.getoption("numprocesses", None) and not hasattr(config, "workerinput")
+    if controls and sys.platform == "linux":
+        folder = tempfile.TemporaryDirectory(prefix="kernels-")
+        started = zygote.Started(Path(folder.name), os.environ | {"OMP_NUM_THREADS": "1"})
+        os.environ["PROBEKIT_TEST_KERNELS"] = f"{started.socket}:{started.jupyter_path}"
+        config.add_cleanup(folder.cleanup)
+        config.add_cleanup(started.close)
+
+
+@pytest.fixture(scope="session")
+def _forking(tmp_path_factory):
+    """The JUPYTER_PATH by which kernels are forked; None where that can't be done."""
+    if sys.platform != "linux":
+        yield None
+    elif "PROBEKIT_TEST_KERNELS" in os.environ:
+        socket, _, jupyter_path = os.environ["PROBEKIT_TEST_KERNELS"].partition(":")
+        for _ in range(1200):
+            if os.path.exists(socket):
+                break
+            time.sleep(0.1)
+        yield jupyter_path
+    else:
+        started = zygote.Started(tmp_path_factory.mktemp("kernels"), os.environ)
+        started.wait()
+        yield started.jupyter_path
+        started.close()
+
+
+@pytest.fixture(scope="module")
+def forked_kernels(_forking):
+    """Kernels have everything imported when they start, which else takes most of a test's time.
+
+    For tests whose subject is what a notebook does. Those of tests/pipeline/test_notebooks.py and
+    test_pipeline.py are started as a user's are.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        if _forking:
+            patch.setenv("JUPYTER_PATH", _forking)
+        yield
 
 
 def pytest_collection_modifyitems(config, items):

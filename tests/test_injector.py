@@ -5,11 +5,8 @@ import os
 import random
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent / "faults"))
 
 from inject import ERRORS, Calls, Shim
 
