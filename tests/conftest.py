@@ -32,16 +32,28 @@ if not os.environ.get("CI"):
     settings.register_profile("local", deadline=None)
     settings.load_profile("local")
 
-# These take a minute or more. With workers they start first, in this order, so that in the end no
+# These take longest. With workers they start first, in this order, so that in the end no
 # worker has a long file to itself while the others have nothing left.
 LONG = [
     "test_notebooks.py",
-    "test_notebooks_in_lab.py",
-    "test_grid_simulations.py",
-    "test_pipeline.py",
-    "test_recipe.py",
     "test_cluster.py",
     "test_extract.py",
+    "test_grid_simulations.py",
+    "test_real_model.py",
+    "test_hostile_run.py",
+    "test_store.py",
+    "test_notebooks_in_lab.py",
+    "test_wrong_arguments.py",
+    "test_injector.py",
+    "test_explorer_in_lab.py",
+    "test_stopping.py",
+    "test_scale.py",
+    "test_pipeline.py",
+    "test_shared_runs.py",
+    "test_findings.py",
+    "test_recipe.py",
+    "test_example.py",
+    "test_grid.py",
 ]
 
 

@@ -150,8 +150,8 @@ VALUES = [
     (None, [None]), pd.NA, pd.NaT, pd.DataFrame(), pd.DataFrame({"a": [1]}), pd.Series([1.0]),
     xr.Dataset(), xr.Dataset({"auroc": 1.0}), xr.DataArray(0.0), xr.DataArray(np.zeros((2, 2))),
 ]  # fmt: skip
-#: Among the tests a quarter of the values for each parameter of these, of the others half; neighbours
-#: in the list are alike, and the next parameter gets those left out. All of them at night.
+#: Among the tests each parameter of these gets a quarter of the values, that of others half:
+#: neighbours in the list are alike, and the next parameter gets those left out. At night all.
 SLOW = ["heatmap", "compare_splits", "small_multiples", "gain", "by_layer", "by_token"]
 SLOW += ["save_chart", "run_pipeline", "probe_grid", "extract", "check_claims", "load_probe"]
 SLOW += ["calibration", "score_distribution", "describe", "estimate"]

@@ -4,9 +4,10 @@
     zygote.py serve SOCKET blank   # small shards, charts that are not drawn
     zygote.py kernel SOCKET ...    # what the kernelspec starts: asks for `python ...`, and waits
 
-`start` starts it from a test. A request is the arguments that Python would be given (-m MODULE ... or -c CODE), the environment
-and the folder, with three descriptors. The answer is the exit code; whoever hangs up before it
-comes has the process killed. Nothing but imports happens before a fork: no thread is running.
+`Started` is it, for a test. A request is the arguments that Python would be given (-m MODULE ... or
+-c CODE), the environment and the folder, with three descriptors. The answer is the exit code;
+whoever hangs up before it comes has the process killed. Nothing but imports happens before a fork:
+no thread is running.
 """
 
 import base64
@@ -116,8 +117,8 @@ def prepare(blank):
     import pkgutil
     import warnings
 
-    # Fits are made in the kernel itself, not in workers: the tests run side by side, and a shim that
-    # is loaded into the kernel sees no file of theirs.
+    # Fits are made in the kernel itself, not in workers: the tests run side by side, and a shim
+    # that is loaded into the kernel sees no file of theirs.
     os.cpu_count = lambda: 1
     os.sched_getaffinity = lambda _: {0}
     with warnings.catch_warnings():

@@ -170,5 +170,3 @@ def test_all_right_or_all_wrong_is_refused(accepted, verdict, asked, tmp_path, c
     assert f"All 4 answers are {verdict}" in said
     assert said.count("->") == 3
     assert not (tmp_path / "run" / "manifests" / "extract.json").exists()
-
-
