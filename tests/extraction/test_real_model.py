@@ -1,5 +1,7 @@
 """The default model with its real weights, in one file, as loading it takes most of the time."""
 
+import os
+
 import pytest
 import torch
 from architectures import ARCHITECTURES, Architecture, plain_activations, relative_error
@@ -7,7 +9,7 @@ from nightly import is_nightly
 from test_generation import TOLERANCE, answer, expected_response
 
 from probekit import load_model, read_questions
-from probekit.extraction.identity import SHORT_NAMES, locate_model
+from probekit.extraction.identity import SHORT_NAMES, locate_model, only_what_is_hashed
 from probekit.extraction.models import LanguageModel
 
 pytestmark = pytest.mark.model
@@ -44,9 +46,14 @@ def test_a_gguf_file_is_loaded_by_itself(smollm2, tmp_path):
     path.symlink_to(f"{source}/{options['gguf_file']}")
     (tmp_path / "generation_config.json").write_text('{"eos_token_id": [17]}')
     (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "a/b"}')
-    found = load_model(path)
-    assert found.revision == digest
-    assert found.stop_ids == smollm2.stop_ids
+    folder, options, found = locate_model(path)
+    assert found == digest
+    with only_what_is_hashed(folder, options) as read:
+        assert os.listdir(read) == ["model.gguf"]
+    if is_nightly():  # half a minute
+        loaded = load_model(path)
+        assert loaded.revision == digest
+        assert loaded.stop_ids == smollm2.stop_ids
 
 
 # One pass

@@ -10,7 +10,7 @@ import pytest
 import torch
 import xarray as xr
 from joblib import Parallel, delayed
-from nightly import quarter
+from nightly import is_nightly, quarter
 from scipy.stats import binom, norm
 
 from probekit import probe_grid
@@ -160,10 +160,10 @@ def planted(seed):
 
 
 def test_a_planted_signal_is_found_and_nothing_else():
-    found = in_parallel(planted, range(4))
+    found = in_parallel(planted, range(4 if is_nightly() else 2))
     truth = {(9, 4), (20, 11)}
     assert all(truth <= cells for cells in found)
-    assert sum(truth == cells for cells in found) >= 3
+    assert sum(truth == cells for cells in found) >= len(found) - 1
 
 
 def covered(seed, area, features, n, cells=25):
