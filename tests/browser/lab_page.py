@@ -38,7 +38,7 @@ def open_notebook(page, lab, path):
     Beside what is open, if the page shows Lab already: loading Lab anew takes longest.
     """
     if page.url.startswith(lab.address):
-        page.evaluate("path => jupyterapp.commands.execute('docmanager:open', {path})", path)
+        page.evaluate("path => { jupyterapp.commands.execute('docmanager:open', { path }); }", path)
     else:
         page.goto(lab.url(path))
     name = path.rpartition("/")[2]
