@@ -9,6 +9,7 @@ from nightly import is_nightly
 from test_generation import TOLERANCE, answer, expected_response
 
 from probekit import load_model, read_questions
+from probekit.extraction.asking import judge, p_true, point_to_answers
 from probekit.extraction.identity import SHORT_NAMES, locate_model, only_what_is_hashed
 from probekit.extraction.models import LanguageModel
 
@@ -95,3 +96,25 @@ def test_parity_on_the_real_model(smollm2, monkeypatch, one_thread):
     for i in range(0, len(prompts), 6):
         expected = expected_response(smollm2, prompts[i], 24)
         assert (responses[i].token_ids, responses[i].finished) == expected
+
+
+def test_the_real_model_points_to_plain_answers(smollm2):
+    asked = {
+        "In which country is Kyoto?": ("The city of Kyoto is located in Japan.", "Japan"),
+        "Who painted the Mona Lisa?": ("It was painted by Leonardo da Vinci.", "Leonardo da Vinci"),
+    }
+    responses = [response for response, _ in asked.values()]
+    spans = point_to_answers(smollm2, list(asked), responses, 8)
+    found = [r[slice(*s)] if s else None for r, s in zip(responses, spans, strict=True)]
+    assert found == [answer for _, answer in asked.values()]
+
+
+def test_the_real_model_gives_probabilities_and_verdicts(smollm2):
+    questions = ["What is the capital of France?"] * 2
+    responses = ["The capital of France is Paris.", "The capital of France is a banana."]
+    likely, unlikely = p_true(smollm2, questions, responses)
+    assert 0 < unlikely < 1
+    assert 0 < likely < 1
+    assert likely != unlikely
+    verdicts = judge(smollm2, questions, responses, [["Paris"]] * 2)
+    assert all(isinstance(v, bool) for v in verdicts)
