@@ -3,6 +3,7 @@
 import datetime
 import importlib
 import json
+import multiprocessing
 import os
 import re
 import shutil
@@ -31,9 +32,10 @@ from probekit.pipeline.parameters import notebook_path
 from probekit.run.manifest import STAGES
 
 if os.environ.get("CI"):
+    import dask
     import distributed
 else:
-    distributed = pytest.importorskip("distributed")
+    dask, distributed = map(pytest.importorskip, ("dask", "distributed"))
 
 OPTIONS = {"site": ("mlp_out", "resid_post"), "max_new_tokens": 10, "batch_size": 4}
 QUICK = {"n_permutations": 2, "progress": False}
@@ -41,6 +43,20 @@ QUICK = {"n_permutations": 2, "progress": False}
 
 @pytest.fixture(scope="module")
 def client():
+    """Two workers, forked from a process that has imported everything, and so again if they die.
+
+    Those that are started by their command (`worker_of_its_own`) import it for themselves.
+    """
+    method = "distributed.worker.multiprocessing-method"
+    with dask.config.set({method: "forkserver" if sys.platform == "linux" else "spawn"}):
+        preloaded = ["distributed", "probekit.extraction.workers", "probekit.probing.workers"]
+        preloaded += ["transformers.models.llama.modeling_llama"]
+        distributed.utils.get_mp_context()  # which at its first call sets other ones
+        multiprocessing.get_context("forkserver").set_forkserver_preload(preloaded)
+        yield from two_workers()
+
+
+def two_workers():
     with (
         distributed.LocalCluster(
             n_workers=2, threads_per_worker=1, processes=True, dashboard_address=":0"

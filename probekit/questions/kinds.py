@@ -359,7 +359,7 @@ def _restated(text, question):
     for clause in _CLAUSE.finditer(text):
         said, place = content(clause.group()), clause.span()
         generic = said - _SURE <= _GENERIC
-        if not generic and not (words and any(word.startswith(words[-1]) for word in said)):
+        if not generic and not (words and any(_is_form(word, words[-1]) for word in said)):
             continue  # nothing is said of what was asked
         denied = _NOT.search(text, *place)
         if word := _ANYWHERE.search(text, *place):
@@ -379,6 +379,11 @@ def _restated(text, question):
         ):
             return Mention(*sure.span(), "yes")
     return None
+
+
+def _is_form(word, root):
+    """Whether one stem is another one, or begins with it: "swimmer" and "swim"."""
+    return word == root or (len(root) > 3 and word.startswith(root))
 
 
 def implied(text, question):

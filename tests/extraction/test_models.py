@@ -14,7 +14,6 @@ from transformers import AutoModelForCausalLM
 
 from probekit import load_model
 from probekit.extraction.identity import SHORT_NAMES, locate_model
-from probekit.extraction.models import LanguageModel
 
 
 @pytest.fixture(scope="module")
@@ -669,42 +668,3 @@ def test_without_a_chat_template_a_new_line_stops(untaught):
     stopping = {untaught.tokenizer.decode([i]) for i in untaught.stop_ids}
     assert all("\n" in text or text == "<|im_end|>" for text in stopping)
     assert untaught.stop_ids == untaught.line_end_ids
-
-
-@pytest.mark.model
-def test_the_default_model(smollm2):
-    assert smollm2.name == "smollm2"
-    assert smollm2.revision == SHORT_NAMES["smollm2"]["sha256"]
-    assert isinstance(smollm2, LanguageModel)
-    assert smollm2.model.config.num_hidden_layers == 30
-    end = smollm2.tokenizer.convert_tokens_to_ids("<|im_end|>")
-    assert end in smollm2.stop_ids
-    assert smollm2.prompt("Where?").endswith("<|im_start|>assistant\n")
-    source, options, digest = locate_model("smollm2")
-    assert (digest, options["gguf_file"]) == (smollm2.revision, SHORT_NAMES["smollm2"]["gguf"])
-    by_path = locate_model(f"{source}/{options['gguf_file']}")
-    assert by_path == (source, options, digest)
-
-
-@pytest.mark.model
-@pytest.mark.parametrize("kept", [0, 30, 9836, 983_624, 40_000_000])
-def test_a_gguf_file_that_was_cut_off(smollm2, tmp_path, kept):
-    folder, options, _ = locate_model("smollm2")
-    path = tmp_path / "cut.gguf"
-    with open(f"{folder}/{options['gguf_file']}", "rb") as file:
-        path.write_bytes(file.read(kept))
-    with pytest.raises(ValueError, match=r"cut\.gguf cannot be loaded as a causal language model"):
-        load_model(path)
-
-
-@pytest.mark.model
-def test_a_gguf_file_is_loaded_by_itself(smollm2, tmp_path):
-    """What lies beside it is no part of its hash."""
-    source, options, digest = locate_model("smollm2")
-    path = tmp_path / "model.gguf"
-    path.symlink_to(f"{source}/{options['gguf_file']}")
-    (tmp_path / "generation_config.json").write_text('{"eos_token_id": [17]}')
-    (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "a/b"}')
-    found = load_model(path)
-    assert found.revision == digest
-    assert found.stop_ids == smollm2.stop_ids

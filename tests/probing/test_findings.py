@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import xarray as xr
-from nightly import quarter
+from nightly import most, quarter
 from scipy.stats import binom
 from synthetic import flat, make_grid
 
@@ -182,11 +182,10 @@ def test_equal_signal_everywhere_is_above_chance_but_differs_nowhere():
 
 @pytest.mark.parametrize("shared", [0.0, 0.6])
 def test_noise_has_no_findings_but_at_the_stated_rate(shared):
-    seeds = range(30)
+    seeds = range(quarter(30))
     texts = [describe(make_grid(flat(layers=6), 150, seed, shared)) for seed in seeds]
-    # 1.5 of 30 expected at most; 5 or more would happen in under 2 % of cases.
-    assert sum(NONE not in text for text in texts) < 5
-    assert sum("In none of the 84 cells" not in text for text in texts) < 5
+    assert sum(NONE not in text for text in texts) <= most(len(texts))
+    assert sum("In none of the 84 cells" not in text for text in texts) <= most(len(texts))
     quiet = [text for text in texts if NONE in text and "In none of the 84" in text]
     assert all("nothing was found that needs an explanation" in text for text in quiet)
     assert not any(word in text for text in quiet for word in ("rises", "falls", "exceed"))
@@ -194,17 +193,17 @@ def test_noise_has_no_findings_but_at_the_stated_rate(shared):
 
 def test_noise_with_few_examples_of_a_token_has_no_findings():
     absent = {"-8": 0.85, "-7": 0.5}
-    seeds = range(20)
+    seeds = range(quarter(20))
     texts = [
         describe(make_grid(flat(layers=5), 200, seed, 0.3, 0.3, absent=absent)) for seed in seeds
     ]
-    assert sum(NONE not in text for text in texts) < 4
+    assert sum(NONE not in text for text in texts) <= most(len(texts))
 
 
 def test_noise_in_groups_of_answers_has_no_findings():
-    seeds = range(20)
+    seeds = range(quarter(20))
     grids = [make_grid(flat(layers=5), 200, seed, 0.5, groups=60) for seed in seeds]
-    assert sum(NONE not in describe(grid) for grid in grids) < 4
+    assert sum(NONE not in describe(grid) for grid in grids) <= most(len(grids))
     n_groups = len(np.unique(grids[0]["answer"]))
     assert f"95 % intervals over {n_groups} groups of answers" in describe(grids[0])
 
@@ -257,8 +256,8 @@ def test_tiny_n_states_nothing(n):
 
 
 def test_thirty_examples_do_not_make_a_peak_of_noise():
-    texts = [describe(make_grid(flat(layers=8), 30, seed, 0)) for seed in range(20)]
-    assert sum(NONE not in text for text in texts) < 4
+    texts = [describe(make_grid(flat(layers=8), 30, seed, 0)) for seed in range(quarter(20))]
+    assert sum(NONE not in text for text in texts) <= most(len(texts))
 
 
 def test_a_grid_with_some_layers_of_a_deeper_network():

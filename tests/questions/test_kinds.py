@@ -41,7 +41,7 @@ def test_responses_are_graded_as_a_person_would():
 # Of 40 responses of each kind, how many grades and exact answers are those that a person gave
 # before the grader was written. It was made on one half of them, and mended by the other.
 AGREEMENT = {
-    "text": (38, 38), "number": (38, 38), "date": (40, 38), "yes_no": (38, 38), "choice": (40, 39)
+    "text": (38, 38), "number": (38, 38), "date": (40, 38), "yes_no": (38, 39), "choice": (40, 39)
 }  # fmt: skip
 
 
