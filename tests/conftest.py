@@ -2,6 +2,9 @@
 
 import importlib.util
 import os
+import sys
+import tempfile
+import time
 from pathlib import Path
 
 # Set before transformers or a Jupyter package is imported: no test may reach for the hub, and
@@ -16,7 +19,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest
+import zygote
 from hypothesis import settings
+from nightly import is_nightly
 from tiny import STOPS, save_tiny_model
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -28,17 +33,73 @@ if not os.environ.get("CI"):
     settings.register_profile("local", deadline=None)
     settings.load_profile("local")
 
-# These take a minute or more. With workers they start first, in this order, so that in the end no
+# These take longest. With workers they start first, in this order, so that in the end no
 # worker has a long file to itself while the others have nothing left.
 LONG = [
     "test_notebooks.py",
-    "test_notebooks_in_lab.py",
-    "test_grid_simulations.py",
-    "test_pipeline.py",
-    "test_recipe.py",
     "test_cluster.py",
     "test_extract.py",
+    "test_grid_simulations.py",
+    "test_real_model.py",
+    "test_hostile_run.py",
+    "test_store.py",
+    "test_notebooks_in_lab.py",
+    "test_wrong_arguments.py",
+    "test_injector.py",
+    "test_explorer_in_lab.py",
+    "test_stopping.py",
+    "test_scale.py",
+    "test_pipeline.py",
+    "test_few_answers.py",
+    "test_shared_runs.py",
+    "test_findings.py",
+    "test_recipe.py",
+    "test_example.py",
+    "test_grid.py",
 ]
+
+
+def pytest_configure(config):
+    """Start what kernels are forked from, once for all workers, while they collect."""
+    controls = config.getoption("numprocesses", None) and not hasattr(config, "workerinput")
+    if controls and sys.platform == "linux":
+        folder = tempfile.TemporaryDirectory(prefix="kernels-")
+        started = zygote.Started(Path(folder.name), os.environ | {"OMP_NUM_THREADS": "1"})
+        os.environ["PROBEKIT_TEST_KERNELS"] = f"{started.socket}:{started.jupyter_path}"
+        config.add_cleanup(folder.cleanup)
+        config.add_cleanup(started.close)
+
+
+@pytest.fixture(scope="session")
+def _forking(tmp_path_factory):
+    """The JUPYTER_PATH by which kernels are forked; None where that can't be done."""
+    if sys.platform != "linux" or is_nightly():
+        yield None
+    elif "PROBEKIT_TEST_KERNELS" in os.environ:
+        socket, _, jupyter_path = os.environ["PROBEKIT_TEST_KERNELS"].partition(":")
+        for _ in range(1200):
+            if os.path.exists(socket):
+                break
+            time.sleep(0.1)
+        yield jupyter_path
+    else:
+        started = zygote.Started(tmp_path_factory.mktemp("kernels"), os.environ)
+        started.wait()
+        yield started.jupyter_path
+        started.close()
+
+
+@pytest.fixture(scope="module")
+def forked_kernels(_forking):
+    """Kernels have everything imported when they start, which else takes most of a test's time.
+
+    At night they are started as a user's are. So they are, always, where a command is stopped, a
+    kernel dies, or papermill is called by itself; and in the run at the end of .ci/run.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        if _forking:
+            patch.setenv("JUPYTER_PATH", _forking)
+        yield
 
 
 def pytest_collection_modifyitems(config, items):

@@ -1,11 +1,12 @@
-"""A finished run with made-up answers and grids of known areas: no model, no probe."""
+"""Runs with made-up answers: with grids of known areas and no probe, or with activations only."""
 
 import numpy as np
 import pandas as pd
 from synthetic import flat, make_grid
 
+from probekit.extraction.store import ActivationStore
 from probekit.run.directory import Run
-from probekit.tokens import FIGURE_TOKENS, token_positions
+from probekit.tokens import FIGURE_TOKENS, TOKENS, token_positions
 
 COUNTRIES = ["Italy", "Japan", "Peru", "Kenya", "Poland", "France"]
 #: Of each split: the layer where exact_answer_last is best, and its area.
@@ -50,8 +51,39 @@ def made_run(path, n=120, layers=4, wrap="{}", tokens=FIGURE_TOKENS):
     return run
 
 
-def _answer(i, correct, wrap):
-    country = wrap.format(COUNTRIES[i % len(COUNTRIES)])
+def asked_run(path, given, wrong, layers=2, features=4, **columns):
+    """A run directory as the extract stage leaves it; errors show in the last layer.
+
+    Parameters
+    ----------
+    path : Path
+    given : sequence of str
+        The exact answers.
+    wrong : sequence of bool
+    layers, features : int
+    **columns
+        Further columns of the answers, such as `group`.
+    """
+    run, n, random = Run(path), len(given), np.random.default_rng(0)
+    rows = [_answer(i, not w, "{}", a) for i, (a, w) in enumerate(zip(given, wrong, strict=True))]
+    answers = pd.DataFrame(rows).assign(answer=given, **columns)
+    answers["logprob_mean"] = random.normal(size=n)
+    X = random.normal(size=(n, layers, len(TOKENS), features)).astype(np.float16)
+    X[np.asarray(wrong), -1, 1:6, 0] += 2
+    extract = run.begin("extract", {"model": "made up", "n_questions": n})
+    answers.to_parquet(run.path / "answers.parquet")
+    about = {"model": "made up", "revision": "0", "site": "mlp_out"}
+    store = ActivationStore(run.path / "activations.zarr", n, n, about)
+    store.write(range(n), X)
+    store.name_coordinates(answers, ["id", "question", "exact_answer", "answer", *columns])
+    made = [run.path / "answers.parquet", run.path / "activations.zarr"]
+    counts = {"n_examples": n, "n_correct": int(answers["correct"].sum())}
+    extract.finish(made, sites=["mlp_out"], **counts)
+    return run
+
+
+def _answer(i, correct, wrap, country=None):
+    country = country or wrap.format(COUNTRIES[i % len(COUNTRIES)])
     pieces = ["The", " city", f" number {i}", " is", " in", f" {country}", "."]
     starts = np.cumsum([0, *map(len, pieces)])
     return {

@@ -149,6 +149,7 @@ CALLS = {
         },
     ),
     "show_tokens": (pk.show_tokens, {"run": lambda good: good.made}),
+    "held_out_splits": (pk.held_out_splits, {"dataset": lambda good: good.activations}),
     "probe_grid": (pk.probe_grid, {"activations": lambda good: good.activations}),
     "controls": (
         pk.controls,
@@ -230,11 +231,12 @@ A_LIST = "a list such as ['last_q']"
 OUTLINE = "a list of (layer, token) such as [(12, '-1')]"
 MEASURE, LEVEL = "one of auroc, correlation;", "True, False or a level between 0 and 1"
 CHARTS = ("heatmap", "compare_splits", "small_multiples", "gain", "by_layer", "by_token")
-SITE, SPLIT = "one of mlp_out, attn_out, resid_post, mlp_act;", "one of random, answer, published;"
-KIND, BY_HAND = (
-    "one of text, number, date, yes_no, choice;",
-    "the path of a CSV file or a DataFrame",
+SITE, SPLIT = (
+    "one of mlp_out, attn_out, resid_post, mlp_act;",
+    "one of random, answer, group, published;",
 )
+KIND = "one of text, number, date, yes_no, choice;"
+BY_HAND = "the path of a CSV file or a DataFrame"
 STAGE = "one of extract, probe, visualize, interpret;"
 PER_SPLIT = "a dict of a Dataset per split, such as {'random': grid};"
 DTYPE = "a floating-point dtype of torch such as torch.bfloat16"
@@ -308,6 +310,9 @@ MUST_BE = [
     ("extract", "site", ONE_SITE, [None, 3, [3]], [[], ["mlp_out", "mlp_out"]]),
     ("show_tokens", "n", WHOLE.format(1), [2.5, None, "5"], [-1, 0]),
     ("show_tokens", "seed", SEED, ["a", None], [-1]),
+    ("held_out_splits", "folds", WHOLE.format(2), [2.5, "5", True, None], [1, 0, -3]),
+    ("held_out_splits", "seed", SEED, [None, 0.0, "0"], [-1, 2**32]),
+    ("held_out_splits", "needed", RANDOM, [3, None], []),
     ("probe_grid", "protocol", "one of cross-validated, published;", [None, 5], ["random", ""]),
     ("probe_grid", "folds", WHOLE.format(2), [2.5, "5", True, None], [1, 0, -3]),
     ("probe_grid", "C", C, ["1", True, None, {}], [0, -1.0, NAN, INF, 1e-7, 1e7]),
@@ -649,6 +654,28 @@ CASES = {
             ValueError,
             "scores must be over (example, token), such as run.grid().score.sel(layer=12); they "
             "are over (example, layer, token).",
+        ),
+    ],
+    "held_out_splits": [
+        (
+            {"dataset": None},
+            TypeError,
+            "dataset must be an xarray Dataset, such as probe_grid or Run.grid gives; got None.",
+        ),
+        (
+            {"dataset": lambda good: good.activations.drop_vars("correct")},
+            ValueError,
+            "The dataset has no variable 'correct'; it has activation.",
+        ),
+        (
+            {"dataset": lambda good: good.activations.drop_vars("exact_answer")},
+            ValueError,
+            'split="answer" needs the coordinate exact_answer on example.',
+        ),
+        (
+            {"folds": 50, "needed": "answer"},
+            ValueError,
+            "50 folds need at least 50 …answers with an exact answer, got …",
         ),
     ],
     "probe_grid": [
@@ -1011,7 +1038,8 @@ CASES = {
         (
             {"grid": lambda good: good.grid.assign(auroc=good.grid["auroc"] * NAN)},
             ValueError,
-            "The grid has no cell with an AUROC: too few examples have its tokens.",
+            "The grid has no cell with an AUROC: in none do enough wrong and enough right answers "
+            "have the token, for the probes to be trained without each fold.",
         ),
         ({"tokens": "-1"}, TypeError, "tokens must be a list such as ['-1'], got '-1'."),
         ({"tokens": ["first"]}, ValueError, "Unknown token 'first'. The grid has last_q, -1."),

@@ -1,7 +1,9 @@
 """Two single-threaded worker processes give what this process gives, whatever dies meanwhile."""
 
+import datetime
 import importlib
 import json
+import multiprocessing
 import os
 import re
 import shutil
@@ -31,9 +33,10 @@ from probekit.pipeline.parameters import notebook_path
 from probekit.run.manifest import STAGES
 
 if os.environ.get("CI"):
+    import dask
     import distributed
 else:
-    distributed = pytest.importorskip("distributed")
+    dask, distributed = map(pytest.importorskip, ("dask", "distributed"))
 
 OPTIONS = {"site": ("mlp_out", "resid_post"), "max_new_tokens": 10, "batch_size": 4}
 QUICK = {"n_permutations": 2, "progress": False}
@@ -41,6 +44,20 @@ QUICK = {"n_permutations": 2, "progress": False}
 
 @pytest.fixture(scope="module")
 def client():
+    """Two workers, forked from a process that has imported everything, and so again if they die.
+
+    Those that are started by their command (`worker_of_its_own`) import it for themselves.
+    """
+    method = "distributed.worker.multiprocessing-method"
+    with dask.config.set({method: "forkserver" if sys.platform == "linux" else "spawn"}):
+        preloaded = ["distributed", "probekit.extraction.workers", "probekit.probing.workers"]
+        preloaded += ["transformers.models.llama.modeling_llama"]
+        distributed.utils.get_mp_context()  # which at its first call sets other ones
+        multiprocessing.get_context("forkserver").set_forkserver_preload(preloaded)
+        yield from two_workers()
+
+
+def two_workers():
     with (
         distributed.LocalCluster(
             n_workers=2, threads_per_worker=1, processes=True, dashboard_address=":0"
@@ -144,6 +161,29 @@ def test_workers_read_corrected_answers(client, stopping_model_dir, questions, a
     here, there = (run.activations() for run in runs)
     xr.testing.assert_allclose(there.load(), here.load(), rtol=0, atol=1e-5)
     pd.testing.assert_frame_equal(runs[1].answers(), runs[0].answers())
+
+
+def test_workers_keep_the_first_day_of_a_run(client, lm, questions, tmp_path, monkeypatch):
+    """They ask for P(True) themselves, in prompts that write the date."""
+    folder = shutil.copytree(lm.request["name"], tmp_path / "dated")
+    path = folder / "chat_template.jinja"
+    path.write_text("Today is {{ strftime_now('%d %b %Y') }}.\n" + path.read_text())
+    dated, few = load_model(folder), questions.head(8)
+
+    def judge(question, response, answers):
+        return "Lyon" in question
+
+    options = OPTIONS | {"p_true": True, "judge": judge, "progress": False}
+    with one_thread(), monkeypatch.context() as patch:
+        long_ago = type("date", (datetime.date,), {"today": lambda: datetime.date(2001, 2, 3)})
+        patch.setattr(importlib.import_module("probekit.extraction.store"), "date", long_ago)
+        run = extract(dated, few, Run(tmp_path / "r"), **options, scheduler=client)
+        alone = extract(dated, few, Run(tmp_path / "alone"), **options)
+    check_same(run, alone)
+    assert run.answers()["prompt"].str.startswith("Today is 03 Feb 2001.").all()
+    with one_thread():
+        now = extract(dated, few, Run(tmp_path / "now"), **options)
+    assert not np.allclose(now.answers()["p_true"], alone.answers()["p_true"], atol=1e-4)
 
 
 def test_the_bar_counts_to_the_end(client, lm, questions, tmp_path, capsys):

@@ -1,6 +1,6 @@
 """Many questions, many different answers; and the fewest tokens and layers that there can be.
 
-``make nightly`` takes 20,000 questions instead of 2,000.
+``make nightly`` takes 20,000 questions instead of 1,000.
 """
 
 import json
@@ -36,7 +36,7 @@ def test_many_questions_take_time_in_proportion_and_little_more_memory(
     stopping_model_dir, tmp_path, require
 ):
     require(Path("/proc/self/status").exists(), "the peak of memory is read from /proc")
-    n = 20_000 if is_nightly() else 2_000
+    n = 20_000 if is_nightly() else 1_000
     few, many = (measured(size, tmp_path, stopping_model_dir) for size in (n // 10, n))
     assert many["n"] == n
     assert many["examples"] > 5 * few["examples"]

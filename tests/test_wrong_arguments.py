@@ -10,6 +10,7 @@ warnings, environment and the like.
 """
 
 import decimal
+import functools
 import importlib
 import inspect
 import itertools
@@ -17,6 +18,7 @@ import linecache
 import locale
 import logging
 import os
+import pickle
 import random
 import shutil
 import signal
@@ -38,6 +40,7 @@ import torch
 import xarray as xr
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from nightly import is_nightly
 from test_bad_input import CALLS as BAD_INPUT_CALLS
 from test_bad_input import good as good
 from test_bad_input import method
@@ -45,6 +48,7 @@ from threadpoolctl import ThreadpoolController
 from tiny import write_questions
 
 import probekit as pk
+from probekit.pipeline import parameters as parameters_module
 from probekit.pipeline.parameters import defaults
 
 PACKAGE = Path(pk.__file__).parent
@@ -72,6 +76,7 @@ CALLS = BAD_INPUT_CALLS | {
             "progress": False,
         },
     ),
+    "held_out_splits": (pk.held_out_splits, {"dataset": lambda good: good.activations}),
     "probe_grid": (
         pk.probe_grid,
         {
@@ -146,9 +151,11 @@ VALUES = [
     (None, [None]), pd.NA, pd.NaT, pd.DataFrame(), pd.DataFrame({"a": [1]}), pd.Series([1.0]),
     xr.Dataset(), xr.Dataset({"auroc": 1.0}), xr.DataArray(0.0), xr.DataArray(np.zeros((2, 2))),
 ]  # fmt: skip
-#: Of these among the tests a part of the values, and all of them by `make fuzz`.
+#: Among the tests each parameter of these gets a quarter of the values, that of others half:
+#: neighbours in the list are alike, and the next parameter gets those left out. At night all.
 SLOW = ["heatmap", "compare_splits", "small_multiples", "gain", "by_layer", "by_token"]
-SLOW += ["save_chart", "run_pipeline", "probe_grid", "extract"]
+SLOW += ["save_chart", "run_pipeline", "probe_grid", "extract", "check_claims", "load_probe"]
+SLOW += ["calibration", "score_distribution", "describe", "estimate"]
 #: What may be given, though it is of no use: a judge is a function of the user's.
 TAKEN = {("extract", "judge"): [int, len]}
 #: Good objects, of another kind than most functions want.
@@ -197,7 +204,7 @@ def process_state():
         "torch's precision": (torch.get_default_dtype(), torch.get_float32_matmul_precision()),
         "torch's gradients": torch.is_grad_enabled(),
         "torch's generator": torch.get_rng_state().numpy().tobytes(),
-        "numpy's generator": str(np.random.get_state()),
+        "numpy's generator": pickle.dumps(np.random.get_state()),
         "numpy's errors": np.geterr(),
         "numpy's printing": np.get_printoptions(),
         "random's generator": random.getstate(),
@@ -288,6 +295,9 @@ def own(good, extracted, tmp_path, monkeypatch, request):
     monkeypatch.setattr(tempfile, "tempdir", str(folder / "temporary"))
     monkeypatch.setattr(importlib.import_module("probekit.pipeline.notebooks"), "_execute", work)
     monkeypatch.setattr("probekit.cluster._CONNECTING", 0.1)
+    # Four notebooks are read for each call.
+    declared = functools.cache(parameters_module.notebook_parameters)
+    monkeypatch.setattr(parameters_module, "notebook_parameters", declared)
     # Not one, which is what a cell is fitted with.
     threads = torch.get_num_threads()
     torch.set_num_threads(3)
@@ -311,7 +321,7 @@ def test_what_is_not_taken_is_refused(name, own):
     assert faults(name, {}, own) is None, "the call that is right"
     found = []
     values = [*VALUES, *(getattr(own, each) for each in OBJECTS)]
-    step = 4 if name in SLOW and settings.get_current_profile_name() != "long" else 1
+    step = 1 if is_nightly() else 4 if name in SLOW else 2
     for number, parameter in enumerate(parameters(name)):
         for value in values[number % step :: step]:
             if any(value is each for each in TAKEN.get((name, parameter), [])):

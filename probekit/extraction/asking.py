@@ -97,37 +97,37 @@ Response: {response}
 Does the response give an accepted answer to the question? Reply with one word: Yes or No."""
 
 
-def p_true(lm, questions, responses, batch_size=32):
+def p_true(lm, questions, responses, batch_size=32, day=None):
     """How likely a model finds its own responses true (Kadavath et al., arXiv 2207.05221)."""
     texts = [
         _P_TRUE.format(question=question, response=response.strip())
         for question, response in zip(questions, responses, strict=True)
     ]
-    return first_of_two(lm, texts, ("True", "False"), batch_size)
+    return first_of_two(lm, texts, ("True", "False"), batch_size, day)
 
 
-def judge(lm, questions, responses, answers, batch_size=32):
+def judge(lm, questions, responses, answers, batch_size=32, day=None):
     """Let a model say whether responses give an accepted answer."""
     texts = [
         _JUDGE.format(question=question, response=response.strip(), answers="; ".join(accepted))
         for question, response, accepted in zip(questions, responses, answers, strict=True)
     ]
-    return [p > 0.5 for p in first_of_two(lm, texts, ("Yes", "No"), batch_size)]
+    return [p > 0.5 for p in first_of_two(lm, texts, ("Yes", "No"), batch_size, day)]
 
 
-def longest_prompt(lm, asked, longest_response):
+def longest_prompt(lm, asked, longest_response, day=None):
     """Most tokens of a prompt of `p_true` or `judge`, given those of the response."""
     accepted = "; ".join(asked["answers"])
     text = _JUDGE.format(question=asked["question"], response="", answers=accepted)
-    return len(lm.tokenize(lm.prompt(text))) + longest_response
+    return len(lm.tokenize(lm.prompt(text, day))) + longest_response
 
 
 @torch.inference_mode()
-def first_of_two(lm, texts, words, batch_size=32):
+def first_of_two(lm, texts, words, batch_size=32, day=None):
     """Probability that a model replies with the first of two words rather than the second."""
     if not texts:
         return []
-    prompts = [lm.tokenize(lm.prompt(text)) for text in texts]
+    prompts = [lm.tokenize(lm.prompt(text, day)) for text in texts]
     first, second = (_openings(lm, word) for word in words)
     prefix = CachedPrefix(lm, prompts)
     same_length = defaultdict(list)

@@ -6,7 +6,7 @@ from scipy.stats import binomtest
 
 from probekit import arguments
 from probekit.extraction.corrections import read_corrections
-from probekit.questions.grading import examine
+from probekit.questions.grading import examine, is_refusal
 from probekit.run.directory import Run
 
 # Why a label may be wrong, as `examine` words it: the most often with reason first.
@@ -58,17 +58,15 @@ def audit(run, sample=0, seed=0):
     sample, seed = arguments.whole("sample", sample), arguments.seed(seed)
     answers = run.answers()
     # Runs from before there were kinds, accepted answers or doubts in the table.
-    for name, value in {"kind": "text", "accepted": "", "finished": True}.items():
-        if name not in answers:
-            answers[name] = value
+    added = {"kind": "text", "accepted": "", "finished": True, "doubt": None}
+    answers = answers.assign(**{name: v for name, v in added.items() if name not in answers})
     if sample:
         drawn = answers.sample(min(sample, len(answers)), random_state=seed).sort_index()
         return drawn.assign(correct="", exact_answer="")[_TO_LABEL].reset_index(drop=True)
-    if "doubt" not in answers:
-        answers["doubt"] = [_doubt(row) for row in answers.itertuples()]
-    reasons = answers["doubt"].str.split("; ")
-    ranks = [min(map(_rank, found)) for found in reasons]
-    answers = answers.assign(rank=ranks).sort_values("rank", kind="stable")
+    rows = answers.itertuples()
+    doubts = [row.doubt if isinstance(row.doubt, str) else _doubt(row) for row in rows]
+    ranks = [min(map(_rank, doubt.split("; "))) for doubt in doubts]
+    answers = answers.assign(doubt=doubts, rank=ranks).sort_values("rank", kind="stable")
     return answers.loc[answers["doubt"] != "", _SHOWN].reset_index(drop=True)
 
 
@@ -78,10 +76,12 @@ def _rank(reason):
 
 def _doubt(row):
     """What the grader doubts of an answer, as far as an earlier version's table tells."""
-    found = (row.answer_start, row.answer_end) if row.exact_answer else None
-    how = {"candidates": None, "kind": "text", "choices": None}
-    how |= {"copied": found, "finished": row.finished}
-    return examine(row.response, row.accepted.split("|"), row.question, **how).doubt
+    if not row.exact_answer:
+        reason = "a refusal" if is_refusal(row.response) else "no exact answer"
+        return reason if row.finished else f"{reason}; cut short"
+    how = {"candidates": None, "kind": "text", "choices": None, "finished": row.finished}
+    found = row.answer_start, row.answer_end
+    return examine(row.response, row.accepted.split("|"), row.question, **how, copied=found).doubt
 
 
 @arguments.plainly()

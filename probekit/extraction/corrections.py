@@ -120,9 +120,11 @@ def _exact_answer(lm, row, asked, exact_answer):
                 f"{NONE!r} for none. All answers are kept."
             )
         exact_answer = text[slice(*span)]
-        how = {name: asked[name] for name in ("candidates", "kind", "choices")}
-        how["copied"] = 0, len(exact_answer)
-        name = examine(exact_answer, asked["answers"], asked["question"], **how).name
+        if asked["kind"] == "text":
+            name = asked["candidates"] and asked["candidates"].canonical(exact_answer)
+        else:
+            how = (asked["answers"], asked["question"], None, asked["kind"], asked["choices"])
+            name = examine(exact_answer, *how).name
     return {
         "exact_answer": exact_answer,
         "answer": name or normalize(exact_answer),

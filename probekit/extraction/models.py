@@ -6,6 +6,7 @@ import os
 import re
 import struct
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 
@@ -26,6 +27,19 @@ from probekit.extraction.identity import (
     only_what_is_hashed,
 )
 from probekit.run.files import reading
+
+# What stands before a chat template that writes the date, in place of transformers' own function,
+# which reads the clock: templates are given values only, no functions. Jinja drops the last line
+# end, and what follows is at the beginning of a line, as it was.
+_DATE_OF_THE_RUN = """{% macro strftime_now(format) -%}
+{%- set written = namespace(text=format) -%}
+{%- for code, value in strftime_codes.items() -%}
+{%- set written.text = written.text.replace(code, value) -%}
+{%- endfor -%}
+{{ written.text }}
+{%- endmacro %}
+"""
+_DATE_LETTERS = "aAbBcdfGHIjmMpSuUVwWxXyYzZ"
 
 
 @dataclass(frozen=True)
@@ -48,17 +62,57 @@ class LanguageModel:
         """Device of the input embeddings: where token ids have to be."""
         return self.model.get_input_embeddings().weight.device
 
-    def prompt(self, question):
-        """Put a question to the model as a prompt: its chat template, or ``Q: ... A:``."""
+    def prompt(self, question, day=None):
+        """Put a question to the model as a prompt: its chat template, or ``Q: ... A:``.
+
+        A template that writes today's date writes `day`, such as "2026-11-27", if it is given.
+        """
         if self.tokenizer.chat_template is None:
             return f"{self.tokenizer.bos_token or ''}Q: {question}\nA:"
         # A model that can think aloud first is asked not to: the answer is what is probed.
-        return self.tokenizer.apply_chat_template(
-            [{"role": "user", "content": question}],
-            add_generation_prompt=True,
-            tokenize=False,
-            enable_thinking=False,
+        return self._chat([question], day, add_generation_prompt=True, enable_thinking=False)
+
+    @cached_property
+    def writes_date(self):
+        """Whether prompts tell the model what day or time it is."""
+        return self.prompt("?", "2001-01-01") != self.prompt("?", "2022-12-31T23:58:59")
+
+    def _chat(self, texts, day=None, **options):
+        """What the chat template writes for a user's message and, if there are two, the reply."""
+        problem = None
+        for in_parts in (False, True):
+            # Models that take images too may have templates that read text from a list of parts.
+            contents = [[{"type": "text", "text": t}] if in_parts else t for t in texts]
+            pairs = zip(("user", "assistant"), contents, strict=False)
+            messages = [{"role": role, "content": content} for role, content in pairs]
+            try:
+                if day is not None and "strftime_now" in self.tokenizer.get_chat_template():
+                    options |= self._that_day(day)
+                written = self.tokenizer.apply_chat_template(messages, tokenize=False, **options)
+            except Exception as error:  # a template is a program: it may fail in any way
+                problem = problem or f"it says {arguments.shown(str(error).strip(), 200)}"
+                continue
+            printed = in_parts and str(contents[0]) in written  # the list, not what is in it
+            # Templates may cut spaces off or put others in.
+            spaced = " ".join(written.split())
+            if not printed and all(" ".join(text.split()) in spaced for text in texts):
+                return written
+            problem = problem or "the question is not in the prompt that it writes"
+        raise ValueError(
+            f"The chat template of {self.name} cannot be used for the question "
+            f"{arguments.shown(texts[0])}: {problem}. A question is asked as one message of a "
+            "user, without a system message. Use another model, or a copy of this one in whose "
+            "chat_template.jinja such a message is enough."
         )
+
+    def _that_day(self, day):
+        """What makes a chat template write that day's date."""
+        moment = datetime.fromisoformat(day)
+        codes = [f"%{flag}{letter}" for letter in _DATE_LETTERS for flag in ("", "-")]
+        return {
+            "chat_template": _DATE_OF_THE_RUN + self.tokenizer.get_chat_template(),
+            "strftime_codes": {code: moment.strftime(code) for code in codes},
+        }
 
     def tokenize(self, prompt):
         """Token ids of a prompt from `prompt`, which has all its special tokens written in it."""
@@ -75,9 +129,9 @@ class LanguageModel:
             stops |= self.line_end_ids
         else:
             # And the special token that the template writes after an assistant's message.
-            marker = "7391"
-            messages = [{"role": "user", "content": "?"}, {"role": "assistant", "content": marker}]
-            text = self.tokenizer.apply_chat_template(messages, tokenize=False)
+            marker, text = "7391", ""
+            with contextlib.suppress(ValueError):  # of a template for questions alone
+                text = self._chat(["?", marker])
             after = self.tokenizer(text.rpartition(marker)[2], add_special_tokens=False).input_ids
             # Not `all_special_ids`, which has only those with a role, such as bos and eos.
             added = self.tokenizer.added_tokens_decoder

@@ -32,8 +32,9 @@ from probekit.extraction.shards import (
     summary,
 )
 from probekit.extraction.sites import SITES, check_sites
-from probekit.extraction.store import SHARD, ActivationStore, claim, mend, record
+from probekit.extraction.store import SHARD, ActivationStore, claim, first_day, mend, record
 from probekit.questions.candidates import Candidates
+from probekit.questions.text import fold
 from probekit.run.directory import Run, store_name
 from probekit.run.files import explained, no_links, reading, replacing, sha256
 from probekit.run.lock import writing
@@ -41,7 +42,7 @@ from probekit.run.stopping import stoppable
 from probekit.tokens import EXACT_ANSWER, MISSING, TOKENS
 
 # What of the answers stands beside the activations, besides whether they are correct.
-_TEXT_COORDINATES = ("id", "question", "exact_answer", "answer")
+_TEXT_COORDINATES = ("id", "question", "exact_answer", "answer", "group")
 _AGAIN = "Run the same again, which makes only what is missing."
 # Columns of a shard's answers: the model's own activations where the store holds a correction's.
 _OWN = "own_activations_"
@@ -70,7 +71,8 @@ def extract(
     """Let a model answer questions, grade the answers, and store activations, in one pass.
 
     Writes ``answers.parquet`` and ``activations.zarr`` into the run directory, and the extract
-    stage's manifest when all is there. A run that was interrupted goes on where it stopped.
+    stage's manifest when all is there. A run that was interrupted goes on where it stopped. If
+    prompts write today's date, they write that of the first call.
 
     Parameters
     ----------
@@ -124,9 +126,9 @@ def extract(
     TypeError
         If an argument is of the wrong kind.
     ValueError
-        If an argument can't be used with this model, the directory holds another run, another
-        process is writing into it, corrections name an exact answer that is not in the response,
-        or all answers are right or all are wrong.
+        If an argument can't be used with this model, its chat template leaves questions out, the
+        directory holds another run, another process is writing into it, corrections name an exact
+        answer that is not in the response, or all answers are right or all are wrong.
     """
     arguments.instance("lm", lm, LanguageModel, "from load_model")
     arguments.instance("run", run, Run, 'such as Run("data/runs/cities")')
@@ -149,8 +151,11 @@ def extract(
     arguments.flag("progress", progress)
     asked = _repeat(questions, n_samples)
     corrected = read_corrections(corrections, asked["id"])
-    prompts = [lm.tokenize(lm.prompt(question)) for question in asked["question"]]
-    _check_context(lm, asked, prompts, max_new_tokens, judge, p_true)
+    day = first_day(run)
+    asked["prompt"] = [lm.prompt(question, day) for question in asked["question"]]
+    prompts = [lm.tokenize(prompt) for prompt in asked["prompt"]]
+    _check_distinct(asked["question"], prompts)
+    _check_context(lm, asked, prompts, max_new_tokens, judge, p_true, day)
     with stoppable(_GO_ON), _workers(scheduler, lm, judge) as workers, writing(run.path):
         parameters = {
             "model": lm.name,
@@ -167,6 +172,8 @@ def extract(
             "judge": getattr(judge, "name", None) or getattr(judge, "__name__", None),
             "p_true": p_true,
         }
+        if day and any(m.writes_date for m in (lm, judge) if isinstance(m, LanguageModel)):
+            parameters["day"] = day
         claimed = claim(run, parameters)
         damaged = mend(run)
         if claimed and damaged == []:  # nothing is to be answered
@@ -279,6 +286,7 @@ def _check_questions(questions):
         "candidates": (Candidates | None, "what read_questions made of them"),
         "kind": (str, "kinds of answers"),
         "choices": (list | None, "lists of options, or None"),
+        "group": (str, "text"),
     }
     for name, (kind, what) in kinds.items():
         if name not in questions:
@@ -307,7 +315,22 @@ def _chosen_sites(lm, site):
     return tuple(sites)
 
 
-def _check_context(lm, questions, prompts, max_new_tokens, judge, p_true):
+def _check_distinct(questions, prompts):
+    """Refuse prompts that are the same for different questions, which a model cannot tell apart."""
+    asked = {}
+    for question, prompt in zip(questions, prompts, strict=True):
+        other = asked.setdefault(tuple(prompt), question)
+        # A tokenizer may take letters without their case and accents, a template cut spaces off.
+        one, two = (" ".join(fold(text)[0].casefold().split()) for text in (other, question))
+        if one != two:
+            raise ValueError(
+                f"The questions {arguments.shown(other)} and {arguments.shown(question)} are one "
+                "and the same prompt in this model's tokens, so it cannot tell them apart. Ask in "
+                "words that it knows, or use another model."
+            )
+
+
+def _check_context(lm, questions, prompts, max_new_tokens, judge, p_true, day):
     """Refuse questions that do not fit a model's context, before any work.
 
     Of the prompts that show a response to a model, only those of the longest questions are tried.
@@ -324,7 +347,8 @@ def _check_context(lm, questions, prompts, max_new_tokens, judge, p_true):
             )
     everyone = range(len(prompts))
     unlisted = [i for i in everyone if is_copied(questions.iloc[i])]
-    copying, asking_again = asking.longest_copying_prompt, asking.longest_prompt
+    copying = asking.longest_copying_prompt
+    asking_again = partial(asking.longest_prompt, day=day)
     for shown_to, members, longest, purpose, way_out in (
         (lm, unlisted, copying, "to copy its exact answer", "Give it candidates"),
         (lm, everyone if p_true else (), asking_again, "to ask for P(True)", "Leave p_true out"),
@@ -471,7 +495,10 @@ class _Extraction:
                 f"{path} does not hold the answers to this run's questions {asked[0]} to "
                 f"{asked[-1]}. Delete it, then run the same again; or give another run directory."
             )
-        return rows
+        # Shards that an earlier version answered lack what has been added since. Of doubts `audit`
+        # finds out.
+        added = {"group": "", "kind": "text"}
+        return rows.assign(**{name: v for name, v in added.items() if name not in rows})
 
     def _write_part(self, number, rows):
         content = rows.to_parquet(index=False)
@@ -537,7 +564,7 @@ class _Extraction:
             return
         positions, read = [now[i] for i in moved], []
         if moved:
-            prompts = [self.prompts[members[i]] for i in moved]
+            prompts = [self.lm.tokenize(part["prompt"][i]) for i in moved]
             responses = [list(part["token_ids"][i]) for i in moved]
             again = self.workers.say_again if self.workers else partial(say_again, self.lm)
             read = again(prompts, responses, positions, self.sites, self.batch_size)

@@ -35,10 +35,10 @@ class Shard:
 
     members: range  # which of the run's examples they are
     questions: pd.DataFrame  # one row an example
-    prompts: list  # token ids of each
+    prompts: list  # token ids of each, of the column `prompt`
     alike: list  # some of the run's prompts, with no longer beginning in common than all of them
     sites: tuple
-    parameters: dict  # of the run: `max_new_tokens`, `temperature`, `top_p`, `seed`, `p_true`
+    parameters: dict  # of the run
 
 
 class Tally:
@@ -150,12 +150,12 @@ class _Answering:
         self._complete(pending)
         table = pd.DataFrame(rows)
         asked, responses = table["question"].tolist(), table["response"].tolist()
-        few = min(self.batch_size, 32)
+        few, day = min(self.batch_size, 32), parameters.get("day")
         if isinstance(self.judge, LanguageModel):
             accepted = shard.questions["answers"].tolist()
-            table["correct"] = judge_answers(self.judge, asked, responses, accepted, few)
+            table["correct"] = judge_answers(self.judge, asked, responses, accepted, few, day)
         if parameters["p_true"]:
-            table["p_true"] = ask_p_true(self.lm, asked, responses, few)
+            table["p_true"] = ask_p_true(self.lm, asked, responses, few, day)
         return table
 
     def _row(self, question, response):
@@ -165,7 +165,8 @@ class _Answering:
             "id": question["id"],
             "question": question["question"],
             "sample": question["sample"],
-            "prompt": self.lm.prompt(question["question"]),
+            "group": question["group"],
+            "prompt": question["prompt"],
             "response": text,
             "correct": None,  # and the rest, once the exact answer is known
             "kind": question["kind"],

@@ -10,6 +10,7 @@ data: so whatever is opened here is looked through before, and every shard has t
 import re
 import shutil
 from contextlib import contextmanager
+from datetime import date
 
 import numpy as np
 import xarray as xr
@@ -296,6 +297,15 @@ def claim(run, parameters):
     return claimed
 
 
+def first_day(run):
+    """The day that a run's prompts write, if they write one: that of its first call.
+
+    None if the run recorded none, as one from before days were recorded: then the clock goes on.
+    """
+    claimed = _claimed(run, run.path / "run.json")
+    return claimed["parameters"].get("day") if claimed else date.today().isoformat()
+
+
 def record(run, parameters, batch_size, deaths=None):
     """Write down a run's parameters and batch size, for the process that continues it."""
     content = {"parameters": parameters, "batch_size": batch_size}
@@ -311,12 +321,12 @@ def _claimed(run, path):
         return _as_recorded(claimed["parameters"], claimed["batch_size"], claimed.get("deaths", {}))
     except FileNotFoundError:
         problem = "is not there"
-    except (ValueError, KeyError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         problem = f"is damaged: {error}"
     try:
         manifest = run.manifest("extract")
         return _as_recorded(manifest["parameters"], manifest["results"]["batch_size"], {})
-    except (FileNotFoundError, ValueError, KeyError):
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
         if problem == "is not there" and not no_links(run.path / "shards", run.path):
             return None
     raise ValueError(
@@ -330,6 +340,8 @@ def _as_recorded(parameters, batch_size, deaths):
     numbers = [batch_size, *(deaths.values() if isinstance(deaths, dict) else [None])]
     if not isinstance(parameters, dict) or not all(type(n) is int for n in numbers):
         raise ValueError("it does not hold parameters and numbers")
+    if "day" in parameters:
+        date.fromisoformat(parameters["day"])
     return {"parameters": parameters, "batch_size": max(1, batch_size), "deaths": deaths}
 
 

@@ -10,10 +10,17 @@ Chernozhukov, Chetverikov and Kato, Annals of Statistics 2013).
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import norm, t
+from scipy.stats import norm
 
 from probekit import arguments
-from probekit.probing.auroc import auroc_influence, cluster_sums, interval, standard_error
+from probekit.probing.auroc import (
+    auroc_influence,
+    cluster_sums,
+    critical,
+    interval,
+    n_clusters,
+    standard_error,
+)
 from probekit.probing.folds import example_groups
 from probekit.tokens import FIGURE_TOKENS
 
@@ -33,7 +40,6 @@ BANDS = {
     "30": (30 / 32, 32 / 32),
 }
 
-_CRITICAL = norm.isf(0.025)  # standard errors in half of a 95 % interval
 _TAIL = 1e-4
 _MIN_DRAWS, _DRAWS = 500, 2000
 _MAX_WORK = 1e8  # of differences times draws
@@ -58,6 +64,8 @@ class Areas:
     """Least number of wrong or of right answers in a cell that has an area."""
     widening: float
     """How many times as far the permuted grids scatter as the influences say; at least 1."""
+    n_groups: float
+    """Groups that a variance comes from, in the cell that has most; infinite without groups."""
 
     @property
     def usable(self):
@@ -102,21 +110,36 @@ class Areas:
         value, influence = zip(*(self.mean(cells) for cells in sets), strict=True)
         return np.array(value), np.array(influence)
 
-    def interval(self, value, influence, critical=_CRITICAL):
-        """Interval of areas or their means; `critical` is half its width in standard errors."""
-        # `interval` takes a level of confidence, not a number of standard errors.
-        level = 1 - 2 * norm.sf(min(critical, 8))
+    def interval(self, value, influence, family=None):
+        """95 % intervals of areas or their means, or as wide as a family's `largest_error` asks."""
         error = standard_error(influence)
         # Where all wrong answers score above all right ones no error shows: as if half an answer
         # of the rarer class were out of place.
         error = np.where(error > 0, error, 0.5 / self.rarest)
         # Log-odds are no scale for an area within an error of its bounds.
-        low, high = interval(np.clip(value, error, 1 - error), error, level)
+        inner = np.clip(value, error, 1 - error)
+        low, high = interval(inner, error * self.reach(family) / critical())
         return np.minimum(low, value), np.maximum(high, value)
 
-    def half_width(self, influence, critical=_CRITICAL):
+    def half_width(self, influence, family=None):
         """Half the width of a symmetric interval, for differences of areas: (...)."""
-        return critical * standard_error(influence)
+        return self.reach(family) * standard_error(influence)
+
+    def reach(self, family=None):
+        """Half the width of an interval, in standard errors over so few groups.
+
+        A family's normal quantile is widened at a small tail: which of its numbers errs most is
+        drawn from the same few groups, which makes the numbers look more alike than they are.
+        """
+        if family is None:
+            return float(critical(n_units=self.n_groups))
+        level = 1 - 2 * _TAIL
+        return family * float(critical(level, self.n_groups) / critical(level))
+
+    def argmax_shares(self, value, influence):
+        """How often each of several areas is the highest when the examples are drawn anew."""
+        # As uncertain as their intervals are wide.
+        return argmax_shares(value, influence * self.reach() / critical())
 
 
 def areas(grid, tokens=FIGURE_TOKENS, groups=None):
@@ -137,18 +160,20 @@ def areas(grid, tokens=FIGURE_TOKENS, groups=None):
     enough = rarer >= MIN_PER_CLASS
     value = np.where(enough, value, np.nan)
     influence[~enough] = 0
-    single, units = standard_error(influence), rarer
+    single, units, n_groups = standard_error(influence), rarer, np.inf
     if groups is None:
         groups = example_groups(grid, grid.attrs.get("split", "random"))
     if groups is not None:
+        n = n_clusters(influence, groups)
         influence = cluster_sums(influence, groups)
-        n = (influence != 0).sum(-1)
         influence *= np.sqrt(n / np.maximum(n - 1, 1))[..., None]
         units = np.minimum(rarer, n)
+        n_groups = max(2, units[enough].max(initial=0))
     layers = grid["layer"].to_numpy()
     widening = _widening(grid, score, wrong, enough, standard_error(influence), single)
-    # A variance from few answers is itself uncertain: Student's t at a small tail, over normal.
-    small = t.isf(_TAIL, np.maximum(units - 1, 1)) / norm.isf(_TAIL)
+    # A variance from few answers is itself uncertain. `reach` has Student's t for the groups; where
+    # a cell has fewer answers than groups, or of them, that is added here, at a small tail.
+    small = critical(1 - 2 * _TAIL, np.maximum(units, 2)) / critical(1 - 2 * _TAIL, n_groups)
     return Areas(
         layers=layers,
         n_layers=int(grid.attrs.get("n_layers", layers.max() + 1)),
@@ -157,6 +182,7 @@ def areas(grid, tokens=FIGURE_TOKENS, groups=None):
         influence=influence * widening * small[..., None],
         rarest=int(rarer[enough].min()) if enough.any() else 1,
         widening=widening,
+        n_groups=n_groups,
     )
 
 

@@ -26,7 +26,7 @@ from probekit.interpretation.wording import (
     sentence,
 )
 from probekit.probing.baselines import best_control, check_controls
-from probekit.probing.folds import example_groups
+from probekit.probing.folds import example_groups, held_out_splits
 from probekit.tokens import FIGURE_TOKENS
 
 # What each control is called in a sentence.
@@ -65,7 +65,8 @@ def describe(grid, controls=None, held_out=None):
     controls : Dataset, optional
         From `controls`, of this grid: what detects errors with no activations.
     held_out : Dataset, optional
-        The same run's grid with ``split="answer"``, where this one's split is random.
+        The same run's grid with ``split="answer"``, where this one's split is random; or with
+        ``split="group"``, where answers can't be held out.
 
     Returns
     -------
@@ -120,7 +121,7 @@ def describe(grid, controls=None, held_out=None):
                 "probe tells wrong answers from right ones better than chance. There are "
                 f"{differences}.",
                 _against_controls(view, controls),
-                _against_held_out(view, held_out),
+                *_against_held_out(view, held_out),
                 _conjecture(n_above, found),
                 "**What the data can't tell.** Whether the model uses what a probe reads: that "
                 "takes an intervention. Whether a low cell lacks the information, or holds it in a "
@@ -205,7 +206,10 @@ def _axes(view):
 
 
 def _how_sure(view):
-    unit = "answers" if view.grid.attrs.get("split", "random") == "random" else "groups of answers"
+    split = view.grid.attrs.get("split", "random")
+    unit = "answers"
+    if split != "random":
+        unit = f"{len(np.unique(example_groups(view.grid, split)))} groups of answers"
     text = (
         f"In brackets are 95 % intervals over {unit}. A difference is stated only if it holds "
         "when all comparisons of its kind are taken together, and its interval is for all of them "
@@ -327,17 +331,33 @@ def _gain(view, rival):
 
 
 def _against_held_out(view, held_out):
-    """What is left of the grid when no answer is in both training and test folds."""
-    if held_out is None:
-        if view.grid.attrs.get("split") == "answer":
-            return (
-                "**Held-out answers.** In this grid no exact answer is in both training and test "
-                "folds, so a probe can't have learned which answers tend to be wrong."
-            )
-        return (
-            "**Not checked: held-out answers.** A probe that has seen the same answer in training "
-            "may only have learned which answers tend to be wrong."
-        )
+    """What is left of the grid when no answer, or no group, is in both training and test folds."""
+    split = (view.grid if held_out is None else held_out).attrs.get("split", "random")
+    impossible = [] if split == "answer" else _not_possible(view.grid)
+    if held_out is not None:
+        return [_what_is_left(view, held_out), *impossible]
+    if split == "answer":
+        return [
+            "**Held-out answers.** In this grid no exact answer is in both training and test "
+            "folds, so a probe can't have learned which answers tend to be wrong."
+        ]
+    return impossible or [
+        "**Not checked: held-out answers.** A probe that has seen the same answer in training "
+        "may only have learned which answers tend to be wrong."
+    ]
+
+
+def _not_possible(grid):
+    """Why no grid with answers held out can be made of these answers, if so."""
+    if not {"answer", "exact_answer"} & {*grid.coords}:
+        return []
+    folds = max(5 * (grid.attrs.get("protocol") == "published"), grid.attrs.get("folds", 5), 2)
+    obstacle = held_out_splits(grid, folds=folds, seed=grid.attrs.get("seed", 0))["answer"]
+    return [f"**Held-out answers: not possible.** {escape(obstacle)}"] if obstacle else []
+
+
+def _what_is_left(view, held_out):
+    """How much lower the grid is with answers or groups held out."""
     place = {each: i for i, each in enumerate(held_out["id"].to_numpy())}
     held_out = held_out.isel(example=[place[each] for each in view.grid["id"].to_numpy()])
     groups = example_groups(held_out, held_out.attrs.get("split", "random"))
@@ -360,7 +380,9 @@ def _against_held_out(view, held_out):
     difference, paired = value_there - value, influence_there - influence
     half_width = here.half_width(paired, largest_error(paired, view.alpha))
     fell = np.flatnonzero(difference < -half_width)
-    text = f"**Held-out answers** (split: {escape(held_out.attrs.get('split', 'unknown'))}). "
+    split = held_out.attrs.get("split", "unknown")
+    what = "groups of questions" if split == "group" else "answers"
+    text = f"**Held-out {what}** (split: {escape(split)}). "
     if len(fell):
         i = fell[difference[fell].argmin()]
         text += (
@@ -377,7 +399,7 @@ def _against_held_out(view, held_out):
     above, _ = above_chance(there)
     i = value.argmax()
     return text + (
-        f" With answers held out, {above or 'none'} of {len(row)} cells "
+        f" With {what} held out, {above or 'none'} of {len(row)} cells "
         f"{'is' if above == 1 else 'are'} above chance; the highest is "
         f"{view.place(row[i], column[i])}, {there.area(value[i], influence[i])}."
     )

@@ -12,9 +12,8 @@ import numpy as np
 import xarray as xr
 
 from probekit.interpretation import wording
-from probekit.interpretation.contrasts import BANDS, Areas, argmax_shares, largest_error
+from probekit.interpretation.contrasts import BANDS, Areas, largest_error
 from probekit.interpretation.wording import by_how_much, change, code, listing, percent, spans
-from probekit.probing.auroc import standard_error
 from probekit.tokens import TOKENS
 
 #: The groups of tokens that a description speaks of, by name.
@@ -94,7 +93,7 @@ class _Best:
         signed = -value if lowest else value
         self.index = int(signed.argmax())
         self.difference = signed[self.index] - signed
-        self.half_width = critical * standard_error(influence - influence[self.index])
+        self.half_width = view.areas.half_width(influence - influence[self.index], critical)
         self.lower = self.difference > np.maximum(self.half_width, 1e-9)
         # Numbers of those that cannot be distinguished from it.
         self.equal = np.flatnonzero(~self.lower & (np.arange(len(value)) != self.index))
@@ -167,7 +166,7 @@ def token_peaks(view):
     for r, c, influence in zip(rows, columns, blocks, strict=True):
         value, token, layers = areas.value[r, c], code(areas.tokens[c]), areas.layers[r]
         best = _Best(value, influence, view, critical=critical)
-        shares = argmax_shares(value, influence)
+        shares = areas.argmax_shares(value, influence)
         # First and last candidate of the middle 95 % of the resamples.
         reached = np.cumsum(shares)
         low, high = (reached > 0.025).argmax(), (reached >= 0.975 - 1e-9).argmax()
@@ -246,7 +245,7 @@ def lowest_layer(view):
     value, influence = view.areas.means(sets)
     best = _Best(value, influence, view, lowest=True)
     mean = view.area(value[best.index], influence[best.index])
-    share = percent(argmax_shares(-value, -influence)[best.index])
+    share = percent(view.areas.argmax_shares(-value, -influence)[best.index])
     text = (
         f"Layer {names[best.index]} has the lowest mean over the tokens, {mean}, in {share} of "
         "resamples."

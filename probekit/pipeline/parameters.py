@@ -39,7 +39,7 @@ _MAY_BE = {
     "judge": partial(arguments.text, such_as="smollm2", empty=True),
     "device": partial(arguments.text, such_as="cuda:1", empty=True),
     "scheduler": partial(arguments.text, such_as="tcp://127.0.0.1:8786", empty=True),
-    "split": partial(arguments.one_of, known=("random", "answer", "published")),
+    "split": partial(arguments.one_of, known=("random", "answer", "group", "published")),
     "folds": partial(arguments.whole, least=2),
     "C": partial(arguments.number, least=1e-6, most=1e6),
     "n_permutations": partial(arguments.whole, most=10_000),

@@ -5,6 +5,7 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
+        "folds": ["held_out_splits"],
         "grid": ["probe_grid"],
         "baselines": ["control_table", "controls", "gain_over_controls"],
         "saved_probes": ["load_probe"],

@@ -8,7 +8,7 @@ two scores of the same examples are subtracted where the scores are compared.
 
 import numpy as np
 from scipy.special import expit
-from scipy.stats import norm, rankdata
+from scipy.stats import norm, rankdata, t
 
 
 def auroc(score, positive):
@@ -101,11 +101,35 @@ def training_variance(scores, positive, cluster=None):
     return float((n - 1) / n * (standard_error(deviation, cluster) ** 2).sum())
 
 
-def interval(area, error, level=0.95):
-    """Confidence interval of an area, symmetric on the scale of its log-odds."""
+def n_clusters(influence, cluster=None):
+    """How many clusters have an influence on an area: (..., example) to (...).
+
+    With no clusters there are so many units that their number does not matter.
+    """
+    if cluster is None:
+        return np.full(np.shape(influence)[:-1], np.inf)
+    return (cluster_sums(influence, cluster) != 0).sum(-1)
+
+
+def critical(level=0.95, n_units=np.inf):
+    """Half the width of an interval, in standard errors that are estimated from some units.
+
+    A variance from few units is itself uncertain: Student's t with one degree of freedom less than
+    there are units. One unit has no variance, and so no interval (NaN).
+    """
+    degrees = np.asarray(n_units, float) - 1
+    # Not t.ppf(0.5 + ...), which is infinite where a level is nearer to 1 than doubles can tell.
+    return np.where(np.isinf(degrees), norm.isf(0.5 - level / 2), t.isf(0.5 - level / 2, degrees))
+
+
+def interval(area, error, level=0.95, n_units=np.inf):
+    """Confidence interval of an area, symmetric on the scale of its log-odds.
+
+    `n_units` is how many clusters the error is estimated from, as `n_clusters` gives it.
+    """
     area, error = np.asarray(area, float), np.asarray(error, float)
     # An area of exactly 0 or 1 has no log-odds; stay within it by what the error can't see.
     inner = np.clip(area, 1e-6, 1 - 1e-6)
-    reach = norm.ppf(0.5 + level / 2) * error / (inner * (1 - inner))
+    reach = critical(level, n_units) * error / (inner * (1 - inner))
     odds = np.log(inner / (1 - inner))
     return expit(odds - reach), expit(odds + reach)

@@ -8,7 +8,6 @@ examples and folds as the grid.
 import numpy as np
 import pandas as pd
 import xarray as xr
-from scipy.stats import norm
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -17,7 +16,9 @@ from probekit import arguments
 from probekit.probing.auroc import (
     auroc,
     auroc_influence,
+    critical,
     interval,
+    n_clusters,
     standard_error,
     training_variance,
 )
@@ -109,7 +110,8 @@ def controls(answers, grid):
     score = np.array([scores[name] for name in names])
     variance = np.array([training.get(name, 0.0) for name in names])
     area, influence = auroc_influence(score, wrong)
-    low, high = interval(area, np.sqrt(standard_error(influence, groups) ** 2 + variance))
+    error = np.sqrt(standard_error(influence, groups) ** 2 + variance)
+    low, high = interval(area, error, n_units=n_clusters(influence, groups))
     n = (~np.isnan(score)).sum(-1)
     for name, areas in null.items():
         i = names.index(name)
@@ -213,11 +215,13 @@ def gain_over_controls(grid, controls):
     area, influence = auroc_influence(np.where(both, score, np.nan), wrong)
     rival_area, rival_influence = auroc_influence(np.where(both, rival, np.nan), wrong)
     groups = example_groups(grid, grid.attrs["split"])
-    variance = standard_error(influence - rival_influence, groups) ** 2
+    paired = influence - rival_influence
+    variance = standard_error(paired, groups) ** 2
     for trained in (grid, controls.sel(control=name)):
         # As if they were independent: what is common to both would cancel.
         variance = variance + trained["training_error"].to_numpy() ** 2
-    gain, reach = area - rival_area, norm.ppf(0.975) * np.sqrt(variance)
+    gain = area - rival_area
+    reach = critical(n_units=n_clusters(paired, groups)) * np.sqrt(variance)
     cell = ("layer", "token")
     return xr.Dataset(
         {

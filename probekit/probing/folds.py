@@ -93,18 +93,30 @@ def _folds(wrong, groups, published, folds, seed):
     if groups is None and published:  # 80 % to train on and 20 % to test on
         everything = np.arange(len(wrong))
         fold[train_test_split(everything, test_size=0.2, stratify=wrong, random_state=seed)[1]] = 0
-        return fold
-    kind = StratifiedKFold if groups is None else StratifiedGroupKFold
-    splitter = kind(5 if published else folds, shuffle=True, random_state=seed)
-    for k, (train, test) in enumerate(splitter.split(wrong, wrong, groups)):
-        if len(np.unique(wrong[train])) < 2:
-            raise ValueError(
-                f"Without fold {k}, all answers are of one class: one group holds nearly all "
-                "answers of the other class. Use fewer folds or a random split."
-            )
-        fold[test] = k
+    else:
+        kind = StratifiedKFold if groups is None else StratifiedGroupKFold
+        splitter = kind(5 if published else folds, shuffle=True, random_state=seed)
+        for k, (_, test) in enumerate(splitter.split(wrong, wrong, groups)):
+            fold[test] = k
     if published:
         fold[fold > 0] = _NO_FOLD  # tested on the first fold only
+        if len(np.unique(wrong[fold == 0])) < 2:
+            raise ValueError(
+                f"The {(fold == 0).sum()} answers to test on are of one class: only "
+                f"{wrong.sum()} of {len(wrong)} answers are wrong. Use "
+                'protocol="cross-validated", which tests on every answer, or more questions.'
+            )
+    # Left out are single folds, and pairs where a cell is chosen without those it is measured on.
+    for side in (wrong, ~wrong):
+        held = np.bincount(fold[side & (fold >= 0)], minlength=2)
+        most = np.argsort(-held, kind="stable")[: 2 if not published and folds > 2 else 1]
+        if held[most].sum() == side.sum():
+            without = sorted(most[held[most] > 0])
+            without = f"fold{'s' * (len(without) > 1)} {' and '.join(map(str, without))}"
+            raise ValueError(
+                f"Without {without}, all answers are of one class: few groups hold nearly all "
+                "answers of the other class. Use fewer folds or a random split."
+            )
     return fold
 
 
@@ -145,6 +157,11 @@ def example_groups(examples, split):
         values = [normalize(answer) for answer in examples[name].to_numpy()]
     elif split in examples.coords and examples[split].dims == ("example",):
         values = examples[split].to_numpy().astype(str)
+        if split == "group" and (values == "").all():
+            raise ValueError(
+                'split="group" keeps groups of questions together, and no question has a group. '
+                'Name the question file\'s column of groups, or use split="random".'
+            )
     else:
         per_example = [n for n, c in examples.coords.items() if c.dims == ("example",)]
         raise ValueError(
@@ -152,6 +169,9 @@ def example_groups(examples, split):
             f"({arguments.listed(per_example)}); got {arguments.shown(split)}."
         )
     groups = np.unique(values, return_inverse=True)[1]
+    if split == "group":  # a question without a group is a group of its own
+        alone = np.flatnonzero(np.asarray(values) == "")
+        groups[alone] = groups.max() + 1 + np.arange(len(alone))
     return _joined(groups, questions) if repeated else groups
 
 
@@ -162,3 +182,69 @@ def _joined(groups, questions):
     links = coo_array((np.ones(len(groups)), (groups, questions)), shape=shape)
     both = block_array([[None, links], [links.T, None]])
     return connected_components(both, directed=False)[1][groups]
+
+
+def held_out_splits(dataset, *, folds=5, seed=0, needed="random"):
+    """Which splits can hold whole answers or groups of questions out, and why others can't.
+
+    Where the answers are yes and no, no fold can be tested by probes that never saw its answers.
+
+    Parameters
+    ----------
+    dataset : Dataset
+        From `Run.activations`, or a grid.
+    folds, seed
+        As for `probe_grid`.
+    needed : str
+        The split that is asked for: an error if it can't be made.
+
+    Returns
+    -------
+    dict of {str: str}
+        For ``"answer"``, and ``"group"`` if any question has a group: nothing if `probe_grid` can
+        make the split, else a sentence that says why it can't and what follows.
+
+    Raises
+    ------
+    TypeError
+        If an argument is of the wrong kind.
+    ValueError
+        If it lacks `correct` or `exact_answer`, or the split that is needed can't be made.
+    """
+    arguments.variable(dataset, "correct", ("example",), "dataset")
+    folds, seed = arguments.whole("folds", folds, 2), arguments.seed(seed)
+    arguments.text("needed", needed, such_as="random")
+    labels = dataset.coords.to_dataset()
+    if "exact_answer" in labels:
+        labels = labels.isel(example=labels["exact_answer"].to_numpy() != "")
+    wrong = ~labels["correct"].to_numpy().astype(bool)
+    grouped = "group" in labels.coords and (labels["group"].to_numpy() != "").any()
+    obstacles = {}
+    for split in ["answer"] + ["group"] * bool(grouped or needed == "group"):
+        groups = example_groups(labels, split)
+        obstacles[split] = ""
+        try:
+            _folds(wrong, groups, False, folds, seed)
+        except ValueError as error:
+            if split == needed:
+                raise
+            obstacles[split] = _obstacle(labels, split, groups, folds, str(error))
+    return obstacles
+
+
+def _obstacle(labels, split, groups, folds, reason):
+    """In a sentence: why a split can't be made, and what then can't be ruled out."""
+    what = "answers" if split == "answer" else "groups of questions"
+    reason = reason.split(". ")[0]
+    reason = reason[0].lower() + reason[1:]
+    if (n := len(np.unique(groups))) < folds:
+        name = split if split in labels.coords else "exact_answer"
+        first = np.unique(groups, return_index=True)[1]
+        names = arguments.listed(sorted(labels[name].to_numpy()[first].astype(str)), 5)
+        reason = f"there are only {n} different {what} ({names})"
+    read = "which answer was given" if split == "answer" else "which group a question is of"
+    return (
+        f"{what.capitalize()} can't be held out in {folds} folds: {reason}. So it can't be ruled "
+        f"out by holding {what} out that the probes read {read}. What remains are other folds, and "
+        "the controls, which show how far that alone goes."
+    )

@@ -10,7 +10,7 @@ from sklearn.base import clone
 from tqdm import tqdm
 
 from probekit import arguments
-from probekit.probing.auroc import auroc_influence, interval, standard_error
+from probekit.probing.auroc import auroc_influence, interval, n_clusters, standard_error
 from probekit.probing.cells import Fitter, fit_cell, read_cell
 from probekit.probing.folds import Plan, example_groups
 
@@ -48,7 +48,9 @@ def probe_grid(
         left out.
     split : str
         ``"random"``: stratified folds. ``"answer"``: no exact answer is both in training and test
-        folds. Or the name of any other coordinate on `example`, whose values are kept together.
+        folds; `held_out_splits` says whether there are enough. ``"group"``: groups of questions
+        are kept together, if the question file has them. Or the name of any other coordinate on
+        `example`, whose values are kept together.
     protocol : {"cross-validated", "published"}
         ``"published"`` is one stratified split: 80 % to train, 20 % to test.
     folds : int
@@ -255,7 +257,8 @@ def _assemble(examples, results, plan):
     score = stack("score")  # (layer, token, example)
     area, influence = auroc_influence(score, wrong)
     training = stack("training_variance")
-    low, high = interval(area, np.sqrt(standard_error(influence, plan.groups) ** 2 + training))
+    error = np.sqrt(standard_error(influence, plan.groups) ** 2 + training)
+    low, high = interval(area, error, n_units=n_clusters(influence, plan.groups))
     scored = ~np.isnan(score)
     areas = stack("auroc")  # (layer, token, labelling)
     p_value, p_corrected = _p_values(areas, scored, plan.wrong)
@@ -332,6 +335,6 @@ def _best(area, choosing, score, training, plan, examples):
         variance.append(training[chosen])
     value, influence = auroc_influence(honest, plan.wrong[0])
     error = np.sqrt(standard_error(influence, plan.groups) ** 2 + np.mean(variance))
-    low, high = interval(value, error)
+    low, high = interval(value, error, n_units=n_clusters(influence, plan.groups))
     best |= {"best_auroc": float(value), "best_auroc_low": float(low)}
     return best | {"best_auroc_high": float(high)}

@@ -73,8 +73,8 @@ def load_probe(run, layer, token, split="random"):
         )
     if not np.isfinite(coef).all() or not np.isfinite(intercept):
         raise ValueError(
-            f"Layer {layer}, token {token} has no probe: {int(cell['n_examples'])} scored examples "
-            "have this token, too few of one class for every fold. Take another cell."
+            f"Layer {layer}, token {token} has no probe: too few wrong or too few right answers "
+            "have this token to train without each fold. Take another cell."
         )
     source = f"{grid.attrs.get('site', 'the')} activations at layer {layer}, token {token}"
     return SavedProbe(coef, intercept, source)

@@ -65,7 +65,10 @@ def findings(grid, tokens=FIGURE_TOKENS):
     cells = grid[variables].assign_coords(token=have).sel(token=drawn)
     table = cells.to_dataframe().dropna(subset="auroc").reset_index()
     if table.empty:
-        raise ValueError("The grid has no cell with an AUROC: too few examples have its tokens.")
+        raise ValueError(
+            "The grid has no cell with an AUROC: in none do enough wrong and enough right answers "
+            "have the token, for the probes to be trained without each fold."
+        )
     peak = table.loc[table["auroc"].idxmax()]
     by_token = table.loc[table.groupby("token")["auroc"].idxmax()].set_index("token")
     by_token = by_token.reindex([token for token in drawn if token in by_token.index])

@@ -1,6 +1,7 @@
 """Grade a response; find the exact answer's span in it; recognise a refusal."""
 
 import re
+from bisect import bisect_left
 from difflib import SequenceMatcher
 from typing import NamedTuple
 
@@ -10,7 +11,9 @@ from probekit.questions.kinds import (
     KINDS,
     LETTERS,
     Mention,
+    dated_by,
     find,
+    implied,
     kind_of,
     polarity,
     same_date,
@@ -18,6 +21,7 @@ from probekit.questions.kinds import (
     whole_date,
     whole_number,
 )
+from probekit.questions.phrases import find_phrase
 from probekit.questions.statements import after_marker, is_denied, spoken
 from probekit.questions.text import NUMBER, fold, number_value, unfold
 from probekit.questions.values import dates, numbers
@@ -161,13 +165,17 @@ def examine(response, answers, question, candidates, kind, choices, copied=None,
     text, origin = fold(spoken(response))
     places = [unfold(origin, *place) for answer in answers for place in _places(text, answer)]
     if kind == "text" and candidates is None:
-        found = copied and Mention(*copied, normalize(response[slice(*copied)]))
+        copy = copied and tuple(bisect_left(origin, position) for position in copied)
+        phrase = find_phrase(text, fold(question)[0], copy)
+        if phrase:
+            phrase = unfold(origin, *phrase)
+        found = phrase and Mention(*phrase, normalize(response[slice(*phrase)]))
         within = [p for p in places if not found or (p[0] < found.end and found.start < p[1])]
         # Who says that they can't tell gives no answer, whatever they mention.
         correct = bool(within) and (bool(found) or not is_refusal(response))
     else:
         found = _find(response, question, candidates, kind, choices, finished)
-        correct = _is_right(response, answers, found, candidates, kind, choices)
+        correct = _is_right(response, answers, found, question, candidates, kind, choices)
     doubts = []
     if found is None:
         doubts.append("a refusal" if is_refusal(response) else "no exact answer")
@@ -207,12 +215,17 @@ def _find(response, question, candidates, kind, choices, finished=True):
     return found and Mention(*unfold(origin, found.start, found.end), found.name)
 
 
-def _is_right(response, answers, found, candidates, kind, choices):
+def _is_right(response, answers, found, question, candidates, kind, choices):
     """Whether what was found is accepted."""
     if kind != "text":
+        if found is None and kind == "yes_no" and (said := implied(fold(response)[0], question)):
+            return said in map(polarity, answers)
         if found is None:
             return any(normalize(response) == normalize(answer) != "" for answer in answers)
         said = fold(response[found.start :])[0]
+        if kind == "date":
+            got = dated_by(dates(said)[0], dates(fold(question)[0]))
+            return any(same_date(got, d) for d in map(whole_date, answers) if d)
         return any(_is_accepted(kind, found.name, said, answer, choices) for answer in answers)
     # An answer that the list has is right under any of its names; another one only if it is an
     # accepted answer that the list lacks ("LR" is not the symbol Lr).
@@ -232,11 +245,8 @@ def _is_accepted(kind, name, said, answer, choices):
             letter == name and normalize(option) == normalize(answer)
             for letter, option in zip(LETTERS, choices or (), strict=False)
         )
-    if kind == "number":
-        expected, got = whole_number(answer), numbers(said)[0]
-        return expected is not None and same_number(got, expected, said[got.stop :])
-    expected, got = whole_date(answer), dates(said)[0]
-    return expected is not None and same_date(got, expected)
+    expected, got = whole_number(answer), numbers(said)[0]
+    return expected is not None and same_number(got, expected, said[got.stop :])
 
 
 def _check(response, question, candidates, kind, choices, answers=()):

@@ -111,6 +111,7 @@ _EQUALS = re.compile(r"(?:=|≈|\bequals?\b)\s*[\"'(*$]*(?:\\boxed\{)?\s*$")
 _NUMBERED = re.compile(r"(?:^|\n)\s*[(*]*$")
 
 
+_CONCLUDES = re.compile(r"\b(?:so|thus|therefore|hence)\b([^.!?\n]*)$", re.IGNORECASE)
 # How a reckoning begins; cut off, it has no answer yet.
 _RECKONS = re.compile(
     r"\s*(?:to (?:solve|find|calculate|determine|answer|figure)|let's|let us|we (?:need|can|know)"
@@ -122,20 +123,21 @@ _RECKONS = re.compile(
 def _find_number(text, question, finished):
     found = _usable_numbers(text, question)
     marker = after_marker(text)
-    results = [n for n in found if _EQUALS.search(text[: n.start])]
+    results = [n for n in found if _EQUALS.search(_before(text, n.start))]
     for number in found:
         if marker and marker[0] <= number.start < marker[1]:
             announced = [n for n in results if n.start < marker[1] and n.start >= number.start]
             return _number_mention(announced[-1] if announced else number)
     if not finished and _RECKONS.match(text):
         return None
-    asked = [number.value for number in numbers(question)]
-    answers, echoes = [], []
-    for number in found:
-        echo = number.value in asked
-        if echo:
-            asked.remove(number.value)
-        (echoes if echo else answers).append(number)
+    known = {number.value for number in numbers(question)}
+    answers = [n for n in found if n.value not in known]
+    echoes = [n for n in found if n.value in known]
+    for number in reversed(results):
+        # "So, 1 hour is equal to ... = 3600": the conclusion names what was asked about.
+        concludes = _CONCLUDES.search(_before(text, number.start))
+        if concludes and any(n.value in known for n in numbers(concludes[1])):
+            return _number_mention(number)
     first = re.match(r"\s*(?:[^.!?\n]|[.](?=\S))*", text).group()
     if results and ("=" in first or not any(n.start < len(first) for n in answers)):
         return _number_mention(results[-1])
@@ -149,7 +151,7 @@ def _find_number(text, question, finished):
         if not re.search(r"\byears?\b", question, re.IGNORECASE):
             answers = [n for n in answers if not _is_dated(text, n)] or answers
     # What only repeats the question is an answer if it is said to be: "7 times 1 is 7".
-    answers += [n for n in reversed(echoes) if _IS.search(text[: n.start])]
+    answers += [n for n in reversed(echoes) if _IS.search(_before(text, n.start))]
     if not answers and text.strip(" .!*$\"'") in {text[n.start : n.stop] for n in echoes}:
         answers = echoes
     return _number_mention(answers[0]) if answers else None
@@ -171,7 +173,7 @@ def _usable_numbers(text, question):
             for date in dated
             if date.start <= number.start < date.end
         ]
-        enumerates = _NUMBERED.search(text[: number.start]) and re.match(
+        enumerates = _NUMBERED.search(_before(text, number.start)) and re.match(
             r"[.)]\s+\S", text[number.end :]
         )
         if not (
@@ -183,6 +185,11 @@ def _usable_numbers(text, question):
         ):
             usable.append(number)
     return usable
+
+
+def _before(text, position, width=200):
+    """What stands before a position, as far as anything looks back."""
+    return text[max(0, position - width) : position]
 
 
 def _next_words(text, position):
@@ -214,10 +221,10 @@ def _is_in_range(text, number):
 
 def _asked_about(text, question, found):
     """Of several mentions those beside a word of the question: the "ended" of "ended in 1972"."""
-    asked = _content(question)
+    asked = content(question)
     clauses = [re.split(r"[,;:.]", text[max(0, m.start - 60) : m.start])[-1] for m in found]
     before = [" ".join(clause.split()[-3:]) for clause in clauses]
-    near = [m for m, words in zip(found, before, strict=True) if asked & _content(words)]
+    near = [m for m, words in zip(found, before, strict=True) if asked & content(words)]
     return near if near and len(near) < len(found) else found
 
 
@@ -260,7 +267,7 @@ def _find_date(text, question):
     found = [d for d in found if d.readings not in asked] or found
     if not re.search(r"\b(?:born|birth|life|live)", question, re.IGNORECASE):
         found = [
-            d for d in found if not re.search(r"\bborn\s+(?:on|in)\s$", text[: d.start])
+            d for d in found if not re.search(r"\bborn\s+(?:on|in)\s$", _before(text, d.start))
         ] or found
     if not found:
         return None
@@ -275,6 +282,15 @@ def _find_date(text, question):
 
 def _parts(date):
     return max(sum(part is not None for part in r) for r in date.readings)
+
+
+def dated_by(date, asked):
+    """A date with the year of the question, if it has none of its own."""
+    years = {reading[0] for other in asked for reading in other.readings if reading[0]}
+    if len(years) != 1:
+        return date
+    readings = {(r[0] or min(years), *r[1:]) for r in date.readings}
+    return date._replace(readings=frozenset(readings))
 
 
 def same_date(date, accepted):
@@ -322,53 +338,87 @@ def _find_polarity(text, question):
         part = text[start:end]
         if re.match(r"\W*yes and no\b", part, re.I):
             return None
-        opening = _OPENING.match(part)
-        for match in [opening] if opening else _ANYWHERE.finditer(part):
-            at = start + match.start("word"), start + match.end("word")
-            said = _POLARITY[match["word"].lower()]
-            if not opening and is_denied(text, *at):
-                if match["word"].lower() in ("yes", "no", "nope"):
-                    continue  # "yes would be wrong" answers nothing by itself
-                said = "no" if said == "yes" else "yes"
-            elif re.search(r"\b(?:while|although|though|if|whether) .{0,12}$", text[: at[0]], re.I):
-                continue
-            elif not opening and (stated := _restated(text[: at[0]], question)):
-                return stated
-            return Mention(*at, said)
+        if opening := _OPENING.match(part):
+            at = start + opening.start("word"), start + opening.end("word")
+            return Mention(*at, _POLARITY[opening["word"].lower()])
     for pattern, said in ((_SHORT_NO, "no"), (_SHORT_YES, "yes")):
         if match := pattern.match(text):
             return Mention(*match.span("word"), said)
     return _restated(text, question)
 
 
+_CLAUSE = re.compile(r"(?:[^.!?;:,\n]|[.,](?=\w))+")
+_GENERIC = {"statement", "claim", "answer", "question", "assert", "that"}
+
+
 def _restated(text, question):
     """Yes or no of a response that says the question again: "Penguins cannot fly."."""
-    asked = _content(question.split("?")[0])
-    sentence = re.match(r"\s*[^.!?\n]*", text).group()
-    said = _content(sentence)
-    if asked and len(asked & said) >= len(asked) / 2 and (sure := _INDEED.search(sentence)):
-        return Mention(*sure.span(), "yes")
-    denied = _NOT.search(re.split(r",|\bbut\b", sentence)[0])
-    if not asked or len(asked & said) < (len(asked) / 2 if denied else len(asked)):
+    lead = r"^\W*(?:is it (?:true|correct|right) that|true or false)\W*"
+    asked = re.sub(lead, "", question.split("?")[0], flags=re.IGNORECASE)
+    words = [stem(word) for word in _words(asked)]
+    for clause in _CLAUSE.finditer(text):
+        said, place = content(clause.group()), clause.span()
+        generic = said - _SURE <= _GENERIC
+        if not generic and not (words and any(_is_form(word, words[-1]) for word in said)):
+            continue  # nothing is said of what was asked
+        denied = _NOT.search(text, *place)
+        if word := _ANYWHERE.search(text, *place):
+            name = _POLARITY[word["word"].lower()]
+            if is_denied(text, *word.span("word")):
+                if word["word"].lower() in ("yes", "no", "nope"):
+                    continue  # "yes would be wrong" answers nothing by itself
+                name = "no" if name == "yes" else "yes"
+            return Mention(*word.span("word"), name)
+        if denied and not re.match(r"\s+(?:only|just|merely)\b", text[denied.end() :]):
+            return Mention(*denied.span(), "no")
+        if generic:
+            continue
+        sure = _INDEED.search(text, *place)
+        if sure and (
+            words[0] in said or re.match(r"\W*(?:it|they|he|she|this)\b", clause[0], re.I)
+        ):
+            return Mention(*sure.span(), "yes")
+    return None
+
+
+def _is_form(word, root):
+    """Whether one stem is another one, or begins with it: "swimmer" and "swim"."""
+    return word == root or (len(root) > 3 and word.startswith(root))
+
+
+def implied(text, question):
+    """Yes or no of a response that says neither, or None.
+
+    "Sofia is the capital of Bulgaria." says the question again; "The capital of Australia is
+    Canberra.", asked about Sydney, names another. No word of them is the answer.
+    """
+    words = [stem(word) for word in _words(question.split("?")[0])]
+    sentence = re.match(r"[^.!?\n]*", text).group()
+    said = content(sentence)
+    if len(words) < 2 or _NOT.search(sentence):
         return None
-    verb = re.search(rf"\b{re.escape(question.split()[0])}\b", sentence, re.IGNORECASE)
-    found = denied or verb
-    return found and Mention(*found.span(), "no" if denied else "yes")
+    if {*words} <= said:
+        return "yes"
+    return "no" if len(words) > 2 and words[0] not in said and {*words[1:]} < said else None
 
 
+_SURE = {stem(word) for word in (*_POLARITY, "indeed")}
 _SAYS_LITTLE = frozenset(
     """
     the and are was were has have had does did can could will would should may might this that
-    these those with from for there their its not cannot any all than what which when who how many
-    much
+    these those with from for there their its not cannot any all than what which when who how where
+    why many much
     """.split()  # noqa: SIM905
 )
 
 
-def _content(text):
+def content(text):
     """Stems of the words of a text that say something."""
-    words = re.findall(r"[^\W_]{3,}", text.lower())
-    return {stem(word) for word in words if word not in _SAYS_LITTLE}
+    return {stem(word) for word in _words(text)}
+
+
+def _words(text):
+    return [w for w in re.findall(r"[^\W_]{3,}", text.lower()) if w not in _SAYS_LITTLE]
 
 
 # A letter that is the answer, not the article, the pronoun or a part of "Vitamin C".
@@ -397,6 +447,9 @@ def _find_choice(text, question, choices):
         for start, end in mentions(option, text):
             if all(end <= m.start or m.end <= start for m in spoken):
                 spoken.append(Mention(start, end, letter))
+    if len(found) >= 3 and len(choices) == len(found) == len({m.name for m in found}):
+        found = []  # the options again
+        spoken = [m for m in spoken if not _LETTERED.search(_before(text, m.start))]
     # "C. Cow", where C is another option: the words count, as they say more than the letter.
     found = [m for m in found if not _is_contradicted(text, m, spoken)]
     usable = [m for m in sorted(found + spoken) if not is_denied(text, m.start, m.end)]
@@ -411,6 +464,9 @@ def _find_choice(text, question, choices):
     return next(m for m in usable if m.name == chosen.name)
 
 
+_LETTERED = re.compile(r"(?:^|\n)\W*[A-Z][.):]?\W*$")
+
+
 def _is_contradicted(text, letter, spoken):
     after = re.match(
         r"[\"')*\]]*\s*[.:)-]?\s*[\"'*(]*(?:the\s+)?", text[letter.end :], re.IGNORECASE
@@ -421,6 +477,6 @@ def _is_contradicted(text, letter, spoken):
 
 def _restates(text, mention, question):
     """Whether what stands before a mention in its sentence is the question again."""
-    asked = _content(question.split("\n")[0])
-    before = re.split(r"[.!?\n]", text[: mention.start])[-1]
-    return bool(asked) and asked <= _content(before)
+    asked = content(question.split("\n")[0])
+    before = re.split(r"[.!?\n]", _before(text, mention.start))[-1]
+    return bool(asked) and len(asked & content(before)) >= 0.6 * len(asked)

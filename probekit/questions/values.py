@@ -93,7 +93,7 @@ _DIGITS = (
     r"|\d{1,3}(?:'\d{3})+(?:\.\d+)?(?!\d)"
     r"|\d{1,3}(?:\.\d{3})+,\d+(?!\d)|\d{1,3}(?:\.\d{3}){2,}(?!\d)"
     r"|(?<!\d,)\d+,(?:\d{1,2}|\d{4,})(?![\d,])"
-    r"|\d+(?:\.\d+)?|\.\d+"
+    r"|\d+(?:\.\d+)?|(?<!\.)\.\d+"
 )
 _FRACTION = re.compile(
     r"\\[dt]?frac\s*\{\s*(\d+)\s*\}\s*\{\s*(\d+)\s*\}|(?<![\w/.,])(?:(\d+)\s+)?(\d+)\s?/\s?(\d+)(?![\w/])"
@@ -136,25 +136,29 @@ class Number(NamedTuple):
 def numbers(text):
     """Numbers of a folded text, in order: in digits, in words, as fractions, with their units."""
     found, position = [], 0
-    while position < len(text):
-        matches = [p.search(text, position) for p in (_FRACTION, _IN_DIGITS, _IN_WORDS)]
-        matches = [match for match in matches if match]
+    ahead = {pattern: pattern.search(text) for pattern in (_FRACTION, _IN_DIGITS, _IN_WORDS)}
+    while True:
+        for pattern, match in ahead.items():
+            if match and match.start() < position:
+                ahead[pattern] = pattern.search(text, position)
+        matches = [match for match in ahead.values() if match]
         if not matches:
-            break
+            return found
         # Of two that begin together the fraction is the longer one.
         match = min(matches, key=lambda m: (m.start(), -m.end()))
         number = _number(text, match)
         if number:
             found.append(number)
         position = max(match.end(), number.stop if number else 0)
-    return found
 
 
 def _number(text, match):
     start, end, ordinal = match.start(), match.end(), False
     if match.re is _IN_WORDS:
         words = re.split(r"[\s-]+", match.group().lower())
-        if words == ["one"] and (_NO_ONE.search(text[:start]) or _ONE_OF.match(text, end)):
+        if words == ["one"] and (
+            _NO_ONE.search(text[max(0, start - 12) : start]) or _ONE_OF.match(text, end)
+        ):
             return None
         ordinal = words[-1] in _ORDINALS
         value = _value_of_words(words)

@@ -128,7 +128,7 @@ def jupyterlab(tmp_path_factory):
             port = _free_port()
             command = [sys.executable, "-m", "jupyterlab", "--ip=127.0.0.1", "--no-browser"]
             command += [f"--port={port}", "--ServerApp.port_retries=0"]
-            command += [f"--ServerApp.root_dir={root}"]
+            command += [f"--ServerApp.root_dir={root}", "--LabApp.expose_app_in_browser=True"]
             if os.geteuid() == 0:
                 command.append("--allow-root")
             lab = Lab(

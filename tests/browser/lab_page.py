@@ -33,8 +33,14 @@ def set_parameters(path, **values):
 
 
 def open_notebook(page, lab, path):
-    """Open the notebook at ``path``, relative to Lab's root, and wait for its kernel."""
-    page.goto(lab.url(path))
+    """Open the notebook at ``path``, relative to Lab's root, and wait for its kernel.
+
+    Beside what is open, if the page shows Lab already: loading Lab anew takes longest.
+    """
+    if page.url.startswith(lab.address):
+        page.evaluate("path => { jupyterapp.commands.execute('docmanager:open', { path }); }", path)
+    else:
+        page.goto(lab.url(path))
     name = path.rpartition("/")[2]
     page.wait_for_selector(f'.lm-TabBar-tab.lm-mod-current:has-text("{name}")', timeout=60_000)
     page.wait_for_selector(f"{NOTEBOOK} .jp-CodeCell")

@@ -27,7 +27,7 @@ CURVES = f"{EXPLORER} .probekit-curves"
 
 
 @pytest.fixture(scope="module")
-def lab(jupyterlab, repository, tmp_path_factory):
+def lab(forked_kernels, jupyterlab, repository, tmp_path_factory):
     """JupyterLab over the interpret notebook of the example run, and one of hostile text."""
     root = tmp_path_factory.mktemp("explored")
     shutil.copytree(repository / "data" / "example", root / "runs" / "example")

@@ -1,9 +1,11 @@
 import dataclasses
+import datetime
 import importlib
 import json
 import os
 import pathlib
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -17,18 +19,22 @@ import torch
 import xarray as xr
 import zarr
 from architectures import ARCHITECTURES, Architecture, plain_activations
+from nightly import is_nightly, quarter
 from tiny import tiny_sizes, tiny_tokenizer, write_questions
+from tokenizers import Regex, normalizers
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from probekit import Run, extract, load_model, read_questions
 from probekit.extraction import memory
 from probekit.extraction.asking import point_to_answers
+from probekit.extraction.models import LanguageModel
 from probekit.run.manifest import fingerprint, sealed
 from probekit.tokens import LAST_PROMPT_TOKEN, MISSING, TOKENS
 
 # `probekit.extract` is the function.
 extract_module = importlib.import_module("probekit.extraction.one_pass")
 shards_module = importlib.import_module("probekit.extraction.shards")
+store_module = importlib.import_module("probekit.extraction.store")
 generation = importlib.import_module("probekit.extraction.generation")
 
 OPTIONS = {"max_new_tokens": 10, "batch_size": 4, "progress": False}
@@ -113,6 +119,14 @@ def test_answers(finished, questions, lm):
             assert row.logprob_min <= row.logprob_mean <= row.logprob_max <= 0
         else:
             assert np.isnan(row.logprob_mean)
+
+
+def test_groups_of_questions_go_with_the_answers(finished, lm, questions, tmp_path):
+    groups = [f"topic {i % 3}" for i in range(len(questions))]
+    run = extract(lm, questions.assign(group=groups), Run(tmp_path / "grouped"), **OPTIONS)
+    assert run.answers()["group"].tolist() == groups
+    assert run.activations()["group"].to_numpy().tolist() == groups
+    assert set(finished.answers()["group"]) == {""}, "where none was named"
 
 
 def test_named_positions_hold_what_they_name(finished, lm):
@@ -567,7 +581,11 @@ def test_a_run_that_dies_at_any_file_ends_the_same(lm, questions, tmp_path, monk
     assert {"run.json", "answers.parquet", "extract.json"} <= set(moves)
     assert sum(name.startswith("00001-") for name in moves) == 1
     assert n_moves > 15
-    for moment in range(1, n_moves + 1):
+    # Each kind of file once, the first and the last of them; at night all.
+    kinds = [re.sub(r"[0-9a-f]{8,}|\d", "", name) for name in moves]
+    few_moments = {kinds.index(kind) + 1 for kind in kinds}
+    few_moments |= {n_moves - kinds[::-1].index(kind) for kind in kinds}
+    for moment in range(1, n_moves + 1) if is_nightly() else sorted(few_moments):
         run = Run(tmp_path / f"died-{moment}")
         moves.clear()
         fatal[0] = moment
@@ -634,7 +652,7 @@ def test_kill_9_at_random_moments(model_dir, tmp_path):
     table = write_questions(tmp_path / "questions", 60)
     # Another seed tries other moments: PROBEKIT_KILL_SEED=21 make test ARGS="-k kill_9"
     chance = random.Random(int(os.environ.get("PROBEKIT_KILL_SEED", "20")))  # noqa: S311
-    folders = [tmp_path / f"killed-{i}" for i in range(3)]
+    folders = [tmp_path / f"killed-{i}" for i in range(quarter(3))]
     # Each is killed some milliseconds after it has finished some shards of its 15.
     moments = [(chance.randrange(0, 11), chance.uniform(0, 0.04)) for _ in folders]
     processes = [start(model_dir, table, folder) for folder in folders]
@@ -758,6 +776,149 @@ def test_extracting_again_repairs_what_is_damaged(lm, questions, finished, tmp_p
         read_everything(run)
     extract(lm, questions, run, SITES, **OPTIONS)
     check_same(run, files_of(finished))
+
+
+# Prompts
+
+FIRST, NEXT = datetime.datetime(2026, 2, 25), datetime.datetime(2026, 2, 26)
+TODAY = "Today is {{ strftime_now('%d %b %Y') }}.\n"
+
+
+@pytest.fixture
+def today(monkeypatch):
+    """Set today's date, for us and for transformers."""
+
+    def on(day):
+        ours = type("date", (datetime.date,), {"today": lambda: day.date()})
+        theirs = type("datetime", (datetime.datetime,), {"now": lambda: day})
+        monkeypatch.setattr(store_module, "date", ours)
+        monkeypatch.setattr("transformers.utils.chat_template_utils.datetime", theirs)
+
+    on(FIRST)
+    # The random weights answer a longer prompt in other words, all of them wrong.
+    monkeypatch.setattr(extract_module, "check_two_classes", lambda answers: None)
+    return on
+
+
+@pytest.fixture
+def dated(model_dir, tmp_path):
+    """A model whose prompts begin with today's date."""
+    folder = shutil.copytree(model_dir, tmp_path / "dated")
+    path = folder / "chat_template.jinja"
+    path.write_text(TODAY + path.read_text())
+    return load_model(folder)
+
+
+@pytest.fixture
+def days(monkeypatch):
+    """The days in the prompts that a model is given meanwhile."""
+    original, found = LanguageModel.tokenize, set()
+
+    def noting(lm, prompt):
+        found.update(re.findall("Today is (.*)[.]\n", prompt))
+        return original(lm, prompt)
+
+    monkeypatch.setattr(LanguageModel, "tokenize", noting)
+    return found
+
+
+def die_after(monkeypatch, n_shards, *args, **options):
+    """Extract until some shards are done."""
+    answer, done = extract_module.answer_shard, []
+
+    def dying(*args):
+        if len(done) == n_shards:
+            raise DiedError
+        done.append(1)
+        return answer(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(extract_module, "answer_shard", dying)
+        with pytest.raises(DiedError):
+            extract(*args, **options)
+
+
+@pytest.mark.parametrize("judged", [False, True], ids=["by P(True)", "by a judge"])
+def test_a_run_keeps_its_first_day(
+    lm, dated, questions, tmp_path, monkeypatch, today, days, judged
+):
+    monkeypatch.setattr(extract_module, "SHARD", 12)
+    asked, options = (lm, {"judge": dated}) if judged else (dated, {"p_true": True})
+    run = Run(tmp_path / "r")
+    die_after(monkeypatch, 1, asked, questions, run, **OPTIONS, **options)
+    today(NEXT)
+    extract(asked, questions, run, **OPTIONS, **options)
+    assert days == {"25 Feb 2026"}
+    assert recorded(run)["parameters"]["day"] == "2026-02-25"
+    assert run.manifest("extract")["parameters"]["day"] == "2026-02-25"
+    assert run.answers()["prompt"].str.startswith("Today is 25 Feb 2026.").all() == (not judged)
+    (run.path / "run.json").unlink()
+    extract(asked, questions, run, **OPTIONS, **options)
+    assert recorded(run)["parameters"]["day"] == "2026-02-25", "the manifest has it too"
+    extract(asked, questions, Run(tmp_path / "other"), **OPTIONS, **options)
+    assert days == {"25 Feb 2026", "26 Feb 2026"}
+
+
+def test_prompts_without_a_date_need_no_day(finished):
+    assert "day" not in recorded(finished)["parameters"]
+
+
+@pytest.mark.parametrize("n_shards", [1, 2], ids=["unfinished", "finished"])
+def test_a_run_from_before_days_were_recorded_goes_on(
+    dated, questions, tmp_path, monkeypatch, today, days, n_shards
+):
+    monkeypatch.setattr(extract_module, "SHARD", 12)
+    run = Run(tmp_path / "r")
+    if n_shards == 1:
+        die_after(monkeypatch, 1, dated, questions, run, **OPTIONS)
+    else:
+        extract(dated, questions, run, **OPTIONS)
+    content = recorded(run)
+    del content["parameters"]["day"]
+    (run.path / "run.json").write_text(json.dumps(sealed(content)))
+    today(NEXT)
+    extract(dated, questions, run, **OPTIONS)
+    assert "day" not in recorded(run)["parameters"], "which it was is not known"
+    asked_on = run.answers()["prompt"].str.extract("Today is (.*)[.]")[0].tolist()
+    assert asked_on[: 12 * n_shards] == ["25 Feb 2026"] * 12 * n_shards
+    assert asked_on[12 * n_shards :] == ["26 Feb 2026"] * 12 * (2 - n_shards)
+
+
+@pytest.mark.parametrize("day", ["26 Feb", "", None, 20260225, ["2026-02-25"]])
+def test_a_day_that_is_none(lm, questions, interrupted, day):
+    run, _ = interrupted
+    content = recorded(run)
+    content["parameters"]["day"] = day
+    (run.path / "run.json").write_text(json.dumps(sealed(content)))
+    with pytest.raises(ValueError, match=r"run\.json is damaged.*isoformat"):
+        extract(lm, questions, run, **OPTIONS)
+
+
+@pytest.mark.parametrize(
+    "template", ["Hello!", "{{ raise_exception('no') }}", "{{ messages[0]['content'][:9] }}"]
+)
+@pytest.mark.parametrize("whose", ["model", "judge"])
+def test_a_template_that_loses_the_question_is_refused_before_any_work(
+    lm, dated, questions, tmp_path, template, whose
+):
+    dated.tokenizer.chat_template = template
+    run = Run(tmp_path / "r")
+    asked, options = (dated, {}) if whose == "model" else (lm, {"judge": dated})
+    with pytest.raises(ValueError, match=r"chat template of .* cannot be used"):
+        extract(asked, questions, run, **OPTIONS, **options)
+    assert not run.path.exists()
+
+
+def test_different_questions_that_are_one_prompt_are_refused(dated, questions, tmp_path):
+    run = Run(tmp_path / "r")
+    backend = dated.tokenizer.backend_tokenizer
+    backend.normalizer = normalizers.Lowercase()
+    twice = questions.head(2).assign(question=["Where  is Łódź?", "where is łódź? "])
+    extract(dated, twice, run, **OPTIONS, judge=lambda question, *_: question[0] == "W")
+    backend.normalizer = normalizers.Replace(Regex("[0-9]"), "")
+    with pytest.raises(ValueError, match=r"number 0.* and .*number 20.* same prompt"):
+        extract(dated, questions, Run(tmp_path / "other"), **OPTIONS)
+    assert not (tmp_path / "other").exists()
 
 
 # Refused

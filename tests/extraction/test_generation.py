@@ -19,7 +19,6 @@ from transformers.cache_utils import Cache
 
 from probekit.extraction import generation
 from probekit.extraction.generation import CachedPrefix, Sampler, common_prefix, generate
-from probekit.questions.table import read_questions
 
 STOPS = frozenset(range(0, VOCABULARY, 5))  # many, so that rows end at different times
 MAX_NEW = 12
@@ -343,46 +342,3 @@ def test_tokens_that_are_never_said_may_have_logits_of_minus_infinity(monkeypatc
 )
 def test_common_prefix_leaves_a_token_of_every_prompt(prompts, expected):
     assert common_prefix(prompts) == expected
-
-
-# The real model
-
-
-def city_prompts(lm, n):
-    questions = read_questions("cities", limit=n)["question"]
-    return [
-        lm.tokenizer(lm.prompt(question), add_special_tokens=False).input_ids
-        for question in questions
-    ]
-
-
-@pytest.fixture
-def one_thread():
-    """Two threads on cores that others use too wait for each other most of the time."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.mark.model
-def test_parity_on_the_real_model(smollm2, monkeypatch, one_thread):
-    """50 questions, all sites, every token."""
-    from architectures import Architecture
-
-    paths = ARCHITECTURES["llama"].paths
-    monkeypatch.setitem(ARCHITECTURES, "smollm2", Architecture(None, {}, paths))
-    prompts = city_prompts(smollm2, 50)
-    responses = answer(smollm2, prompts, tuple(paths), max_new_tokens=24, batch_size=16)
-    assert len({len(r.token_ids) for r in responses}) > 5
-    worst = dict.fromkeys(paths, 0.0)
-    for prompt, response in zip(prompts, responses, strict=True):
-        plain, _ = plain_activations(smollm2.model, "smollm2", prompt + response.token_ids)
-        for site in paths:
-            error = relative_error(response.activations[site], plain[site][len(prompt) - 1 :])
-            worst[site] = max(worst[site], error)
-    print("largest relative error", {site: f"{error:.1e}" for site, error in worst.items()})
-    assert max(worst.values()) <= TOLERANCE
-    for i in (0, 7, 19, 23, 31, 49):
-        expected = expected_response(smollm2, prompts[i], 24)
-        assert (responses[i].token_ids, responses[i].finished) == expected

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import sys
+from datetime import datetime
 
 import pytest
 import torch
@@ -13,7 +14,6 @@ from transformers import AutoModelForCausalLM
 
 from probekit import load_model
 from probekit.extraction.identity import SHORT_NAMES, locate_model
-from probekit.extraction.models import LanguageModel
 
 
 @pytest.fixture(scope="module")
@@ -536,6 +536,98 @@ def test_a_model_that_can_think_aloud_is_asked_not_to(folder):
     assert load_model(folder).prompt("Where?") == "Where?"
 
 
+TURNS = (
+    "{%% for m in messages %%}<|im_start|>{{ m['role'] }}\n%s<|im_end|>\n{%% endfor %%}"
+    "{%% if add_generation_prompt %%}<|im_start|>assistant\n{%% endif %%}"
+)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{% for c in m['content'] %}{{ c['text'] }}{% endfor %}",
+        "{% for c in m.content if c.type == 'text' %}{{ c.text | trim }}{% endfor %}",
+        "{{ m['content'][0]['text'] }}",
+        "{{ m['content'][0].text + '' }}",  # fails with plain text
+        "{{ raise_exception('no parts') if m['content'] is string }}{{ m['content'][0]['text'] }}",
+    ],
+)
+def test_a_chat_template_whose_content_comes_in_parts(lm, folder, content):
+    (folder / "chat_template.jinja").write_text(TURNS % content)
+    parted = load_model(folder)
+    for question in ("Where is Oslo?", "Who wrote Hamlet?"):
+        assert parted.prompt(question) == lm.prompt(question)
+    assert parted.stop_ids == lm.stop_ids
+    assert not parted.writes_date
+
+
+def test_spaces_that_a_chat_template_changes_are_no_part_of_the_question(folder):
+    template = "{{ messages[0]['content'].split() | join(' ') }}:"
+    (folder / "chat_template.jinja").write_text(template)
+    assert load_model(folder).prompt("  Where\nis  Oslo? ") == "Where is Oslo?:"
+
+
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [
+        ("{{ raise_exception('Begin with a system message') }}", "Begin with a system message"),
+        ("{% if messages[0].role != 'system' %}{{ 1 / 0 }}{% endif %}", "division by zero"),
+        ("{{ messages[0]['content'] + messages[1]['content'] }}", "has no element 1"),
+        ("{% for m in messages %}", "it says"),
+        ("Hello!", "question is not in the prompt"),
+        ("{% for m in messages %}{{ m['text'] }}{% endfor %}", "question is not in the prompt"),
+        ("{{ messages[0]['content'][:5] }}", "question is not in the prompt"),
+        # A list in Python's writing holds the question, but no person would ask so.
+        ("{% if messages[0]['content'] is not string %}{{ messages }}{% endif %}", "not in the"),
+    ],
+)
+def test_a_chat_template_that_takes_no_question(folder, template, said):
+    (folder / "chat_template.jinja").write_text(template)
+    lm = load_model(folder)
+    with pytest.raises(ValueError, match=rf"chat template of .*{said}.*without a system") as error:
+        lm.prompt("Where is Oslo?")
+    assert str(folder) in str(error.value)
+    assert "'Where is Oslo?'" in str(error.value)
+    assert lm.stop_ids == {lm.tokenizer.eos_token_id}, "as far as they are known"
+
+
+NOW = "{{ strftime_now('%s') }}"
+
+
+def test_several_chat_templates_of_which_none_is_the_default(folder):
+    lm = load_model(folder)
+    lm.tokenizer.chat_template = {"tool_use": "{{ messages }}", "rag": "{{ messages }}"}
+    for day in (None, "2024-02-05"):
+        with pytest.raises(ValueError, match=r"chat template of .* cannot be used.*default"):
+            lm.prompt("Where?", day)
+
+
+@pytest.mark.parametrize(
+    ("template", "of_the_day"),
+    [
+        (NOW % "%d %b %Y", "05 Feb 2024"),
+        (NOW % "%B %-d, %Y", "February 5, 2024"),
+        (NOW % "%A", "Monday"),
+        (NOW % "%H:%M", "00:00"),  # or the prompts of one run would differ by their minute
+        ("{% set day = strftime_now('%Y-%m-%d').split('-') %}{{ day[0] | int - 1 }}", "2023"),
+        ("{% macro day() %}{{ strftime_now('%d') }}{% endmacro %}{{ day() }}", "05"),
+        ("\n  {% if strftime_now is defined %}  {{ strftime_now('%y') }}\n{% endif %}", "\n  24\n"),
+    ],
+)
+def test_a_chat_template_that_writes_the_date(folder, template, of_the_day):
+    (folder / "chat_template.jinja").write_text(template + "{{ messages[0]['content'] }}")
+    dated = load_model(folder)
+    assert dated.prompt("Where?", "2024-02-05") == f"{of_the_day}Where?"
+    before, plain = datetime.now(), dated.prompt("Where?")
+    assert plain in {dated.prompt("Where?", t.isoformat()) for t in (before, datetime.now())}
+    assert dated.writes_date
+
+
+def test_a_chat_template_that_writes_no_date(lm):
+    assert lm.prompt("Where?", "2024-02-05") == lm.prompt("Where?")
+    assert not lm.writes_date
+
+
 @pytest.fixture
 def untaught(folder):
     """A base model: no chat template."""
@@ -546,6 +638,7 @@ def untaught(folder):
 def test_without_a_chat_template(untaught):
     assert untaught.tokenizer.chat_template is None
     assert untaught.prompt("Where?") == "<|im_start|>Q: Where?\nA:"
+    assert not untaught.writes_date
 
 
 def test_responses_end_with_the_turn(lm):
@@ -575,42 +668,3 @@ def test_without_a_chat_template_a_new_line_stops(untaught):
     stopping = {untaught.tokenizer.decode([i]) for i in untaught.stop_ids}
     assert all("\n" in text or text == "<|im_end|>" for text in stopping)
     assert untaught.stop_ids == untaught.line_end_ids
-
-
-@pytest.mark.model
-def test_the_default_model(smollm2):
-    assert smollm2.name == "smollm2"
-    assert smollm2.revision == SHORT_NAMES["smollm2"]["sha256"]
-    assert isinstance(smollm2, LanguageModel)
-    assert smollm2.model.config.num_hidden_layers == 30
-    end = smollm2.tokenizer.convert_tokens_to_ids("<|im_end|>")
-    assert end in smollm2.stop_ids
-    assert smollm2.prompt("Where?").endswith("<|im_start|>assistant\n")
-    source, options, digest = locate_model("smollm2")
-    assert (digest, options["gguf_file"]) == (smollm2.revision, SHORT_NAMES["smollm2"]["gguf"])
-    by_path = locate_model(f"{source}/{options['gguf_file']}")
-    assert by_path == (source, options, digest)
-
-
-@pytest.mark.model
-@pytest.mark.parametrize("kept", [0, 30, 9836, 983_624, 40_000_000])
-def test_a_gguf_file_that_was_cut_off(smollm2, tmp_path, kept):
-    folder, options, _ = locate_model("smollm2")
-    path = tmp_path / "cut.gguf"
-    with open(f"{folder}/{options['gguf_file']}", "rb") as file:
-        path.write_bytes(file.read(kept))
-    with pytest.raises(ValueError, match=r"cut\.gguf cannot be loaded as a causal language model"):
-        load_model(path)
-
-
-@pytest.mark.model
-def test_a_gguf_file_is_loaded_by_itself(smollm2, tmp_path):
-    """What lies beside it is no part of its hash."""
-    source, options, digest = locate_model("smollm2")
-    path = tmp_path / "model.gguf"
-    path.symlink_to(f"{source}/{options['gguf_file']}")
-    (tmp_path / "generation_config.json").write_text('{"eos_token_id": [17]}')
-    (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "a/b"}')
-    found = load_model(path)
-    assert found.revision == digest
-    assert found.stop_ids == smollm2.stop_ids

@@ -43,15 +43,3 @@ def test_any_text_gives_a_span_of_the_response_or_none(copied, response):
 
 def test_nothing_to_do_is_nothing_done():
     assert point_to_answers(None, [], [], 8) == []
-
-
-@pytest.mark.model
-def test_the_real_model_points_to_plain_answers(smollm2):
-    asked = {
-        "In which country is Kyoto?": ("The city of Kyoto is located in Japan.", "Japan"),
-        "Who painted the Mona Lisa?": ("It was painted by Leonardo da Vinci.", "Leonardo da Vinci"),
-    }
-    responses = [response for response, _ in asked.values()]
-    spans = point_to_answers(smollm2, list(asked), responses, 8)
-    found = [r[slice(*s)] if s else None for r, s in zip(responses, spans, strict=True)]
-    assert found == [answer for _, answer in asked.values()]

@@ -42,15 +42,3 @@ def test_two_words_that_are_both_most_unlikely_are_still_compared(tiny_model_dir
     lm.model.lm_head.register_forward_hook(lambda *found: found[-1] * 100)
     (found,) = first_of_two(lm, ["Is it so?"], ("Yes", "No"))
     assert 0 <= found <= 1
-
-
-@pytest.mark.model
-def test_the_real_model_gives_probabilities_and_verdicts(smollm2):
-    questions = ["What is the capital of France?"] * 2
-    responses = ["The capital of France is Paris.", "The capital of France is a banana."]
-    likely, unlikely = p_true(smollm2, questions, responses)
-    assert 0 < unlikely < 1
-    assert 0 < likely < 1
-    assert likely != unlikely
-    verdicts = judge(smollm2, questions, responses, [["Paris"]] * 2)
-    assert all(isinstance(v, bool) for v in verdicts)

@@ -20,7 +20,6 @@ import shutil
 import struct
 import subprocess
 import sys
-import tempfile
 import time
 from collections import Counter, defaultdict
 from contextlib import contextmanager
@@ -136,37 +135,20 @@ class Calls(Campaign):
             self.calls[step] = self.shim.calls()
 
     def _start(self):
-        kernels = self.folder / "jupyter/kernels/python3"
-        kernels.mkdir(parents=True)
-        # A socket's path has 107 characters at most.
-        self.short = tempfile.TemporaryDirectory(prefix="zygote-")
-        self.socket, script = str(Path(self.short.name, "socket")), str(HERE / "zygote.py")
-        argv = [sys.executable, "-I", "-S", script, "kernel", self.socket]
-        argv += ["-m", "ipykernel_launcher", "-f", "{connection_file}"]
-        spec = {"argv": argv, "display_name": "Python 3", "language": "python"}
-        (kernels / "kernel.json").write_text(json.dumps(spec))
         self.environment = os.environ | self.shim.environment
         self.environment |= {
-            "JUPYTER_PATH": str(self.folder / "jupyter"),
             "OMP_NUM_THREADS": "1",
             "TOKENIZERS_PARALLELISM": "false",
             "HF_HUB_OFFLINE": "1",
             "GIT_DIR": os.devnull,  # manifests name no commit, which may change meanwhile
         }
-        self.log = open(self.folder / "zygote.log", "w+")  # noqa: SIM115
-        self.zygote = subprocess.Popen(
-            [sys.executable, script, "serve", self.socket], stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE, stderr=self.log, env=self.environment,
-        )  # fmt: skip
-        if self.zygote.stdout.readline() != b"ready\n":
-            self.close()
-            raise ChildProcessError((self.folder / "zygote.log").read_text())
+        self.zygote = zygote.Started(self.folder, self.environment, "blank")
+        self.environment["JUPYTER_PATH"] = self.zygote.jupyter_path
+        self.zygote.wait()
 
     def close(self):
         """End all processes."""
-        self.zygote.communicate()
-        self.log.close()
-        self.short.cleanup()
+        self.zygote.close()
 
     def complete(self, step):
         """Give the command, which ends with a step: its exit code (None: it hangs) and stderr.
@@ -182,7 +164,7 @@ class Calls(Campaign):
             arguments = ["-c", code]
         with open(self.folder / "said", "w+") as said, open(os.devnull, "r+") as null:
             streams = null.fileno(), null.fileno(), said.fileno()
-            with zygote.ask(self.socket, arguments, streams, self.environment) as connection:
+            with zygote.ask(self.zygote.socket, arguments, streams, self.environment) as connection:
                 connection.settimeout(_SECONDS)
                 try:
                     code = int(connection.recv(16))

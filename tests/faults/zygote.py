@@ -1,11 +1,13 @@
 """Python with everything imported, that forks: a command or a kernel begins within milliseconds.
 
-    zygote.py serve SOCKET        # until stdin is closed
-    zygote.py kernel SOCKET ...   # what the kernelspec starts: asks for `python ...`, and waits
+    zygote.py serve SOCKET         # until stdin is closed
+    zygote.py serve SOCKET blank   # small shards, charts that are not drawn
+    zygote.py kernel SOCKET ...    # what the kernelspec starts: asks for `python ...`, and waits
 
-A request is the arguments that Python would be given (-m MODULE ... or -c CODE), the environment
-and the folder, with three descriptors. The answer is the exit code; whoever hangs up before it
-comes has the process killed. Nothing but imports happens before a fork: no thread is running.
+`Started` is it, for a test. A request is the arguments that Python would be given (-m MODULE ... or
+-c CODE), the environment and the folder, with three descriptors. The answer is the exit code;
+whoever hangs up before it comes has the process killed. Nothing but imports happens before a fork:
+no thread is running.
 """
 
 import base64
@@ -16,7 +18,10 @@ import os
 import select
 import signal
 import socket
+import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 # What commands and kernels import by and by, beside the package.
 _IMPORTED = """
@@ -42,6 +47,48 @@ _PIXEL = base64.b64decode(
 SHARD = 16  # questions; a run of 48 has three
 
 
+class Started:
+    """A zygote that was started, and how Jupyter finds it.
+
+    Parameters
+    ----------
+    folder : Path
+    environment : dict
+        Of the zygote: what is read when a library is imported.
+    *how : str
+        "blank", or nothing.
+    """
+
+    def __init__(self, folder, environment, *how):
+        kernels = folder / "jupyter/kernels/python3"
+        kernels.mkdir(parents=True)
+        # A socket's path has 107 characters at most.
+        self.short = tempfile.TemporaryDirectory(prefix="zygote-")
+        self.socket, script = str(Path(self.short.name, "socket")), str(Path(__file__).resolve())
+        argv = [sys.executable, "-I", "-S", script, "kernel", self.socket]
+        argv += ["-m", "ipykernel_launcher", "-f", "{connection_file}"]
+        spec = {"argv": argv, "display_name": "Python 3", "language": "python"}
+        (kernels / "kernel.json").write_text(json.dumps(spec))
+        self.jupyter_path = str(folder / "jupyter")
+        self.log = open(folder / "zygote.log", "w+")  # noqa: SIM115
+        self.process = subprocess.Popen(
+            [sys.executable, script, "serve", self.socket, *how],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, env=environment,
+        )  # fmt: skip
+
+    def wait(self):
+        """Wait until all is imported."""
+        if self.process.stdout.readline() != b"ready\n":
+            self.close()
+            raise ChildProcessError(Path(self.log.name).read_text())
+
+    def close(self):
+        """End it, and what it has forked."""
+        self.process.communicate()
+        self.log.close()
+        self.short.cleanup()
+
+
 def ask(path, arguments, descriptors=(0, 1, 2), environment=None):
     """Have a process forked; the connection over which its exit code will come."""
     connection = socket.socket(socket.AF_UNIX)
@@ -63,14 +110,16 @@ def kernel(path, arguments):
     return int(connection.recv(16) or 1) & 255
 
 
-def prepare():
-    """Import what commands and kernels will, and make shards small."""
+def prepare(blank):
+    """Import what commands and kernels will; `blank`: make shards small, and draw no chart."""
     import gc
     import importlib
     import pkgutil
     import warnings
 
-    os.cpu_count = lambda: 1  # fits in the kernel itself, not in workers, who see no file
+    # Fits are made in the kernel itself, not in workers: the tests run side by side, and a shim
+    # that is loaded into the kernel sees no file of theirs.
+    os.cpu_count = lambda: 1
     os.sched_getaffinity = lambda _: {0}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -80,15 +129,20 @@ def prepare():
         for name in [*own, *_IMPORTED.split()]:
             if name != "probekit.__main__":
                 importlib.import_module(name)
-    importlib.import_module("probekit.extraction.one_pass").SHARD = SHARD
+    if blank:
+        _make_blank()
+    gc.collect()
+    gc.freeze()
+
+
+def _make_blank():
+    sys.modules["probekit.extraction.one_pass"].SHARD = SHARD
     # Charts take most of a run's time and touch no file of it: their pictures say which they are.
     vl_convert = sys.modules["vl_convert"]
     vl_convert.vegalite_to_png = lambda spec, **_: _PIXEL + _digest(spec)
     vl_convert.vegalite_to_svg = lambda spec, **_: f"<svg ><!-- {_digest(spec)} --></svg>"
     vl_convert.svg_to_pdf = lambda svg: b"%PDF-1.7\n%" + _digest(svg)
     vl_convert.javascript_bundle = lambda: ""
-    gc.collect()
-    gc.freeze()
 
 
 def _digest(spec):
@@ -187,5 +241,5 @@ def run(arguments):
 if __name__ == "__main__":
     if sys.argv[1] == "kernel":
         sys.exit(kernel(sys.argv[2], sys.argv[3:]))
-    prepare()
+    prepare("blank" in sys.argv[3:])
     run(serve(sys.argv[2]))

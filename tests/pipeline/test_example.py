@@ -87,7 +87,7 @@ def test_what_was_left_out_is_named(shipped):
 
 
 @pytest.fixture(scope="module")
-def executed(tmp_path_factory):
+def executed(tmp_path_factory, forked_kernels):
     """Folder in which visualize and interpret were run, as they stand, with no run of one's own."""
     root = tmp_path_factory.mktemp("checkout")
     (root / "notebooks").mkdir()

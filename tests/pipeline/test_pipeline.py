@@ -121,7 +121,7 @@ if x != 5:
 
 
 @pytest.fixture
-def small_notebooks(tmp_path, monkeypatch):
+def small_notebooks(tmp_path, monkeypatch, forked_kernels):
     folder = tmp_path / "notebooks"
     folder.mkdir()
     declared_defaults = parameters.defaults()
@@ -227,7 +227,8 @@ def test_what_is_damaged_is_named_and_its_stage_alone_is_run_again(
         assert "interpret: nothing has changed" in go()
 
 
-def test_a_kernel_that_is_killed(small_notebooks, tmp_path, caplog):
+def test_a_kernel_that_is_killed(small_notebooks, tmp_path, caplog, monkeypatch):
+    monkeypatch.delenv("JUPYTER_PATH", raising=False)  # one that is started as a user's is
     run = Run(tmp_path / "run")
     with pytest.raises(ValueError, match=r"01_extract\.ipynb: its kernel died.*kept"):
         notebooks.run_pipeline(

@@ -59,7 +59,7 @@ def ten_questions(tiny_mistral, tmp_path_factory):
 
 
 def test_the_recipe_runs_with_two_parameters_overridden(
-    repository, tiny_mistral, ten_questions, tmp_path
+    repository, tiny_mistral, ten_questions, tmp_path, forked_kernels
 ):
     recipe = repository / "data" / "recipes" / "paper.yaml"
     overridden = ["-p", "model", str(tiny_mistral), "-p", "questions", str(ten_questions)]

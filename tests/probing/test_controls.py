@@ -2,6 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
+from nightly import most, quarter
 from sklearn.metrics import roc_auc_score
 
 from probekit import probe_grid
@@ -256,8 +257,8 @@ def gain_simulation(seed, n=160):
 
 
 def test_the_gain_of_nothing_holds_zero():
-    gain, low, high = np.array([gain_simulation(seed) for seed in range(60)]).T
-    assert ((low <= 0) & (high >= 0)).sum() >= 53
+    gain, low, high = np.array([gain_simulation(seed) for seed in range(quarter(60))]).T
+    assert ((low > 0) | (high < 0)).sum() <= most(len(gain))
     assert abs(gain.mean()) < 0.02
 
 

@@ -15,7 +15,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.tree import DecisionTreeClassifier
 
-from probekit import probe_grid
+from probekit import findings, probe_grid
 from probekit.probing import grid as grid_module
 from probekit.probing.auroc import auroc_influence, interval, standard_error
 from probekit.probing.cells import Fitter
@@ -185,7 +185,8 @@ def test_intervals_are_those_of_the_scores_and_of_their_training():
         groups = None if split == "random" else activations["exact_answer"].to_numpy().astype(str)
         sampling = standard_error(influence, groups)
         training = grid["training_error"].to_numpy()
-        low, high = interval(area, np.hypot(sampling, training))
+        n_units = np.inf if groups is None else len(np.unique(groups))
+        low, high = interval(area, np.hypot(sampling, training), n_units=n_units)
         np.testing.assert_allclose(grid["auroc_low"], low, atol=1e-5)
         np.testing.assert_allclose(grid["auroc_high"], high, atol=1e-5)
         assert ((training > 0) & (training < 2 * sampling)).all()
@@ -618,6 +619,63 @@ def test_one_group_of_nearly_all_errors():
     activations = activations.assign_coords(exact_answer=("example", answers.astype(object)))
     with pytest.raises(ValueError, match=r"Without fold \d, all answers are of one class"):
         probe_grid(activations, split="answer", **QUICK)
+
+
+def lopsided(shared, alone, n=100):
+    """Noise of which `shared` wrong answers are one answer, `alone` others, and all else right."""
+    wrong = np.isin(np.arange(n), [*range(shared), *range(50, 50 + alone)])
+    answers = np.array(["x"] * shared + [f"a{i}" for i in range(n - shared)], object)
+    activations = make_activations(n=n).isel(token=[0, 2])  # which all examples have
+    return activations.assign_coords(correct=("example", ~wrong), exact_answer=("example", answers))
+
+
+@pytest.mark.parametrize("flipped", [False, True])
+@pytest.mark.parametrize(
+    ("shared", "alone", "refused"),
+    [(5, 0, "Without fold \\d,"), (5, 1, "Without folds \\d and \\d,"), (5, 2, None)],
+)
+def test_errors_that_nearly_all_share_an_answer(shared, alone, refused, flipped):
+    """Left out are single folds, and pairs to choose the best cell; one class has no probe."""
+    activations = lopsided(shared, alone)
+    if flipped:
+        activations["correct"] = ~activations["correct"]
+    if refused:
+        with pytest.raises(ValueError, match=f"{refused} all answers are of one class"):
+            probe_grid(activations, split="answer", **QUICK)
+    else:
+        grid = probe_grid(activations, split="answer", **QUICK | {"n_permutations": 5})
+        assert np.isfinite(grid["auroc"]).all()
+        assert np.isfinite(grid["null_auroc"]).all()
+        assert np.isfinite(grid.attrs["best_auroc"])
+
+
+def test_one_of_three_labels_is_never_wrong():
+    label = np.arange(120) % 3
+    activations = make_activations().assign_coords(
+        correct=("example", (label == 0) | (np.arange(120) % 2 == 0)),
+        exact_answer=("example", np.array(["a", "b", "c"], object)[label]),
+    )
+    with pytest.raises(ValueError, match=r"Without folds .*one class.*fewer folds"):
+        probe_grid(activations, split="answer", **QUICK | {"folds": 3})
+    # With two folds no pair is left out.
+    grid = probe_grid(activations, split="answer", **QUICK | {"folds": 2})
+    assert np.isfinite(grid["auroc"]).all()
+
+
+def test_published_test_answers_of_one_class():
+    activations = lopsided(2, 0)
+    with pytest.raises(ValueError, match=r"20 answers to test on are of one class.*only 2 of 100"):
+        probe_grid(activations, protocol="published", **QUICK)
+
+
+def test_a_token_that_no_wrong_answer_has_takes_nothing_from_the_others():
+    activations = make_activations()
+    activations["activation"][~activations["correct"].to_numpy(), :, 0] = np.nan
+    grid = probe_grid(activations, **QUICK)
+    assert np.isnan(grid["auroc"][:, 0]).all()
+    assert np.isfinite(grid["auroc"][:, 1:]).all()
+    with pytest.raises(ValueError, match="in none do enough wrong and enough right answers"):
+        findings(grid.isel(token=[0]), tokens=["last_q"])
 
 
 def test_labels_that_are_not_boolean():

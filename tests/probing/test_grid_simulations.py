@@ -3,15 +3,18 @@
 Each limit is where chance alone would pass it in one run of a hundred, and the seeds are fixed.
 """
 
+import os
+
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import xarray as xr
 from joblib import Parallel, delayed
-from nightly import quarter
+from nightly import is_nightly, quarter
 from scipy.stats import binom, norm
 
-from probekit import probe_grid
+from probekit import controls, gain_over_controls, probe_grid
 from probekit.probing import folds as folds_module
 from probekit.probing.logistic import fit_logistic
 
@@ -38,7 +41,10 @@ def probed(*args, **options):
 
 
 def in_parallel(simulate, seeds, *args):
-    return Parallel(2)(delayed(simulate)(seed, *args) for seed in seeds)
+    # Where tests have workers, each keeps to its core.
+    return Parallel(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)(
+        delayed(simulate)(seed, *args) for seed in seeds
+    )
 
 
 def most(n, share=LEVEL):
@@ -142,6 +148,37 @@ def test_the_best_cell_is_at_chance_when_chosen_and_measured_on_different_data(
     assert n - column(simulations, "honest covers").sum() <= most(n, 0.07)
 
 
+def few_answers(seed, n_answers, folds, n=100):
+    """Noise with few different answers: cells and gains whose interval does not hold the truth."""
+    torch.set_num_threads(1)
+    random = np.random.default_rng(1000 + seed)
+    wrong, answer = random.random(n) < 0.4, np.arange(n) % n_answers
+    X = random.standard_normal((n, 2, 2, 16))
+    grid = probed(X, wrong, answer, split="answer", folds=folds, n_permutations=0, seed=seed)
+    table = pd.DataFrame({name: grid[name].to_numpy() for name in ("id", "correct", "answer")})
+    table = table.assign(question=table["id"], exact_answer=table["answer"], n_tokens=7)
+    table["logprob_mean"] = random.standard_normal(n)
+    found = controls(table, grid)
+    gain = gain_over_controls(grid, found.sel(control=["logprob_mean"]))
+    holds = {
+        "cell": (grid["auroc_low"] <= 0.5) & (grid["auroc_high"] >= 0.5),
+        "gain": (gain["gain_low"] <= 0) & (gain["gain_high"] >= 0),
+        "control": (found["auroc_low"] <= 0.5) & (found["auroc_high"] >= 0.5),
+    }
+    holds["control"] = holds["control"].sel(control=["logprob_mean"])
+    outside = {name: 1 - float(each.mean()) for name, each in holds.items()}
+    best = grid.attrs.get("best_auroc_low", 0.5), grid.attrs.get("best_auroc_high", 0.5)
+    return outside | {"best": not best[0] <= 0.5 <= best[1]}
+
+
+@pytest.mark.parametrize(("n_answers", "folds"), [(2, 2), (3, 3), (5, 5)])
+def test_intervals_over_few_answers_hold_chance(n_answers, folds):
+    simulations = in_parallel(few_answers, range(quarter(100)), n_answers, folds)
+    for name in ("cell", "gain", "control", "best"):
+        # A normal quantile leaves out 44, 19, 14 and 10 % of the cells.
+        assert column(simulations, name).sum() <= most(len(simulations), 0.06), name
+
+
 def planted(seed):
     """Which cells of 30 x 14 are significant; the truth is (9, t4) and (20, t11)."""
     torch.set_num_threads(1)
@@ -155,10 +192,10 @@ def planted(seed):
 
 
 def test_a_planted_signal_is_found_and_nothing_else():
-    found = in_parallel(planted, range(4))
+    found = in_parallel(planted, range(4 if is_nightly() else 2))
     truth = {(9, 4), (20, 11)}
     assert all(truth <= cells for cells in found)
-    assert sum(truth == cells for cells in found) >= 3
+    assert sum(truth == cells for cells in found) >= len(found) - 1
 
 
 def covered(seed, area, features, n, cells=25):

@@ -4,7 +4,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
-from probekit.probing.auroc import auroc, auroc_influence, interval, standard_error
+from probekit.probing.auroc import (
+    auroc,
+    auroc_influence,
+    critical,
+    interval,
+    n_clusters,
+    standard_error,
+)
 
 
 def scores_with_ties(seed, n=60, rows=5, missing=0.2):
@@ -148,6 +155,33 @@ def test_the_interval_covers_where_examples_come_in_groups():
     print(f"covered {np.mean(covered):.1%}, without clusters {np.mean(naive):.1%}")
     assert 0.92 <= np.mean(covered) <= 0.98
     assert np.mean(naive) < 0.8
+
+
+@pytest.mark.parametrize("groups", [2, 3, 4, 5, 30])
+def test_a_mean_over_few_groups_has_students_interval(groups):
+    """Sums over equal groups have a known interval: that of their mean in any textbook."""
+    from scipy.stats import ttest_1samp
+
+    sums = np.random.default_rng(groups).normal(size=(2000, groups))
+    # Four examples a group, whose parts add up to the group's share in the mean.
+    influence = ((sums - sums.mean(-1, keepdims=True)) / groups).repeat(4, -1) / 4
+    cluster = np.arange(groups).repeat(4)
+    half = critical(n_units=n_clusters(influence, cluster)) * standard_error(influence, cluster)
+    expected = ttest_1samp(sums, 0, axis=-1).confidence_interval(0.95)
+    np.testing.assert_allclose(half, (expected.high - expected.low) / 2, rtol=1e-9)
+    covered = (np.abs(sums.mean(-1)) <= half).mean()
+    assert covered == pytest.approx(0.95, abs=0.015)
+
+
+def test_units_that_have_no_part_in_a_cell_do_not_count():
+    influence = np.array([[1.0, -1, 0, 0, 0, 0], [1, -1, 2, -2, 0.5, -0.5], [1, -1, 1, -1, 3, -3]])
+    assert n_clusters(influence, np.array([0, 1, 2, 3, 4, 5])).tolist() == [2, 6, 6]
+    assert np.isinf(n_clusters(influence)).all()
+    assert np.isnan(critical(n_units=1)), "one group has no variance"
+    low, high = interval([0.6, 0.6], [0.1, 0.1], n_units=[1, np.inf])
+    assert np.isnan([low[0], high[0]]).all()
+    np.testing.assert_allclose([low[1], high[1]], np.ravel(interval(0.6, 0.1)))
+    assert critical() == pytest.approx(1.959964)
 
 
 @given(

@@ -105,7 +105,7 @@ def test_far_from_the_boundary_probabilities_keep_their_digits():
         ((5, "-1"), "no layer 5. It has: 3, 7"),
         ((7, "last_q"), "no token 'last_q'. It has: first_answer, -8, -1"),
         ((7, "-1", "answer"), "no split 'answer'. It has: random, scaled"),
-        ((7, "-8"), "Layer 7, token -8 has no probe: 0 scored examples"),
+        ((7, "-8"), "Layer 7, token -8 has no probe: too few wrong or too few right"),
     ],
 )
 def test_what_the_run_does_not_have_is_named(run, arguments, message):

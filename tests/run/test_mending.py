@@ -3,6 +3,7 @@
 import importlib
 import json
 import random
+import shutil
 
 import numpy as np
 import pytest
@@ -48,12 +49,18 @@ def extracted(lm, path, **options):
     return extract(lm, questions, Run(path), **given | options)
 
 
+@pytest.fixture(scope="module")
+def finished(lm, tmp_path_factory):
+    """A finished run in shards of four. Read only."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(extract_module, "SHARD", 4)
+        return extracted(lm, tmp_path_factory.mktemp("finished") / "run")
+
+
 @pytest.fixture
-def run(lm, asked, tmp_path):
-    run = extracted(lm, tmp_path / "run")
-    assert asked == [4, 4, 4, 2]
-    asked.clear()
-    return run
+def run(finished, asked, tmp_path):
+    """A run of one's own, to be spoilt."""
+    return Run(shutil.copytree(finished.path, tmp_path / "run"))
 
 
 def contents(run):
