@@ -14,7 +14,7 @@ from test_extract import OPTIONS, check_same, files_of
 from tiny import write_questions
 
 from probekit import Run, extract, load_model, probe_grid, read_questions
-from probekit.extraction.corrections import read_corrections
+from probekit.extraction.corrections import correct_answers, read_corrections
 from probekit.run.manifest import fingerprint
 from probekit.tokens import LAST_PROMPT_TOKEN, MISSING, TOKENS
 
@@ -276,6 +276,33 @@ def test_activations_that_are_made_anew_are_corrected_too(made, tmp_path):
     made(path, asks=True)
     found = files_of(run)
     assert [n for n in expected if n.startswith("activations") and found[n] != expected[n]] == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "response", "given", "exact_answer", "answer"),
+    [
+        ("text", "It is not in Italy, but in the north of Peru.", "peru", "Peru", "peru"),
+        ("number", "There are nine of them, or 12.", "nine", "nine", "9"),
+        ("yes_no", "I think no. Yes.", "Yes", "Yes", "yes"),
+        ("text", "Italy, I mean Italy.", "-", "", ""),
+    ],
+)
+def test_a_corrected_answer_has_the_name_of_its_kind(
+    kind, response, given, exact_answer, answer, lm
+):
+    token_ids = lm.tokenizer(response, add_special_tokens=False).input_ids
+    row = {"id": "a", "response": response, "correct": True, "exact_answer": "Italy"}
+    row |= {"answer": "italy", "answer_start": 0, "answer_end": 5, "positions": [MISSING] * 15}
+    answers = pd.DataFrame([row | {"token_ids": token_ids, "doubt": "several answers"}])
+    asked = {"question": "What?", "answers": ["x"], "candidates": None, "kind": kind}
+    asked = pd.DataFrame([asked | {"choices": None}])
+    corrections = read_corrections(pd.DataFrame({"id": ["a"], "exact_answer": [given]}), ["a"])
+    found = correct_answers(lm, answers, asked, corrections).iloc[0]
+    assert (found["exact_answer"], found["answer"]) == (exact_answer, answer)
+    assert response[found["answer_start"] : found["answer_end"]] == exact_answer
+    assert found["corrected"]
+    assert found["correct"], "that is another question"
+    assert found["doubt"] == ""
 
 
 @pytest.mark.parametrize(
