@@ -6,7 +6,7 @@ from scipy.stats import binomtest
 
 from probekit import arguments
 from probekit.extraction.corrections import read_corrections
-from probekit.questions.grading import examine, is_refusal
+from probekit.questions.grading import doubts, stated
 from probekit.run.directory import Run
 
 # Why a label may be wrong, as `examine` words it: the most often with reason first.
@@ -64,9 +64,9 @@ def audit(run, sample=0, seed=0):
         drawn = answers.sample(min(sample, len(answers)), random_state=seed).sort_index()
         return drawn.assign(correct="", exact_answer="")[_TO_LABEL].reset_index(drop=True)
     rows = answers.itertuples()
-    doubts = [row.doubt if isinstance(row.doubt, str) else _doubt(row) for row in rows]
-    ranks = [min(map(_rank, doubt.split("; "))) for doubt in doubts]
-    answers = answers.assign(doubt=doubts, rank=ranks).sort_values("rank", kind="stable")
+    found = [row.doubt if isinstance(row.doubt, str) else _doubt(row) for row in rows]
+    ranks = [min(map(_rank, doubt.split("; "))) for doubt in found]
+    answers = answers.assign(doubt=found, rank=ranks).sort_values("rank", kind="stable")
     return answers.loc[answers["doubt"] != "", _SHOWN].reset_index(drop=True)
 
 
@@ -76,12 +76,12 @@ def _rank(reason):
 
 def _doubt(row):
     """What the grader doubts of an answer, as far as an earlier version's table tells."""
-    if not row.exact_answer:
-        reason = "a refusal" if is_refusal(row.response) else "no exact answer"
-        return reason if row.finished else f"{reason}; cut short"
-    how = {"candidates": None, "kind": "text", "choices": None, "finished": row.finished}
-    found = row.answer_start, row.answer_end
-    return examine(row.response, row.accepted.split("|"), row.question, **how, copied=found).doubt
+    accepted, span = row.accepted.split("|"), None
+    if row.exact_answer:
+        span = row.answer_start, row.answer_end
+    how = {"kind": "text", "is_open": False, "finished": row.finished}  # it had lists mostly
+    places = stated(row.response, accepted)
+    return doubts(row.response, accepted, places, span, row.correct, **how)
 
 
 @arguments.plainly()

@@ -162,9 +162,9 @@ def examine(response, answers, question, candidates, kind, choices, copied=None,
     `copied` is where a model has found the exact answer of a text without candidates; other kinds
     have finders, which look at neither the answers nor the grade.
     """
-    text, origin = fold(spoken(response))
-    places = [unfold(origin, *place) for answer in answers for place in _places(text, answer)]
-    if kind == "text" and candidates is None:
+    places, is_open = stated(response, answers), kind == "text" and candidates is None
+    if is_open:
+        text, origin = fold(spoken(response))
         copy = copied and tuple(bisect_left(origin, position) for position in copied)
         phrase = find_phrase(text, fold(question)[0], copy)
         if phrase:
@@ -176,26 +176,41 @@ def examine(response, answers, question, candidates, kind, choices, copied=None,
     else:
         found = _find(response, question, candidates, kind, choices, finished)
         correct = _is_right(response, answers, found, question, candidates, kind, choices)
+    span = found and (found.start, found.end)
+    doubt = doubts(response, answers, places, span, correct, kind, is_open, finished)
+    return Answer(span, found.name if found else "", correct, doubt)
+
+
+def stated(response, answers):
+    """Where a response states accepted answers, as (start, end)."""
+    text, origin = fold(spoken(response))
+    return [unfold(origin, *place) for answer in answers for place in _places(text, answer)]
+
+
+def doubts(response, answers, places, span, correct, kind, is_open, finished):
+    """Why the grade of a response whose exact answer is at `span` may be wrong.
+
+    `places` are those of `stated`; `is_open` says that there is no list of what may be answered.
+    """
     doubts = []
-    if found is None:
+    if span is None:
         doubts.append("a refusal" if is_refusal(response) else "no exact answer")
     elif is_refusal(response):
         doubts.append("a refusal")
-    if not finished and (found is None or not response[found.end :].strip(" .\"'*)")):
+    if not finished and (span is None or not response[span[1] :].strip(" .\"'*)")):
         doubts.append("cut short")
-    if found is not None:
-        said = normalize(response[found.start : found.end])
-        outside = [p for p in places if p[1] <= found.start or found.end <= p[0]]
+    if span is not None:
+        said = normalize(response[slice(*span)])
+        outside = [p for p in places if p[1] <= span[0] or span[1] <= p[0]]
         if not correct and outside and kind != "yes_no":
             doubts.append("an accepted answer stands elsewhere")
         elif not correct and kind == "text" and any(_alike(said, normalize(a)) for a in answers):
             doubts.append("close to an accepted answer")
-        if correct and re.match(r"\W*\bor\b", response[found.end :]):
+        if correct and re.match(r"\W*\bor\b", response[span[1] :]):
             doubts.append("several answers")
-        if correct and kind == "text" and candidates is None and is_everyday(said):
+        if correct and is_open and is_everyday(said):
             doubts.append("an everyday word")
-    span = found and (found.start, found.end)
-    return Answer(span, found.name if found else "", correct, "; ".join(doubts))
+    return "; ".join(doubts)
 
 
 def _alike(said, accepted):

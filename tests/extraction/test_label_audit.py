@@ -80,6 +80,17 @@ def test_a_run_without_accepted_answers_can_be_audited(tmp_path):
     assert table["doubt"].tolist() == ["no exact answer"]
 
 
+def test_a_run_of_an_earlier_version_is_doubted_as_it_was_graded(repository):
+    run = Run(repository / "data" / "example")
+    table = audit(run)
+    elsewhere = table[table["doubt"] == "an accepted answer stands elsewhere"]
+    assert 0 < len(elsewhere) < 30
+    assert elsewhere.index.tolist() == list(range(len(elsewhere))), "they come first"
+    assert not elsewhere["correct"].any()
+    none = (run.answers()["exact_answer"] == "").sum()
+    assert none <= len(table) < none + 60
+
+
 def test_a_sample_hides_the_grades(tmp_path):
     run = finished(tmp_path / "run", ANSWERS)
     sample = audit(run, sample=5, seed=1)
