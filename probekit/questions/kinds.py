@@ -166,6 +166,7 @@ def _usable_numbers(text, question):
     """Numbers that may be the answer: not those of lists, days or ranges, and none denied."""
     dated = [] if re.search(r"\bday\b", question, re.I) else dates(text)
     how_many = re.search(r"\bhow (?:many|much)\b", question, re.IGNORECASE)
+    asks_rank = re.search(r"\b(?:century|place|position|rank|floor|grade)\b", question, re.I)
     usable = []
     for number in numbers(text):
         years = [
@@ -179,12 +180,13 @@ def _usable_numbers(text, question):
         if not (
             (years and number.value not in years[0])  # a day: of a date the year counts
             or enumerates
-            or (how_many and number.ordinal)
+            or (number.ordinal and how_many)
             or (not _is_year(number) and _is_in_range(text, number))
             or is_denied(text, number.start, number.end)
         ):
             usable.append(number)
-    return usable
+    # "the 20th century, so 1920"
+    return [n for n in usable if not n.ordinal] or usable if not asks_rank else usable
 
 
 def _before(text, position, width=200):
@@ -423,7 +425,7 @@ def _words(text):
 
 # A letter that is the answer, not the article, the pronoun or a part of "Vitamin C".
 _BEFORE_LETTER = re.compile(
-    r"(?:^|[.:;,!?\n(\[*\"'=]|\b(?:is|was|be|so|are|option|answer|choice|letter|to|and|or|choose"
+    r"(?:^|[.:;,!?\n(\[*\"'=>]|\b(?:is|was|be|so|are|option|answer|choice|letter|to|and|or|choose"
     r"|pick|select|say|therefore|thus|hence|it's|not|than|of|leaves)) ?[(\[*\"'$]*(?:\\boxed\{)?$",
     re.IGNORECASE,
 )

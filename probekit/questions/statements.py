@@ -11,7 +11,7 @@ _MARKER = re.compile(
     r"(?:\s+(?:to|for)\s[^.:\n]{0,60}?)?(?:\s*\*{0,2}\s*:"
     r"|\s+(?:is|was|would be|must be|should be)\b"
     r"(?!\s+(?:not|wrong|incorrect|neither)))\s*:?\s*\*{0,2}"
-    r"|####\s*|\\boxed\{",
+    r"|####\s*|\\boxed\{|<answer>\s*",
     re.IGNORECASE,
 )
 _CONFIRMED = re.compile(
@@ -20,7 +20,7 @@ _CONFIRMED = re.compile(
 
 _SMALL = (
     r"(?:the|a|an|in|on|at|by|of|to|from|for|with|called|named|quite|really|actually|exactly|be|been"
-    r"|it|is|was|that|option|answer)"
+    r"|have|it|is|was|that|option|answer)"
 )
 _AFFIRMED = re.compile(r"\b(?:not only|none other than)\b", re.IGNORECASE)
 _KIN = (
@@ -31,7 +31,7 @@ _KIN = (
 _DENIED_BEFORE = re.compile(
     r"(?:(?:\b(?:not|never|neither|rather than|instead of|unlike|than|no longer|as opposed to"
     r"|other than|except|except for|apart from|contrary to|cannot|confused with|mistaken for"
-    r"|mistake it for)|n't"
+    r"|mistake it for|anything but|all but)|n't"
     r"|\b(?:first|initially|originally|once|previously|earlier)\s+(?:i\s+)?"
     r"(?:thought|believed|assumed|guessed|said|considered)"
     r"|\bi\s+said"
@@ -55,7 +55,7 @@ _DENIED_AFTER = re.compile(
     r"(?!\s+(?:only|just|merely)))"
     rf"|{_LIST}\s+(?:isn't|aren't|wasn't|weren't|can't be|cannot be|could not be|doesn't|does not"
     r"|didn't|did not|makes? no sense|can be (?:ruled out|eliminated|excluded))\b"
-    rf"|(?:'s?)?\s+{_KIN}\b"
+    rf"|'s?\s+{_KIN}\b"
     r"|\?\s*(?:no|nope|wait)\b"
     r"|\s*(?:\.\.\.|…|[.,;:!—–-])*\s*(?:no,|no\s+wait|wait\b|correction\b|scratch that|i mean\b"
     r"|sorry,|let me correct|on second thought)"

@@ -104,6 +104,7 @@ _POWER = re.compile(
     r"\s*(?:x|\*|×|·|\\times|\\cdot)\s*10\s*(?:\^\s*\{?\s*([+-]?\d+)\s*\}?|([⁻⁺]?[⁰¹²³⁴-⁹]+))|e([+-]?\d+)\b",
     re.IGNORECASE,
 )
+_RAISED_TO = re.compile(r"\s*\^\s*\{?\s*([+-]?\d{1,2})\s*\}?(?!\d)")
 _RAISED = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺", "0123456789-+")
 _SCALE = re.compile(rf"[\s-]?({'|'.join(_SCALES)})s?\b", re.IGNORECASE)
 _NTH = re.compile(r"(?:st|nd|rd|th)\b", re.IGNORECASE)
@@ -177,6 +178,8 @@ def _number(text, match):
             exponent = int((power[1] or power[3] or power[2].translate(_RAISED))[:9])
             value = None if abs(exponent) > _LONGEST else value and value * Fraction(10) ** exponent
             end = power.end()
+        elif (power := _RAISED_TO.match(text, end)) and abs(value or 0) <= 100:
+            value, end = value and value ** int(power[1]), power.end()
     while value is not None and not ordinal and (scale := _SCALE.match(text, end)):
         value, end = value * _SCALES[scale.group(1).lower()], scale.end()
     unit, before = "", text[max(0, start - 12) : start]

@@ -8,6 +8,7 @@ half there. The manifest has the hash of each, and one of itself.
 import hashlib
 import json
 import platform
+import re
 import stat
 import subprocess
 from importlib import metadata
@@ -56,8 +57,14 @@ def _git_commit():
     return done.stdout.strip() or None
 
 
+# Most names are of this form; a hostile manifest may list a hundred thousand.
+_SIMPLE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
+
+
 def is_plain(name):
     """Whether a name leads to something inside a folder: relative, not empty, with no ``..``."""
+    if isinstance(name, str) and _SIMPLE.fullmatch(name):
+        return True
     if not isinstance(name, str) or any(c == "\0" or "\ud800" <= c <= "\udfff" for c in name):
         return False
     parts = Path(name).parts
@@ -68,6 +75,8 @@ def is_plain(name):
 
 def is_word(name):
     """Whether a name is plain and of one part."""
+    if isinstance(name, str) and _SIMPLE.fullmatch(name):
+        return True
     return is_plain(name) and len(Path(name).parts) == 1 and not {"/", "\\"} & {*name}
 
 

@@ -21,8 +21,9 @@ DATA = Path(__file__).parents[1] / "data"
 
 
 def test_responses_are_graded_as_a_person_would():
-    # 76 cases of the kinds that comparable tools get reports of, and 200 that somebody else wrote
-    # to the same kinds without seeing the grader, which was then mended by them.
+    # 76 cases of the kinds that comparable tools get reports of, and 320 that somebody else wrote
+    # to the same kinds without seeing the grader, which was then mended by them: 84 % of the first
+    # 200 and 94 % of the last 120 were right at first sight.
     lines = (DATA / "graded_responses.jsonl").read_text(encoding="utf-8").splitlines()
     cases = [json.loads(line) for line in lines]
     missed = [
@@ -30,10 +31,11 @@ def test_responses_are_graded_as_a_person_would():
         for case in cases
         if grade(case["response"], case["accepted"], question=case["question"]) != case["right"]
     ]
-    assert len(cases) == 276
+    assert len(cases) == 396
     assert sorted(missed) == [
         "Barack Hussein Obama",  # a middle name, which elsewhere is another person
         "It was The Shining.",  # asked for the novel "It"
+        "Mark my words: it was Luke.",  # asked for Mark
         "Yes, I know this one! Genesis.",  # asked for the band "Yes"
     ]
 
