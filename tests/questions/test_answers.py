@@ -90,6 +90,8 @@ def test_normalize(text, expected):
         ("anything", ["?!"], False),
         ("anything", [], False),
         ("C++ (a language)", ["C++"], True),
+        ("It is _Paris_.", ["Paris"], True),
+        ("It is __Paris__.", ["Paris"], True),
     ],
 )
 def test_grade_without_candidates(response, answers, expected):
