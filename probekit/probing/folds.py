@@ -114,8 +114,8 @@ def _folds(wrong, groups, published, folds, seed):
             without = sorted(most[held[most] > 0])
             without = f"fold{'s' * (len(without) > 1)} {' and '.join(map(str, without))}"
             raise ValueError(
-                f"Without {without}, all answers are of one class: few groups hold nearly all "
-                "answers of the other class. Use fewer folds or a random split."
+                f"Without {without}, all answers are of one class, as nearly all others are of a "
+                "few groups. Use fewer folds or a random split."
             )
     return fold
 
@@ -245,6 +245,6 @@ def _obstacle(labels, split, groups, folds, reason):
     read = "which answer was given" if split == "answer" else "which group a question is of"
     return (
         f"{what.capitalize()} can't be held out in {folds} folds: {reason}. So it can't be ruled "
-        f"out by holding {what} out that the probes read {read}. What remains are other folds, and "
-        "the controls, which show how far that alone goes."
+        f"out by holding {what} out that the probes read {read}. Use random folds, and compare "
+        "with the controls."
     )

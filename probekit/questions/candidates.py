@@ -7,7 +7,6 @@ import json
 import re
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
 
 from probekit import arguments
 from probekit.questions.text import (
@@ -15,6 +14,7 @@ from probekit.questions.text import (
     NUMBER_WORDS,
     WORD_END,
     WORD_START,
+    Mention,
     alternatives,
     fold,
     number_value,
@@ -154,14 +154,6 @@ _OTHER = re.compile(
 )
 
 _OTHER_NAME = re.compile(rf"(?:{_CAPITALISED}|[\w'-]+)$")
-
-
-class Mention(NamedTuple):
-    """A candidate's mention in a response: its characters, and the candidate's name."""
-
-    start: int
-    end: int
-    name: str
 
 
 class Candidates:

@@ -9,8 +9,8 @@ from probekit import arguments
 from probekit.questions.candidates import Candidates
 from probekit.questions.kinds import (
     KINDS,
+    LETTER,
     LETTERS,
-    Mention,
     dated_by,
     find,
     implied,
@@ -23,7 +23,7 @@ from probekit.questions.kinds import (
 )
 from probekit.questions.phrases import find_phrase
 from probekit.questions.statements import after_marker, is_denied, spoken
-from probekit.questions.text import NUMBER, fold, number_value, unfold
+from probekit.questions.text import NUMBER, Mention, fold, number_value, unfold
 from probekit.questions.values import dates, numbers
 from probekit.questions.words import is_everyday, mentions
 
@@ -50,6 +50,10 @@ _REFUSALS = re.compile(
       | (?:there\s+is\s+)?no\s+(?:(?:\w+\s+)?(?:information|record|evidence|data)\s+
             (?:is\s+|was\s+)?(?:available|given|provided|about|on|of|to|that|for)|known|idea)\b
       | (?:not\s+enough|insufficient)\s+(?:information|context)\b
+      | nobody\s+knows | (?:i\s+have\s+)?no\s+clue\b | ^\W*idk\b
+      | answer\s+is\s+(?:unknown|not\s+(?:known|given|stated|specified|provided))\b
+      | ^\W*(?:it\s+is\s+|it's\s+)?not\s+(?:stated|specified|given|mentioned|provided)\b
+      | information\s+(?:is|was)\s+not\s+(?:available|given|provided)\b
       | (?:cannot|can't|could\s+not)\s+be\s+(?:determined|answered|known|identified)\b
       | (?:context|passage|text|question|article|document|paragraph|information\s+provided)\s+
             (?:does\s+not|doesn't|did\s+not|didn't)\s+(?:\w+\s+)?
@@ -64,10 +68,15 @@ _REFUSALS = re.compile(
 _STILL_ANSWERS = re.compile(
     r"(?i:\bi\s+(?:think|believe|guess|suspect|would\s+(?:say|guess))|\bmy\s+(?:best\s+)?guess"
     r"|\bthe\s+(?:\w+\s+)?answer\s+(?:is|was)\b(?!\s+(?:unknown|not|unclear))"
-    r"|(?:[,;:.]|\bbut)\s*(?:perhaps|probably|maybe|possibly))\b"
+    r"|(?:[,;:.]|\bbut)\s*(?:perhaps|probably|maybe|possibly)"
+    r"|\bbut\s+(?:many|most|some)(?:\s+people)?\s+(?:consider|think|believe|say))\b"
     r"|(?:[,;:.]|\b[Bb]ut|\b[Hh]owever,?)\s*(?i:it|that|this|they)\s+(?i:is|was|are|were|might\s+be"
     r"|may\s+be|could\s+be)\s+(?:the\s+)?[\"'*(]*[A-Z\d]"
-    r"|:\s*[\"'*(]*[A-Z\d][\w'-]*[\"'*)]*[.!]?$"
+    r"|(?:[:.]|\b[Bb]ut)\s*[\"'*(]*[A-Z\d][\w'-]*(?: [A-Z][\w'-]*){0,3}[\"'*)]*[.!]?$"
+)
+# "Paris. I am sorry, I cannot help with more."
+_ANSWERED_BEFORE = re.compile(
+    r"^\W*(?!(?:i|as|sorry|unfortunately|hello|thank|hi|well)\b)\w.*[.!]\s*$", re.I | re.S
 )
 
 
@@ -143,7 +152,7 @@ def grade(response, answers, *, question="", candidates=None, kind=None, choices
         If `kind` is none of the five.
     """
     answers = arguments.texts("answers", answers)
-    kind = _check(response, question, candidates, kind, choices, answers)
+    kind, choices = _check(response, question, candidates, kind, choices, answers)
     return examine(response, answers, question, candidates, kind, choices).correct
 
 
@@ -170,7 +179,7 @@ def examine(response, answers, question, candidates, kind, choices, copied=None,
         if phrase:
             phrase = unfold(origin, *phrase)
         found = phrase and Mention(*phrase, normalize(response[slice(*phrase)]))
-        within = [p for p in places if not found or (p[0] < found.end and found.start < p[1])]
+        within = [p for p in places if not found or _is_within(p, found) or _is_within(found, p)]
         # Who says that they can't tell gives no answer, whatever they mention.
         correct = bool(within) and (bool(found) or not is_refusal(response))
     else:
@@ -179,6 +188,10 @@ def examine(response, answers, question, candidates, kind, choices, copied=None,
     span = found and (found.start, found.end)
     doubt = doubts(response, answers, places, span, correct, kind, is_open, finished)
     return Answer(span, found.name if found else "", correct, doubt)
+
+
+def _is_within(inner, outer):
+    return outer[0] <= inner[0] and inner[1] <= outer[1]
 
 
 def stated(response, answers):
@@ -227,21 +240,20 @@ def _find(response, question, candidates, kind, choices, finished=True):
         return candidates and candidates.find(heard, question)
     text, origin = fold(heard)
     found = find(kind, text, fold(question)[0], choices, finished)
-    return found and Mention(*unfold(origin, found.start, found.end), found.name)
+    return found and found._replace(
+        **dict(zip(("start", "end"), unfold(origin, found.start, found.end), strict=True))
+    )
 
 
 def _is_right(response, answers, found, question, candidates, kind, choices):
     """Whether what was found is accepted."""
     if kind != "text":
-        if found is None and kind == "yes_no" and (said := implied(fold(response)[0], question)):
-            return said in map(polarity, answers)
+        heard = fold(spoken(response))[0]
         if found is None:
-            return any(normalize(response) == normalize(answer) != "" for answer in answers)
-        said = fold(response[found.start :])[0]
-        if kind == "date":
-            got = dated_by(dates(said)[0], dates(fold(question)[0]))
-            return any(same_date(got, d) for d in map(whole_date, answers) if d)
-        return any(_is_accepted(kind, found.name, said, answer, choices) for answer in answers)
+            said = implied(heard, question) if kind == "yes_no" else None
+            known = map(polarity, answers) if said else map(normalize, answers)
+            return bool(heard.strip()) and (said or normalize(heard)) in known
+        return any(_is_accepted(kind, found, question, answer, choices) for answer in answers)
     # An answer that the list has is right under any of its names; another one only if it is an
     # accepted answer that the list lacks ("LR" is not the symbol Lr).
     lacking = [answer for answer in answers if candidates.canonical(answer) is None]
@@ -251,21 +263,25 @@ def _is_right(response, answers, found, question, candidates, kind, choices):
     return found.name in map(candidates.canonical, answers) or said in map(normalize, lacking)
 
 
-def _is_accepted(kind, name, said, answer, choices):
-    """Whether what a text begins with is an accepted answer."""
+def _is_accepted(kind, found, question, answer, choices):
+    """Whether what was found is an accepted answer."""
     if kind == "yes_no":
-        return polarity(answer) == name
+        return polarity(answer) == found.name
     if kind == "choice":
-        return name == answer.strip(" ().").upper() or any(
-            letter == name and normalize(option) == normalize(answer)
+        return found.name == answer.strip(" ().").upper() or any(
+            letter == found.name and normalize(option) == normalize(answer)
             for letter, option in zip(LETTERS, choices or (), strict=False)
         )
-    expected, got = whole_number(answer), numbers(said)[0]
-    return expected is not None and same_number(got, expected, said[got.stop :])
+    if kind == "number":
+        expected = whole_number(answer)
+        return expected is not None and same_number(found.value[0], expected, found.value[1])
+    expected = whole_date(answer)
+    dated = dated_by(found.value, dates(fold(question)[0]))
+    return expected is not None and same_date(dated, expected)
 
 
 def _check(response, question, candidates, kind, choices, answers=()):
-    """The kind; refuses what is no argument."""
+    """The kind and the options; refuses what is no argument."""
     arguments.text("response", response, empty=True)
     arguments.text("question", question, empty=True)
     if not isinstance(candidates, Candidates | None):
@@ -273,24 +289,30 @@ def _check(response, question, candidates, kind, choices, answers=()):
             "candidates must be from the column candidates of read_questions, or None; got "
             f"{arguments.shown(candidates)}."
         )
-    if choices is not None:
-        choices = arguments.texts("choices", choices)
+    choices = None if choices is None else arguments.texts("choices", choices)
     if kind is None:
-        return kind_of(answers, choices, candidates, question)
-    return arguments.one_of("kind", kind, KINDS)
+        return kind_of(answers, choices, candidates, question), choices
+    return arguments.one_of("kind", kind, KINDS), choices
+
+
+_SIGNED = 3  # answers up to this long are compared with their signs: O+, C#, A-
 
 
 def _places(text, answer):
     """Where a folded text states an accepted answer, as (start, end): neither denied nor a part."""
     if not normalize(answer):
         return []
-    if normalize(answer) == normalize(text):
+    signs = [re.sub(r"[^+#-]", "", part.strip()) for part in (fold(answer)[0], text)]
+    if normalize(answer) == normalize(text) and (signs[0] == signs[1] or len(answer) > _SIGNED):
         start = len(text) - len(text.lstrip())
         return [(start, len(text.rstrip()))]
     if number := whole_number(answer):
         found = [n[:2] for n in numbers(text) if same_number(n, number, text[n.stop :])]
     elif date := whole_date(answer):
         found = [d[:2] for d in dates(text) if same_date(d, date)]
+    elif len(answer.strip()) == 1 and answer.strip().isupper():
+        letter = fold(answer)[0].strip()
+        found = [m.span() for m in LETTER.finditer(text) if m.group() == letter]
     else:
         found = mentions(answer, text)
     announced = after_marker(text) or (0,)
@@ -320,7 +342,7 @@ def find_span(response, question, candidates, kind=None, choices=None):
     ValueError
         If `kind` is none of the five.
     """
-    kind = _check(response, question, candidates, kind, choices)
+    kind, choices = _check(response, question, candidates, kind, choices)
     found = _find(response, question, candidates, kind, choices)
     return found and (found.start, found.end)
 
@@ -347,4 +369,10 @@ def is_refusal(response):
     refusal = _REFUSALS.search(text)
     if refusal is None:
         return not text
+    before = text[: refusal.start()]
+    answered = _ANSWERED_BEFORE.match(before) and not re.search(
+        r"\b(?:could|might|may|or)\b", before
+    )
+    if answered or before[-1:] in ("'", '"'):
+        return False
     return _STILL_ANSWERS.search(text, refusal.start()) is None

@@ -5,11 +5,10 @@ A finder looks at the response and the question, never at what is accepted.
 
 import re
 from string import ascii_uppercase
-from typing import NamedTuple
 
 from probekit.questions.statements import after_marker, is_confirmed, is_denied
-from probekit.questions.text import fold
-from probekit.questions.values import dates, numbers
+from probekit.questions.text import Mention, fold
+from probekit.questions.values import dates, in_base, numbers, units_named
 from probekit.questions.words import mentions, stem
 
 KINDS = ("text", "number", "date", "yes_no", "choice")
@@ -20,14 +19,8 @@ _NO = ["no", "nope", "nah", "false", "incorrect", "wrong", "untrue", "negative"]
 _POLARITY = dict.fromkeys(_YES, "yes") | dict.fromkeys(_NO, "no")
 
 
-class Mention(NamedTuple):
-    """What a response answers with: its characters, and one name for all ways to say it."""
-
-    start: int
-    end: int
-    name: str
-
-
+# "(A) Mars (B) Saturn" within the question.
+_LETTERED_OPTIONS = re.compile(r"(?:^|[\s(])A[.):] .*[\s(]B[.):] ", re.DOTALL)
 _ASKS_WHICH = re.compile(r"\W*(?:which|who|whom|whose|what|where|when|how)\b", re.IGNORECASE)
 
 
@@ -55,8 +48,9 @@ def kind_of(answers, choices=None, candidates=None, question=""):
     names = candidates.names if candidates is not None else answers
     if names and all(map(polarity, names)) and not _ASKS_WHICH.match(question):
         return "yes_no"
-    if names and all(len(name) == 1 and name.isascii() and name.isupper() for name in names):
-        # A list of B, C, N, O and other names is of something else, such as elements.
+    # A list of B, C, N, O and other names is of something else, such as elements.
+    lettered = names and all(map(re.compile("[A-Z]").fullmatch, names))
+    if lettered and (candidates is not None or _LETTERED_OPTIONS.search(question)):
         return "choice"
     if candidates is None and answers:
         if all(whole_number(answer) for answer in answers):
@@ -64,6 +58,17 @@ def kind_of(answers, choices=None, candidates=None, question=""):
         if all(whole_date(answer) for answer in answers):
             return "date"
     return "text"
+
+
+def is_of_kind(answer, kind, choices=None):
+    """Whether an accepted answer can be compared as this kind asks."""
+    if kind == "number":
+        return whole_number(answer) is not None
+    if kind == "date":
+        return whole_date(answer) is not None or whole_number(answer) is not None
+    if kind == "yes_no":
+        return polarity(answer) is not None
+    return kind == "text" or bool(choices) or len(answer.strip(" ().")) == 1
 
 
 def with_options(question, choices):
@@ -80,7 +85,8 @@ def polarity(text):
 
 def whole_number(text):
     """Number that a text consists of, with its unit or something counted after it, or None."""
-    folded = re.sub(r"^\W*\\boxed\{(.*)\}\W*$", r"\1", fold(text)[0].strip(" \"'*$.!"))
+    folded = re.sub(r"^\W*\\boxed\{(.*)\}\W*$", r"\1", fold(text)[0].strip(" \"'*.!"))
+    folded = re.sub(r"^\$(.*)\$$", r"\1", folded)
     found = numbers(folded)
     if len(found) != 1 or found[0].start:
         return None
@@ -108,10 +114,16 @@ def find(kind, text, question, choices=None, finished=True):
 
 
 _EQUALS = re.compile(r"(?:=|≈|\bequals?\b)\s*[\"'(*$]*(?:\\boxed\{)?\s*$")
+_STEP = re.compile(r"\b(?:step|question|chapter|part|figure|example)\s$", re.IGNORECASE)
 _NUMBERED = re.compile(r"(?:^|\n)\s*[(*]*$")
 
 
-_CONCLUDES = re.compile(r"\b(?:so|thus|therefore|hence)\b([^.!?\n]*)$", re.IGNORECASE)
+# What a reckoning ends with: "So, ...", "The total is ...", "... eggs are left".
+_CONCLUDES = re.compile(
+    r"\b(?:so|thus|therefore|hence|finally|altogether|in total|in all|total)\b(?![).;])|"
+    r"(?<=[.!?\n])(?=[^.!?\n]*\b(?:left|remains?|remaining)\b)",
+    re.IGNORECASE,
+)
 # How a reckoning begins; cut off, it has no answer yet.
 _RECKONS = re.compile(
     r"\s*(?:to (?:solve|find|calculate|determine|answer|figure)|let's|let us|we (?:need|can|know)"
@@ -127,34 +139,82 @@ def _find_number(text, question, finished):
     for number in found:
         if marker and marker[0] <= number.start < marker[1]:
             announced = [n for n in results if n.start < marker[1] and n.start >= number.start]
-            return _number_mention(announced[-1] if announced else number)
+            return _number_mention(text, announced[-1] if announced else number)
     if not finished and _RECKONS.match(text):
         return None
     known = {number.value for number in numbers(question)}
     answers = [n for n in found if n.value not in known]
     echoes = [n for n in found if n.value in known]
-    for number in reversed(results):
-        # "So, 1 hour is equal to ... = 3600": the conclusion names what was asked about.
-        concludes = _CONCLUDES.search(_before(text, number.start))
-        if concludes and any(n.value in known for n in numbers(concludes[1])):
-            return _number_mention(number)
-    first = re.match(r"\s*(?:[^.!?\n]|[.](?=\S))*", text).group()
-    if results and ("=" in first or not any(n.start < len(first) for n in answers)):
-        return _number_mention(results[-1])
+    sentence = _SENTENCE.match(text).end()
+    direct = any(n.start < sentence for n in answers) and "=" not in text[:sentence]
+    is_problem = len(known) > 1 and len(question.split()) > 9
+    concluded = []
+    for conclusion in _CONCLUDES.finditer(text):
+        clause = conclusion.end(), _SENTENCE.match(text, conclusion.end()).end()
+        within = [n for n in found if clause[0] <= n.start < clause[1]]
+        names_asked = any(n.value in known for n in within[:-1])
+        sums = "tot" in conclusion[0].lower()
+        counted = _counted(text, question, answers) if sums else None
+        if counted and counted.start < conclusion.start():
+            continue  # "46 chromosomes, which is a total of ..."
+        adds_up = sums and not text[clause[1] :].strip(" .!\n")
+        if within and (not direct or is_problem or clause[0] < sentence or names_asked or adds_up):
+            concluded.append(_counted(text, question, within) or within[-1])
+    if not direct or is_problem:
+        concluded += results
+    if concluded:
+        return _number_mention(text, max(concluded, key=lambda n: n.start))
+    if is_problem and answers:
+        return _number_mention(text, answers[-1])
+    named = units_named(question)
+    answers = [n for n in answers if n.unit in named] or answers
+    answers = _not_of_others(text, question, answers)
     answers = _asked_about(text, question, answers)
-    counted = re.search(r"\bhow many ((?:\w+ )?\w+)", question, re.IGNORECASE)
-    if counted:
-        things = {stem(word) for word in counted.group(1).lower().split()}
-        for number in answers:
-            if things & {*map(stem, _next_words(text, number.end))}:
-                return _number_mention(number)
-        if not re.search(r"\byears?\b", question, re.IGNORECASE):
-            answers = [n for n in answers if not _is_dated(text, n)] or answers
+    if number := _counted(text, question, answers):
+        return _number_mention(text, number)
+    if _COUNTS.search(question) and not re.search(r"\byears?\b", question, re.IGNORECASE):
+        answers = [n for n in answers if not _is_dated(text, n)] or answers
     # What only repeats the question is an answer if it is said to be: "7 times 1 is 7".
     answers += [n for n in reversed(echoes) if _IS.search(_before(text, n.start))]
     if not answers and text.strip(" .!*$\"'") in {text[n.start : n.stop] for n in echoes}:
         answers = echoes
-    return _number_mention(answers[0]) if answers else None
+    same = [n for n in found if answers and n.value == answers[0].value and n.value not in known]
+    return _number_mention(text, (same or answers)[0]) if answers else None
+
+
+_SENTENCE = re.compile(r"\s*(?:[^.!?\n]|[.](?=\S))*")
+_COUNTS = re.compile(
+    r"\bhow many\s+(.+?)(?:\s+(?:does|do|did|is|are|was|were|has|have|had|can|could|will|would|make"
+    r"|in|of|on|there)\b|[?]|$)",
+    re.IGNORECASE,
+)
+
+
+def _counted(text, question, found):
+    """The number that counts what "how many" asks for: the 12 of "6 faces, 12 edges"."""
+    asked = _COUNTS.search(question)
+    things = content(asked[1]) if asked else set()
+    return next((n for n in found if things & content(" ".join(_counts(text, n)))), None)
+
+
+def _not_of_others(text, question, found):
+    """Numbers but those that count something else than "how many" asks for."""
+    asked = _COUNTS.search(question)
+    things = content(asked[1]) if asked else set()
+    kept = [
+        n
+        for n in found
+        if not (words := _counts(text, n))
+        or words[0] in _PLAIN_WORDS
+        or things & content(" ".join(words))
+    ]
+    return kept if things and kept else found
+
+
+def _counts(text, number):
+    """The words after a number, as far as it may count them."""
+    after = re.split(r"[\d.;,:()!?\n]|\band\b", text[number.end : number.end + 40])[0]
+    return after.lower().split()[:4]
 
 
 _IS = re.compile(
@@ -174,8 +234,9 @@ def _usable_numbers(text, question):
             for date in dated
             if date.start <= number.start < date.end
         ]
-        enumerates = _NUMBERED.search(_before(text, number.start)) and re.match(
-            r"[.)]\s+\S", text[number.end :]
+        before, after = _before(text, number.start), text[number.end : number.end + 4]
+        enumerates = _STEP.search(before) or (
+            _NUMBERED.search(before) and re.match(r"[.)]\s+\S", after)
         )
         if not (
             (years and number.value not in years[0])  # a day: of a date the year counts
@@ -192,10 +253,6 @@ def _usable_numbers(text, question):
 def _before(text, position, width=200):
     """What stands before a position, as far as anything looks back."""
     return text[max(0, position - width) : position]
-
-
-def _next_words(text, position):
-    return re.findall(r"[^\W\d_]+", text[position : position + 40].lower())[:4]
 
 
 def _is_year(number):
@@ -223,6 +280,14 @@ def _is_in_range(text, number):
 
 def _asked_about(text, question, found):
     """Of several mentions those beside a word of the question: the "ended" of "ended in 1972"."""
+    if re.search(r"\b(?:end|until|die|death|stop|close|finish)", question, re.IGNORECASE):
+        # The later end of a range: "from 1939 to 1945", "(1879-1955)".
+        later = [
+            m
+            for m in found
+            if re.search(r"\w\s*(?:-|\bto|\buntil)\s*$", _before(text, m.start, 20))
+        ]
+        found = later or found
     asked = content(question)
     clauses = [re.split(r"[,;:.]", text[max(0, m.start - 60) : m.start])[-1] for m in found]
     before = [" ".join(clause.split()[-3:]) for clause in clauses]
@@ -230,8 +295,9 @@ def _asked_about(text, question, found):
     return near if near and len(near) < len(found) else found
 
 
-def _number_mention(number):
-    return Mention(number.start, number.end, canonical_number(number.value))
+def _number_mention(text, number):
+    name, after = canonical_number(number.value), text[number.stop : number.stop + 40]
+    return Mention(number.start, number.end, name, (number, after))
 
 
 def canonical_number(value):
@@ -252,13 +318,14 @@ def same_number(number, accepted, after=""):
     is forgiven; another unit is not, nor is another thing counted (`after` is the text after the
     number): "50 people" is not "50%".
     """
-    if accepted.ordinal and not number.ordinal:
-        return False
+    if number.unit != accepted.unit and "" not in (number.unit, accepted.unit):
+        degrees = {number.unit, accepted.unit} in ({"°", "°c"}, {"°", "°f"}, {"°", "k"})
+        return number.value == accepted.value if degrees else in_base(number) == in_base(accepted)
     if number.value == accepted.value:
         if accepted.unit and not number.unit:
             counted = re.match(r"[\s-]?([^\W\d_]+)", after)
             return not counted or counted.group(1).lower() in _PLAIN_WORDS
-        return not accepted.unit or number.unit == accepted.unit
+        return True
     shares = {n.unit: n.value / 100 if n.unit == "%" else n.value for n in (number, accepted)}
     return shares.keys() == {"%", ""} and len({*shares.values()}) == 1
 
@@ -279,7 +346,7 @@ def _find_date(text, question):
     fullest = max(_parts(d) for d in found)
     best = next(d for d in found if _parts(d) == min(fullest, 2) or _parts(d) == fullest)
     name = "-".join("?" if part is None else f"{part:02d}" for part in min(best.readings, key=str))
-    return Mention(best.start, best.end, name)
+    return Mention(best.start, best.end, name, best)
 
 
 def _parts(date):
@@ -305,14 +372,20 @@ def same_date(date, accepted):
 
 
 _ANSWERS_NO = (
-    r"no(?=\W*$|\s*[,.;:!)\"'*—–]|\s+-|\s+(?:it|they|he|she|this|that|there|the|i|we|you|not)\b)"
+    r"no(?=\W*$|\s*[,.;:!)\"'*—–]|\s+-|\s+(?:because|since|way|of course"
+    r"|it|they|he|she|this|that|there|the|i|we|you|not)\b)"
 )
-_OTHER_POLARITY = "|".join(word for word in (*_YES, *_NO) if word not in ("no", "right", "wrong"))
+# "Negative numbers are ...", "True crabs have ..." answer nothing by their first word.
+_OTHER_POLARITY = "|".join(word for word in (*_YES, *_NO) if word not in ("no", "yes"))
 _OPENING = re.compile(
-    rf"^\W*(?:answer\s*:\W*)?(?P<word>{_ANSWERS_NO}|(?:{_OTHER_POLARITY})\b|right(?=[,.!]))", re.I
+    r"^\W*(?:answer\s*:\W*)?(?:(?:i (?:think|believe|guess|would say|'d say)|i'd say)\s+)?"
+    rf"(?P<word>{_ANSWERS_NO}|yes\b"
+    rf"|(?:{_OTHER_POLARITY})(?=\W*$|\W*[,.!;:)*]|\s+(?:because|since)\b))",
+    re.IGNORECASE,
 )
 _ANYWHERE = re.compile(
-    r"\b(?P<word>(?:yes|nope|true|false|correct|incorrect|untrue)\b"
+    r"\b(?P<word>(?:yes|nope|(?:true|false|correct|incorrect|untrue)"
+    r"(?!\s+(?!that\b|because\b|since\b|and\b|for\b|in\b|to\b|as\b)[a-z]))\b"
     r"|no(?=\W*$|[.,;:!)\"'*]))",
     re.IGNORECASE,
 )
@@ -320,18 +393,24 @@ _ANYWHERE = re.compile(
 
 # "Of course not", "It certainly is."
 _SHORT_NO = re.compile(
-    r"^\W*(?:(?:of course|certainly|absolutely|definitely|surely|clearly|it is|it does|that is)"
-    r"\s+)?(?P<word>not\b|never\b)",
+    r"^\W*(?:(?:of course|certainly|absolutely|definitely|surely|clearly|unfortunately|i think"
+    r"|it is|it does|that is)\s+)?(?P<word>not\b(?! only)|never\b(?! mind))"
+    r"|^\W*(?:it|they|he|she|this|that|there|you|we|i)\s+(?P<short>(?:is|are|does|do|did|was|were|ca"
+    r"|could|has|have|wo|would)n't)(?=\W*$|[.,!;])",
     re.IGNORECASE,
 )
 _SHORT_YES = re.compile(
-    r"^\W*(?P<word>(?:of course|certainly|absolutely|definitely|sure|indeed)(?=\W*$|[.,!;])"
+    r"^\W*(?P<word>(?:of course|certainly|absolutely|definitely|sure|indeed|i think so)"
+    r"(?=\W*$|[.,!;])"
     r"|(?:it|they|he|she|this|that|there|you|we|i)\s+(?:\w+ly\s+|sure\s+)?"
     r"(?:is|are|does|do|did|was|were|can|could|has|have|will|would)(?=\s*(?:$|[.!,;])))",
     re.IGNORECASE,
 )
 _INDEED = re.compile(r"\bindeed\b(?!\s+not)", re.IGNORECASE)
 _NOT = re.compile(r"\b(?:not|cannot|never)\b|n't\b", re.IGNORECASE)
+
+
+_GRANTS = re.compile(r"\b(?:while|although|though|if)\b", re.IGNORECASE)
 
 
 def _find_polarity(text, question):
@@ -345,8 +424,20 @@ def _find_polarity(text, question):
             return Mention(*at, _POLARITY[opening["word"].lower()])
     for pattern, said in ((_SHORT_NO, "no"), (_SHORT_YES, "yes")):
         if match := pattern.match(text):
-            return Mention(*match.span("word"), said)
-    return _restated(text, question)
+            place = match.span("word")
+            return Mention(*(match.span("short") if place[0] < 0 else place), said)
+    if found := _restated(text, question):
+        return found
+    # A single word of the kind, wherever it is.
+    words = [
+        Mention(*match.span("word"), _POLARITY[match["word"].lower()])
+        for match in _ANYWHERE.finditer(text)
+        if not is_denied(text, *match.span("word"))
+        and not re.search(
+            r"\b(?:while|although|though|if)\b", _before(text, match.start(), 20), re.I
+        )
+    ]
+    return words[0] if len({word.name for word in words}) == 1 else None
 
 
 _CLAUSE = re.compile(r"(?:[^.!?;:,\n]|[.,](?=\w))+")
@@ -396,18 +487,22 @@ def implied(text, question):
     """
     words = [stem(word) for word in _words(question.split("?")[0])]
     sentence = re.match(r"[^.!?\n]*", text).group()
-    said = content(sentence)
+    said = [stem(word) for word in _words(sentence)]
     if len(words) < 2 or _NOT.search(sentence):
         return None
-    if {*words} <= said:
+    # In the same order, and with hardly anything else: not "mistaken for fish".
+    same = [word for word in said if word in words]
+    if len(said) - len(same) > 1:
+        return None
+    if same == words:
         return "yes"
-    return "no" if len(words) > 2 and words[0] not in said and {*words[1:]} < said else None
+    return "no" if len(words) > 2 and same == words[1:] and len(said) > len(same) else None
 
 
 _SURE = {stem(word) for word in (*_POLARITY, "indeed")}
 _SAYS_LITTLE = frozenset(
     """
-    the and are was were has have had does did can could will would should may might this that
+    the and but are was were has have had does did can could will would should may might this that
     these those with from for there their its not cannot any all than what which when who how where
     why many much
     """.split()  # noqa: SIM905
@@ -429,15 +524,18 @@ _BEFORE_LETTER = re.compile(
     r"|pick|select|say|therefore|thus|hence|it's|not|than|of|leaves)) ?[(\[*\"'$]*(?:\\boxed\{)?$",
     re.IGNORECASE,
 )
-_LETTER = re.compile(r"(?<![\w'.-])(?:[B-HJ-Z]|[AI](?! [a-z]))(?![\w'’-]|\.[A-Z])")
+LETTER = re.compile(
+    r"(?<![\w'.-])(?:[B-HJ-Z]|[AI](?! [a-z]))(?![\w'’-]|\.[A-Z])"
+    r"|(?:(?<=answer is )|(?<=answer: )|(?<=option ))[a-h](?=\W*$|[).,:])"
+)
 
 
 def _find_choice(text, question, choices):
     letters = LETTERS[: len(choices)]
     found = [
-        Mention(*match.span(), match.group())
-        for match in _LETTER.finditer(text)
-        if (not choices or match.group() in letters)
+        Mention(*match.span(), match.group().upper())
+        for match in LETTER.finditer(text)
+        if (not choices or match.group().upper() in letters)
         and _BEFORE_LETTER.search(text[max(0, match.start() - 12) : match.start()])
     ]
     if not found and len(bare := text.strip(" \"'*().")) == 1 and bare.isalpha():
@@ -449,9 +547,13 @@ def _find_choice(text, question, choices):
         for start, end in mentions(option, text):
             if all(end <= m.start or m.end <= start for m in spoken):
                 spoken.append(Mention(start, end, letter))
-    if len(found) >= 3 and len(choices) == len(found) == len({m.name for m in found}):
-        found = []  # the options again
-        spoken = [m for m in spoken if not _LETTERED.search(_before(text, m.start))]
+    listed = [m for m in found if re.search(r"(?:^|\n)\W*$", _before(text, m.start, 12))]
+    if len(choices) > 2 and [m.name for m in listed[: len(choices)]] == list(letters):
+        # The options again.
+        found = [m for m in found if m not in listed[: len(choices)]]
+        last = listed[len(choices) - 1].start
+        end = text.find("\n", last)
+        spoken = [m for m in spoken if 0 <= end < m.start]
     # "C. Cow", where C is another option: the words count, as they say more than the letter.
     found = [m for m in found if not _is_contradicted(text, m, spoken)]
     usable = [m for m in sorted(found + spoken) if not is_denied(text, m.start, m.end)]
@@ -461,12 +563,15 @@ def _find_choice(text, question, choices):
     announced = [m for m in usable if marker and marker[0] <= m.start < marker[1]]
     confirmed = [m for m in usable if is_confirmed(text, m.end)]
     restated = [m for m in usable if m in spoken and _restates(text, m, question)]
-    chosen = (announced or confirmed or restated or usable)[0]
+    concluded = [m for m in usable if _SO.search(_before(text, m.start, 30))][-1:]
+    chosen = (announced or confirmed or concluded or restated or usable)[0]
     # The same answer may have been given before.
     return next(m for m in usable if m.name == chosen.name)
 
 
-_LETTERED = re.compile(r"(?:^|\n)\W*[A-Z][.):]?\W*$")
+_SO = re.compile(
+    r"\b(?:so|thus|therefore|hence|leaves)\W+(?:(?:the answer|it) is\W+|it's\W+)?$", re.I
+)
 
 
 def _is_contradicted(text, letter, spoken):
@@ -478,7 +583,11 @@ def _is_contradicted(text, letter, spoken):
 
 
 def _restates(text, mention, question):
-    """Whether what stands before a mention in its sentence is the question again."""
+    """Whether what stands beside a mention in its clause is the question again."""
     asked = content(question.split("\n")[0])
-    before = re.split(r"[.!?\n]", _before(text, mention.start))[-1]
-    return bool(asked) and len(asked & content(before)) >= 0.6 * len(asked)
+    before = re.split(r"[.!?\n]|, but\b", _before(text, mention.start))[-1]
+    after = re.split(r"[.!?\n]|, but\b", text[mention.end : mention.end + 100])[0]
+    said = content(before) or (
+        content(after) if re.match(r"\s+(?:is|was|are|were)\b", after) else set()
+    )
+    return bool(asked) and len(asked & said) >= 0.6 * len(asked)

@@ -17,10 +17,9 @@ from collections.abc import Mapping
 import pandas as pd
 
 from probekit import arguments
+from probekit.questions.kinds import LETTERS
 from probekit.questions.text import alternatives
 from probekit.run.files import parse_json
-
-LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 # Where mappings keep accepted forms: TriviaQA's value and aliases, the text of SQuAD, NarrativeQA.
 _ANSWER_FIELDS = ("value", "aliases", "text")

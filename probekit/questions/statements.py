@@ -6,12 +6,12 @@ _THINKING = re.compile(r"<(/?)(?:think|thinking|thought|reasoning|scratchpad)>",
 
 # Where an answer is announced: "The correct answer is", "Answer:", GSM8K's "####", LaTeX's box.
 _MARKER = re.compile(
-    r"\b(?:(?:(?:final|right|correct|real|actual|true|best|my)\s+){0,2}(?:answer|choice|option)\b"
-    r"|the\s+(?:right|correct|real|actual|true)\s+(?:one|\w+)\b|the\s+\w+\s+you\s+mean\b)"
+    r"\b(?:answer\b|(?:final|right|correct|my)\s+(?:choice|option)\b"
+    r"|the\s+(?:right|correct)\s+(?:one|\w+)\b|the\s+\w+\s+you\s+mean\b)"
     r"(?:\s+(?:to|for)\s[^.:\n]{0,60}?)?(?:\s*\*{0,2}\s*:"
     r"|\s+(?:is|was|would be|must be|should be)\b"
     r"(?!\s+(?:not|wrong|incorrect|neither)))\s*:?\s*\*{0,2}"
-    r"|####\s*|\\boxed\{|<answer>\s*",
+    r"|####\s*|\\boxed\{|<answer>\s*|\bnamely\s+",
     re.IGNORECASE,
 )
 _CONFIRMED = re.compile(
@@ -22,11 +22,9 @@ _SMALL = (
     r"(?:the|a|an|in|on|at|by|of|to|from|for|with|called|named|quite|really|actually|exactly|be|been"
     r"|have|it|is|was|that|option|answer)"
 )
-_AFFIRMED = re.compile(r"\b(?:not only|none other than)\b", re.IGNORECASE)
-_KIN = (
-    r"(?:assistant|student|pupil|teacher|friend|colleague|wife|husband|son|daughter|brother|sister"
-    r"|father|mother|rival|contemporary|successor|predecessor|follower|cousin|mentor|partner"
-    r"|collaborator|opponent|neighbou?r)s?"
+# "not only", "none other than", "nothing is harder than", "I would say"
+_AFFIRMED = re.compile(
+    r"\bnot only\b|\bnone other than\b|\b(?:no|nothing|nobody|none)\b.*\bthan\b", re.IGNORECASE
 )
 _DENIED_BEFORE = re.compile(
     r"(?:(?:\b(?:not|never|neither|rather than|instead of|unlike|than|no longer|as opposed to"
@@ -35,12 +33,12 @@ _DENIED_BEFORE = re.compile(
     r"|\b(?:first|initially|originally|once|previously|earlier)\s+(?:i\s+)?"
     r"(?:thought|believed|assumed|guessed|said|considered)"
     r"|\bi\s+said"
-    r"|\b(?:might|may|could|would|'d|often|many|some|people|everyone)\s+(?:people\s+)?(?:also\s+)?"
-    r"(?:expect|think|guess|say|believe|assume|suppose)"
-    r"|\b(?:i\s+)?(?:thought|guessed|assumed)\s+(?=(?:of|it was|that it was)))"
-    rf"(?:\s+{_SMALL})*(?:\s+[\w-]+,)*(?:\s+[\w-]+,?\s+(?:or|nor))?|\bnor)"
-    rf"(?:\s+{_SMALL})*\s+[\"'(*\[]*$"
-    rf"|\b{_KIN}\s+(?:of|to)\s+$",
+    r"|\b(?:you|one|many|some|most|people|everyone|they)(?:\s+people)?"
+    r"(?:\s+(?:might|may|could|would|often|also|will))*"
+    r"\s+(?:expect|think|guess|say|believe|assume|suppose)"
+    r"|\b(?:thought|guessed|assumed)\s+(?=(?:of|it was|that it was)))"
+    rf"(?:\s+{_SMALL})*(?:(?:\s+[\w-]+,)*\s+[\w-]+,?\s+(?:or|nor))?|\bnor)"
+    rf"(?:\s+{_SMALL})*\s+[\"'(*\[]*$",
     re.IGNORECASE,
 )
 _LIST = (
@@ -52,10 +50,9 @@ _DENIED_AFTER = re.compile(
     rf"{_LIST}\s*,?\s+(?:is|are|was|were|would be|seems|must be)\s+"
     r"(?:all\s+|also\s+|both\s+|clearly\s+)?"
     r"(?:wrong|incorrect|false|untrue|mistaken|impossible|tempting|out\b|not\b"
-    r"(?!\s+(?:only|just|merely)))"
+    r"(?!\s+(?:only|just|merely|always|considered|the only|alone)\b))"
     rf"|{_LIST}\s+(?:isn't|aren't|wasn't|weren't|can't be|cannot be|could not be|doesn't|does not"
     r"|didn't|did not|makes? no sense|can be (?:ruled out|eliminated|excluded))\b"
-    rf"|'s?\s+{_KIN}\b"
     r"|\?\s*(?:no|nope|wait)\b"
     r"|\s*(?:\.\.\.|…|[.,;:!—–-])*\s*(?:no,|no\s+wait|wait\b|correction\b|scratch that|i mean\b"
     r"|sorry,|let me correct|on second thought)"
@@ -85,12 +82,12 @@ def spoken(response):
 def after_marker(text):
     """Stretch of a text in which it announces its answer, or None."""
     markers = list(_MARKER.finditer(text))
-    if not markers or not text[markers[-1].end() :].strip(" \n*\"'.}"):
-        return None
-    start = markers[-1].end()
+    start = markers[-1].end() if markers else len(text)
     # The rest of the line; of the next one, if there is nothing.
-    first = re.compile(r"\S").search(text, start).start()
-    line = text.find("\n", first)
+    first = re.compile(r"[^\s*\"'.}]").search(text, start)
+    if first is None:
+        return None
+    line = text.find("\n", first.start())
     return start, len(text) if line < 0 else line
 
 

@@ -15,13 +15,14 @@ import pyarrow.parquet as pq
 from probekit import arguments
 from probekit.questions import layouts
 from probekit.questions.candidates import read_candidates
-from probekit.questions.kinds import KINDS, kind_of, with_options
+from probekit.questions.kinds import KINDS, is_of_kind, kind_of, with_options
 from probekit.questions.text import read_text
 from probekit.run.files import parse_json, resource
 
 _SUFFIXES = (".csv", ".jsonl", ".json", ".parquet")
 _HUB = "hub:"
 _REQUIRED = ("question", "answers")
+_SUCH_AS = {"number": "72 kg", "date": "20 July 1969", "yes_no": "yes", "choice": "B"}
 _SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
 
 # Read as Windows-1252, a binary file has control characters, and a text in the code page of another
@@ -197,6 +198,12 @@ def read_questions(
         asked = row["question"]
         kind = kind_of(row["answers"], row["choices"], row["candidates"], asked)
         row["kind"] = row["kind"] or kind
+        if not any(is_of_kind(answer, row["kind"], row["choices"]) for answer in row["answers"]):
+            given = arguments.listed(map(arguments.shown, row["answers"]), 3)
+            raise ValueError(
+                f"{row['where']}: the kind is {row['kind']}, but no accepted answer is one: "
+                f"{given}. Give another kind, or answers such as {_SUCH_AS[row['kind']]}."
+            )
     names = ["id", "question", "answers", "candidates", "kind", "choices", "group"]
     questions = pd.DataFrame([[row[name] for name in names] for row in rows], columns=names)
     for name in ("answers", "candidates", "choices"):

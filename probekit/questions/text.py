@@ -3,6 +3,7 @@
 import re
 import unicodedata
 from functools import cache
+from typing import NamedTuple
 
 from anyascii import anyascii
 
@@ -27,15 +28,25 @@ def _plain_character(character):
     if unicodedata.decomposition(character).startswith(_KEPT_FORMS):
         return character
     decomposed = unicodedata.normalize("NFKD", character.translate(_PLAIN)).translate(_PLAIN)
-    if unicodedata.name(decomposed[:1], "").startswith("LATIN"):
-        # Letters that no decomposition takes apart, such as ø and ß. Other scripts stay as they
-        # are: their words are compared with words of their own. (Unidecode's licence is not ours.)
-        decomposed = anyascii(decomposed)
+    # Letters that no decomposition takes apart, such as ø and ß. Other scripts stay as they are:
+    # their words are compared with words of their own. (Unidecode's licence is not ours.)
+    decomposed = "".join(
+        anyascii(c) if unicodedata.name(c, "").startswith("LATIN") else c for c in decomposed
+    )
     if len(decomposed) > 1 and decomposed.strip("().") not in ("", decomposed):
         return character  # "⑴" and "⒈" would be two words
     return "".join(
         c for c in decomposed if not unicodedata.combining(c) and c not in _VARIATION_SELECTORS
     )
+
+
+class Mention(NamedTuple):
+    """What a response answers with: its characters, and one name for all ways to say it."""
+
+    start: int
+    end: int
+    name: str
+    value: object = None  # of a number, with the text after it, or of a date
 
 
 def read_text(path):
@@ -79,11 +90,20 @@ def unfold(origin, start, end):
     return origin[start], max(origin[end - 1] + 1, origin[end])
 
 
+def _ranges(characters):
+    """Characters as ranges of a pattern's class: each pattern that has them compiles sooner."""
+    starts = [c for c in characters if chr(ord(c) - 1) not in characters]
+    ends = [c for c in characters if chr(ord(c) + 1) not in characters]
+    return "".join(f"{start}-{end}" for start, end in zip(starts, ends, strict=True))
+
+
 # Vowel signs of the Indic scripts: part of a word, but no word characters to Python.
-_VOWEL_SIGNS = "".join(
-    c
-    for c in map(chr, range(0x0300, 0x10000))
-    if unicodedata.category(c) in ("Mn", "Mc") and not unicodedata.combining(c)
+_VOWEL_SIGNS = _ranges(
+    dict.fromkeys(
+        c
+        for c in map(chr, range(0x0300, 0x10000))
+        if unicodedata.category(c) in ("Mn", "Mc") and not unicodedata.combining(c)
+    )
 )
 
 # Scripts that put no space between words: there a neighbouring letter does not continue a name. Nor

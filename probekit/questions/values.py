@@ -26,7 +26,8 @@ _TENS = """
 _VALUES = {word: value for value, word in enumerate(_SMALL)}
 _VALUES |= {word: 10 * value for value, word in enumerate(_TENS, start=2)}
 _SCALES = {"dozen": 12, "hundred": 100, "thousand": 10**3, "million": 10**6}
-_SCALES |= {"billion": 10**9, "trillion": 10**12, "k": 10**3, "bn": 10**9}
+_SCALES |= {"billion": 10**9, "trillion": 10**12}
+_JOINED_SCALES = {"k": 10**3, "bn": 10**9}  # "5k", but "273 K" are kelvins
 _ORDINALS = {f"{word}th": value for word, value in _VALUES.items() if value > 3}
 _ORDINALS |= {f"{word[:-1]}ieth": _VALUES[word] for word in _TENS}
 _ORDINALS |= {"first": 1, "second": 2, "third": 3, "fifth": 5, "eighth": 8, "ninth": 9}
@@ -83,6 +84,10 @@ mb
 gb
 tb"""
 _MEASURE = {n: line.split("|")[0] for line in _MEASURES.split("\n") for n in line.split("|")}
+# Measures of one kind, in one of them.
+_IN_BASE = {"km": ("m", 1000), "cm": ("m", "1/100"), "mm": ("m", "1/1000"), "g": ("kg", "1/1000")}
+_IN_BASE |= {"mg": ("kg", "1/1000000"), "t": ("kg", 1000), "ml": ("l", "1/1000")}
+_IN_BASE |= {"min": ("s", 60), "h": ("s", 3600), "day": ("s", 86400), "kw": ("w", 1000)}
 _BY_LENGTH = sorted(map(re.escape, _MEASURE), key=len, reverse=True)
 _UNIT = re.compile(rf"[\s-]?\\?({'|'.join(_BY_LENGTH)})(?!\w)", re.IGNORECASE)
 
@@ -104,9 +109,9 @@ _POWER = re.compile(
     r"\s*(?:x|\*|×|·|\\times|\\cdot)\s*10\s*(?:\^\s*\{?\s*([+-]?\d+)\s*\}?|([⁻⁺]?[⁰¹²³⁴-⁹]+))|e([+-]?\d+)\b",
     re.IGNORECASE,
 )
-_RAISED_TO = re.compile(r"\s*\^\s*\{?\s*([+-]?\d{1,2})\s*\}?(?!\d)")
+_RAISED_TO = re.compile(r"\s*\^\s*\{?\s*([+-]?\d{1,2})\s*\}?(?!\d)|([⁻⁺]?[⁰¹²³⁴-⁹]{1,2})")
 _RAISED = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺", "0123456789-+")
-_SCALE = re.compile(rf"[\s-]?({'|'.join(_SCALES)})s?\b", re.IGNORECASE)
+_SCALE = re.compile(rf"[\s-]?({'|'.join(_SCALES)})s?\b|(?-i:(k|bn))\b", re.IGNORECASE)
 _NTH = re.compile(r"(?:st|nd|rd|th)\b", re.IGNORECASE)
 _SIGN = re.compile(r"(?:(?<![\w)\]%])-\s?|\b(?:minus|negative)\s+)$", re.IGNORECASE)
 _WORD = "|".join(sorted([*_VALUES, "hundred", "thousand", "million", "billion"], key=len)[::-1])
@@ -163,11 +168,6 @@ def _number(text, match):
             return None
         ordinal = words[-1] in _ORDINALS
         value = _value_of_words(words)
-        if part := None if ordinal else _PART.match(text, end):
-            share = Fraction(1, _PARTS[part.group(1).lower()])
-            # "three quarters", but "two and a half"
-            value = value + share if "and" in part.group().split() else value * share
-            end = part.end()
     elif match.re is _FRACTION:
         value = _value_of_fraction(match)
     else:
@@ -179,9 +179,16 @@ def _number(text, match):
             value = None if abs(exponent) > _LONGEST else value and value * Fraction(10) ** exponent
             end = power.end()
         elif (power := _RAISED_TO.match(text, end)) and abs(value or 0) <= 100:
-            value, end = value and value ** int(power[1]), power.end()
+            exponent = int(power[1] or power[2].translate(_RAISED))
+            value, end = value and value**exponent, power.end()
+    if part := None if ordinal or value is None else _PART.match(text, end):
+        share = Fraction(1, _PARTS[part.group(1).lower()])
+        # "three quarters", but "two and a half"
+        value = value + share if "and" in part.group().split() else value * share
+        end = part.end()
     while value is not None and not ordinal and (scale := _SCALE.match(text, end)):
-        value, end = value * _SCALES[scale.group(1).lower()], scale.end()
+        times = _SCALES[scale[1].lower()] if scale[1] else _JOINED_SCALES[scale[2]]
+        value, end = value * times, scale.end()
     unit, before = "", text[max(0, start - 12) : start]
     stop = end
     measure = None if ordinal else _UNIT.match(text, end)
@@ -191,7 +198,7 @@ def _number(text, match):
             end = stop
     elif text[end : end + 1].isalnum():
         return None  # 3D, 1990s
-    if value is None:
+    if value is None or abs(value) >= 10**_LONGEST:
         return None
     if sign := _SIGN.search(before):
         value, start = -value, start - len(sign.group())
@@ -262,6 +269,7 @@ def number_names(word, roman=True):
     if not value or value > 99 or (value == 1 and lower == "one"):
         return ()
     ordinal = lower in _ORDINALS or (nth is not None and not lower.isdigit())
+    ordinal &= not (roman and word[0].isupper())  # "Henry the Eighth" is Henry VIII
     names = [word for word, v in _ORDINALS.items() if v == value]
     ending = {1: "st", 2: "nd", 3: "rd"}.get(value % 10 if value // 10 != 1 else 0, "th")
     names.append(f"{value}{ending}")
@@ -279,7 +287,8 @@ def _as_roman(value):
 
 _MONTHS = {name.lower(): i for i, name in enumerate(calendar.month_name) if name}
 _MONTHS |= {name.lower(): i for i, name in enumerate(calendar.month_abbr) if name} | {"sept": 9}
-_MONTH = rf"(?P<month>{'|'.join(sorted(_MONTHS, key=len, reverse=True))})\b\.?"
+_MONTH = "|".join(sorted(_MONTHS, key=len, reverse=True))
+_MONTH = rf"(?P<month>{_MONTH})\b(?:(?<=\b\w{{3}})\.|(?<=sept)\.)?"
 _DAY = r"(?<![\d.,/-])(?P<day>\d{1,2})(?:st|nd|rd|th)?\b"
 _YEAR = r"(?P<year>\d{3,4}\b|\d{1,4}(?=\s*(?:BCE?|AD|CE)\b))(?P<era>\s*(?:BCE?|AD|CE)\b)?"
 _DATES = [
@@ -326,3 +335,14 @@ def _readings(parts):
         month = month and (_MONTHS.get(month.lower()) or int(month))
         readings = [(year, month, day and int(day))]
     return frozenset(r for r in readings if (r[1] or 1) <= 12 and 1 <= (r[2] or 1) <= 31)
+
+
+def in_base(number):
+    """Value and unit of a number in the measure of its kind: 5 km are 5000 m."""
+    unit, times = _IN_BASE.get(number.unit, (number.unit, 1))
+    return number.value * Fraction(times), unit
+
+
+def units_named(text):
+    """Measures that a text names: those of "How many feet ..."."""
+    return {_MEASURE[word] for word in re.findall(r"[^\W\d_]+", text.lower()) if word in _MEASURE}

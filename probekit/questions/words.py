@@ -30,23 +30,31 @@ _EVERYDAY = frozenset(
 
 _SHORT = 3  # names up to this long must match in case: Au, He
 
-_SAME = {"st": "saint", "mt": "mount", "ft": "fort", "dr": "doctor", "jr": "junior", "sr": "senior"}
-_SAME |= {
-    "&": "and",
-    "vs": "versus",
-    "mr": "mister",
-    "ave": "avenue",
-    "blvd": "boulevard",
-    "prof": "professor",
-}
-_SAME |= {"n": "and"}
-_SAME |= {full: short for short, full in _SAME.items()}
+# Short forms of words; all of a line are the same.
+_ABBREVIATED = """
+st saint
+st street
+mt mount
+ft fort
+dr doctor
+jr junior
+sr senior
+mr mister
+prof professor
+ave avenue
+blvd boulevard
+vs versus
+& and n
+""".strip()
+_SAME = {}
+for _line in _ABBREVIATED.split("\n"):
+    for _word in _line.split():
+        _SAME.setdefault(_word, []).extend(_line.split())
 
-# In front of a name these make another one: Northern Ireland, New Mexico, West Virginia.
+# In front of a name these make another one: Northern Ireland, New Mexico; not "northern Italy".
 _OTHER_PLACE = re.compile(
-    r"\b(?:north|south|east|west|central|northern|southern|eastern|western|new|upper|lower|greater"
-    r"|lesser|inner|outer|equatorial|papua new|baja|trans)[\s-]$",
-    re.IGNORECASE,
+    r"\b(?:North|South|East|West|Central|Northern|Southern|Eastern|Western|New|Upper|Lower|Greater"
+    r"|Lesser|Inner|Outer|Equatorial|Papua New|Baja|Trans)[\s-]$"
 )
 
 
@@ -103,7 +111,10 @@ def mentions(answer, text):
     # Who writes no capital at all can't give a name one.
     for match in _phrase(answer, text == text.lower()).finditer(text):
         ending = match.groupdict().get("stemmed")
-        if ending and stem(ending.lower()) != stem(answer.lower().split()[-1]):
+        last = answer.lower().split()[-1]
+        if ending and ending.lower() != last and ending.lower().endswith("ly"):
+            continue  # "generally" is not "general"
+        if ending and stem(ending.lower()) != stem(last):
             continue
         start, end = match.span()
         before, after = text[max(0, start - 12) : start], text[end : end + 20]
@@ -126,13 +137,15 @@ def _phrase(answer, loose):
     if re.fullmatch(r"[A-Z][\w.]*(?: [A-Z][\w.]*)+", rest):
         first, last = rest.rsplit(" ", 1)
         pattern += rf"|{re.escape(last)}, {_pattern(first, strict, part=True)}"
-    before = WORD_START if rest[0].isalnum() else ""
-    after = WORD_END if rest[-1].isalnum() or rest[-1] == "." else ""
+    # Large classes of characters take long to compile where case does not count.
+    before = f"(?-i:{WORD_START})" if rest[0].isalnum() else ""
+    after = f"(?-i:{WORD_END})" if rest[-1].isalnum() or rest[-1] == "." else ""
     return re.compile(f"{before}(?:{pattern}){after}", re.IGNORECASE)
 
 
 def _pattern(name, strict, part=False):
     """Pattern of a name's words and what may stand between them."""
+    name = re.sub(r"\s+the\s+", " ", name, flags=re.IGNORECASE)  # which may stand between words
     pieces = re.findall(r"[^\s,/-]+|[\s,/-]+", name)
     alone = not part and sum(not re.fullmatch(r"[\s,/-]+", piece) for piece in pieces) == 1
     pattern = ""
@@ -161,13 +174,13 @@ def _word(word, strict, last, alone):
         exact = len(letters) <= _SHORT or is_everyday(letters)
         return rf"(?{'-i' if exact else ''}:{spelled}\.?|{dotted})"
     if len(letters) == 1 and word.endswith("."):
-        return rf"{re.escape(letters)}\.?"
+        return rf"{re.escape(letters)}\.*"
     if re.fullmatch(r"(?:[A-Z][a-z]?\d*){2,}", word) and not word.isalpha():
         return "(?-i:" + r"[_{}]*".join(word) + ")"  # C6H12O6, in LaTeX C_6H_{12}O_6
     forms = [re.escape(form).replace("'", "'?") for form in _spellings(word)]
     lower = letters.lower().strip("'")
     if lower in _SAME:
-        forms = [re.escape(lower) + r"\.?", re.escape(_SAME[lower]) + r"\.?"]
+        forms = [re.escape(same) + r"\.?" for same in _SAME[lower]]
     if names := number_names(word, roman=not alone):
         forms += map(re.escape, names)
         forms += [rf"the\s+{re.escape(name)}" for name in names]
@@ -175,7 +188,7 @@ def _word(word, strict, last, alone):
         # "Nice" and "NICE", but not "nice"; "Au", but not "AU".
         capitals = [re.escape(word.upper())] if len(word) > _SHORT else []
         return rf"(?-i:{'|'.join(forms + capitals)})"
-    if last and word.isalpha() and len(word) > 3 and not is_everyday(word):
+    if last and word.isalpha() and len(word) > 2 and not is_everyday(word):
         # Another ending, if the stem is the same: "moons", "neutrality".
         forms.append(rf"(?P<stemmed>{re.escape(stem(lower))}\w*)")
     return rf"(?:{'|'.join(dict.fromkeys(forms))})"

@@ -497,10 +497,10 @@ def _group_of_1000_megabytes():
 
 def test_a_run_that_is_killed_for_memory_ends_when_it_is_started_again(tmp_path, small_group):
     tokenizer = tiny_tokenizer()
-    # Half a megabyte of keys and values a token: 16 rows of some 40 tokens are too much beside
-    # Python and torch, which take 0.6 GB.
+    # A megabyte of keys and values a token: 16 rows of some 40 tokens are too much beside Python
+    # and torch, which take 0.5 GB.
     sizes = tiny_sizes(tokenizer) | {"num_attention_heads": 8, "num_key_value_heads": 8}
-    config = LlamaConfig(num_hidden_layers=2, head_dim=4096, **sizes)
+    config = LlamaConfig(num_hidden_layers=2, head_dim=8192, **sizes)
     LlamaForCausalLM(config).save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
     table = write_questions(tmp_path / "questions", 16)

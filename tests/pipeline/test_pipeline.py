@@ -26,7 +26,7 @@ BAD_QUESTIONS = {
     "empty question": (b"question,answers\nWhat?,1\n ,2\n", "row 2"),
     "no accepted answer": (b"question,answers\nWhat?,\n", "row 1"),
     "duplicate ids": (b"id,question,answers\na,What?,1\na,Who?,2\n", "repeat: a"),
-    "not UTF-8": ("question,answers\nWhere is Köln?,1\n".encode("latin-1"), "UTF-8"),
+    "not UTF-8": (b"question,answers\nWhere is K\x81ln?,1\n", "UTF-8"),
 }
 BAD_PARAMETERS = {
     "unknown model": (("model", "/no/such/folder"), "No folder '/no/such/folder'"),

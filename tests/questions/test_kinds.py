@@ -36,6 +36,7 @@ def test_responses_are_graded_as_a_person_would():
         "Barack Hussein Obama",  # a middle name, which elsewhere is another person
         "It was The Shining.",  # asked for the novel "It"
         "Mark my words: it was Luke.",  # asked for Mark
+        "This was written by Dostoevsky, who was a contemporary of Tolstoy.",  # asked for Tolstoy
         "Yes, I know this one! Genesis.",  # asked for the band "Yes"
     ]
 
@@ -43,7 +44,7 @@ def test_responses_are_graded_as_a_person_would():
 # Of 40 responses of each kind, how many grades and exact answers are those that a person gave
 # before the grader was written. It was made on one half of them, and mended by the other.
 AGREEMENT = {
-    "text": (38, 38), "number": (38, 38), "date": (40, 38), "yes_no": (38, 39), "choice": (40, 39)
+    "text": (38, 36), "number": (38, 38), "date": (40, 38), "yes_no": (38, 39), "choice": (40, 39)
 }  # fmt: skip
 
 
@@ -71,6 +72,57 @@ def test_agreement_with_labels_by_hand():
     assert {kind: (grades[kind], spans[kind]) for kind in KINDS} == AGREEMENT
 
 
+def found_in_review():
+    lines = (DATA / "found_in_review.jsonl").read_text(encoding="utf-8").splitlines()
+    return [pytest.param(case, id=case["response"][:40]) for case in map(json.loads, lines)]
+
+
+@pytest.mark.parametrize("case", found_in_review())
+def test_what_was_found_in_review(case):
+    response, accepted, question = case["response"], case["accepted"], case["question"]
+    kind, copied = kind_of(accepted, case["choices"], None, question), None
+    if case["copied"]:
+        start = response.rindex(case["copied"])
+        copied = start, start + len(case["copied"])
+    answer = examine(response, accepted, question, None, kind, case["choices"], copied)
+    assert answer.correct is case.get("right", answer.correct)
+    if "exact_answer" in case:
+        assert (answer.span and response[slice(*answer.span)]) == case["exact_answer"]
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        "The answer is unknown.", "It is not specified.", "Not stated.", "Nobody knows.",
+        "I have no clue.", "Idk", "The information is not available.", "Unanswerable",
+        "I apologize, but I must decline.", "The context does not say.",
+    ],
+)  # fmt: skip
+def test_refusals(response):
+    assert is_refusal(response)
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        "The song is 'I Don't Know How to Love Him'.", "I'm not sure but Paris",
+        "I don't have personal opinions, but many consider it to be Paris.", "I'm not sure. Paris.",
+        "Paris. I am sorry, I cannot help with more.", "Unknown Pleasures, by Joy Division.",
+        "I am not sure, but I think it is Paris.", "I'm sorry to hear that. The answer is Paris.",
+    ],
+)  # fmt: skip
+def test_answers_are_no_refusals(response):
+    assert not is_refusal(response)
+
+
+@pytest.mark.parametrize(
+    "text", ["x,5/0", ",440/0", "1 " + "million " * 800, "\\boxed{\t", "\\boxed{ \u2028"]
+)
+def test_odd_texts_raise_nothing(text):
+    for kind in KINDS:
+        examine(text, ["5"], "How many?", None, kind, ["a", "b"] if kind == "choice" else None)
+
+
 @pytest.mark.parametrize(
     ("answers", "choices", "question", "kind"),
     [
@@ -86,7 +138,8 @@ def test_agreement_with_labels_by_hand():
         (["Yes"], None, "Is it so?", "yes_no"),
         (["false"], None, "True or false: ice is hot.", "yes_no"),
         (["Yes"], None, "Which band recorded it?", "text"),
-        (["B"], None, "", "choice"),
+        (["B"], None, "Which? (A) Mars (B) Saturn", "choice"),
+        (["C"], None, "Which vitamin prevents scurvy?", "text"),
         (["B", "Saturn"], ["Mars", "Saturn"], "", "choice"),
         (["May"], None, "", "text"),
         (["H2O", "water"], None, "", "text"),

@@ -153,7 +153,7 @@ def test_a_run_of_which_a_read_failed_ends_the_same(lm, run, asked, monkeypatch,
             faults.arm(number, None)
             extracted(lm, run.path)
         assert contents(run) == whole
-    assert refused > n_tried // 2
+    assert refused >= n_tried // 2
     assert asked == [], "nothing was lost, so nothing is asked again"
 
 
