@@ -242,6 +242,8 @@ def _obstacle(labels, split, groups, folds, reason):
         first = np.unique(groups, return_index=True)[1]
         names = arguments.listed(sorted(labels[name].to_numpy()[first].astype(str)), 5)
         reason = f"there are only {n} different {what} ({names})"
+        if n == 1:
+            reason = f"there is only one, {names}"
     read = "which answer was given" if split == "answer" else "which group a question is of"
     return (
         f"{what.capitalize()} can't be held out in {folds} folds: {reason}. So it can't be ruled "

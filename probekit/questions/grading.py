@@ -171,8 +171,9 @@ def examine(response, answers, question, candidates, kind, choices, copied=None,
     `copied` is where a model has found the exact answer of a text without candidates; other kinds
     have finders, which look at neither the answers nor the grade.
     """
-    places, is_open = stated(response, answers), kind == "text" and candidates is None
+    is_open = kind == "text" and candidates is None
     if is_open:
+        places = stated(response, answers)
         text, origin = fold(spoken(response))
         copy = copied and tuple(bisect_left(origin, position) for position in copied)
         phrase = find_phrase(text, fold(question)[0], copy)
@@ -185,6 +186,7 @@ def examine(response, answers, question, candidates, kind, choices, copied=None,
     else:
         found = _find(response, question, candidates, kind, choices, finished)
         correct = _is_right(response, answers, found, question, candidates, kind, choices)
+        places = () if correct else stated(response, answers)  # only what is wrong is looked at
     span = found and (found.start, found.end)
     doubt = doubts(response, answers, places, span, correct, kind, is_open, finished)
     return Answer(span, found.name if found else "", correct, doubt)

@@ -108,6 +108,9 @@ def is_everyday(name):
 def mentions(answer, text):
     """Where a folded text has an answer in one of its forms: (start, end), each."""
     answer = fold(answer)[0].strip().strip("\"'").strip()
+    parts, said = _parts(answer), text.lower()
+    if parts and not any(part in said for part in parts):
+        return  # patterns take milliseconds to compile
     # Who writes no capital at all can't give a name one.
     for match in _phrase(answer, text == text.lower()).finditer(text):
         ending = match.groupdict().get("stemmed")
@@ -124,6 +127,15 @@ def mentions(answer, text):
         if opens and re.search(r"(?:^|[.!?:\n])\s*$", before) and _GOES_ON.match(after):
             continue  # "He who looks it up", "In the table", not the symbols
         yield start, end
+
+
+@lru_cache(4096)
+def _parts(answer):
+    """Three letters of each longer word, one of which is in all forms of an answer; or ()."""
+    words = re.findall(r"[^\W\d_]+", answer.lower())
+    if any(number_names(word) or word in _SAME for word in answer.split()):
+        return ()
+    return tuple(part for word in words if len(word) > 4 for part in (word[:3], word[2:5]))
 
 
 @lru_cache(4096)
