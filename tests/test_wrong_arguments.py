@@ -366,4 +366,4 @@ def test_two_at_a_time(own, data):
     changes = {parameter: data.draw(ANYTHING) for parameter in wrong}
     if "judge" not in wrong:  # which may be any function
         fault = faults(name, changes, own)
-    assert (faults(name, changes, own) if fault == LOADED else fault) is None
+        assert (faults(name, changes, own) if fault == LOADED else fault) is None
