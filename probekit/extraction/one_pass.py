@@ -520,19 +520,27 @@ class _Extraction:
         total = len(self.prompts)
         with tqdm(total=total, desc="Answering", unit="question", disable=not progress) as bar:
             tally = Tally(bar)
-            waiting = {}
+            waiting, earlier = {}, False
             for number, members in enumerate(self.shards):
                 if self._part(number) and all(
                     store.has(number) if checked else store.is_intact(number)
                     for store in self.stores.values()
                 ):
-                    for correct in self._read_part(number)["correct"]:
+                    rows = self._read_part(number)
+                    earlier = earlier or "doubt" not in rows
+                    for correct in rows["correct"]:
                         tally.add(correct)
                     continue
                 here = slice(members.start, members.stop)
                 asked, alike = self.questions.iloc[here], shortest_alike(self.prompts)
                 waiting[number] = Shard(
                     members, asked, self.prompts[here], alike, self.sites, self.parameters
+                )
+            if earlier and waiting:
+                raise ValueError(
+                    f"Some answers in {self._parts} are of an earlier version, which graded by "
+                    "other rules: the rest can't be answered beside them. Give another run "
+                    "directory."
                 )
             if self.workers:
                 work = self.stores, self.batch_size, tally, self._parts

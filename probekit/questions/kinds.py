@@ -408,8 +408,7 @@ _SHORT_YES = re.compile(
 )
 _INDEED = re.compile(r"\bindeed\b(?!\s+not)", re.IGNORECASE)
 _NOT = re.compile(r"\b(?:not|cannot|never)\b|n't\b", re.IGNORECASE)
-
-
+# "While it is true that ..." grants something, and answers nothing.
 _GRANTS = re.compile(r"\b(?:while|although|though|if)\b", re.IGNORECASE)
 
 
@@ -433,9 +432,7 @@ def _find_polarity(text, question):
         Mention(*match.span("word"), _POLARITY[match["word"].lower()])
         for match in _ANYWHERE.finditer(text)
         if not is_denied(text, *match.span("word"))
-        and not re.search(
-            r"\b(?:while|although|though|if)\b", _before(text, match.start(), 20), re.I
-        )
+        and not _GRANTS.search(_before(text, match.start(), 20))
     ]
     return words[0] if len({word.name for word in words}) == 1 else None
 

@@ -1,5 +1,6 @@
 import dataclasses
 import datetime
+import hashlib
 import importlib
 import json
 import os
@@ -857,6 +858,20 @@ def test_a_run_keeps_its_first_day(
     assert recorded(run)["parameters"]["day"] == "2026-02-25", "the manifest has it too"
     extract(asked, questions, Run(tmp_path / "other"), **OPTIONS, **options)
     assert days == {"25 Feb 2026", "26 Feb 2026"}
+
+
+def test_answers_graded_by_an_earlier_version_are_not_mixed(lm, questions, tmp_path, monkeypatch):
+    monkeypatch.setattr(extract_module, "SHARD", 12)
+    run = Run(tmp_path / "r")
+    die_after(monkeypatch, 1, lm, questions, run, **OPTIONS)
+    (part,) = (run.path / "shards").glob("*.parquet")
+    content = pd.read_parquet(part).drop(columns=["doubt", "kind"]).to_parquet(index=False)
+    part.unlink()
+    earlier = part.with_name(f"00000-{hashlib.sha256(content).hexdigest()}.parquet")
+    earlier.write_bytes(content)
+    with pytest.raises(ValueError, match="earlier version, which graded by other rules"):
+        extract(lm, questions, run, **OPTIONS)
+    assert earlier.read_bytes() == content, "nothing is lost"
 
 
 def test_prompts_without_a_date_need_no_day(finished):
