@@ -9,7 +9,8 @@ from collections import defaultdict
 
 import torch
 
-from probekit.extraction.generation import CachedPrefix, generate, not_finite
+from probekit.extraction.generation import CachedPrefix, generate
+from probekit.extraction.self_test import not_finite
 from probekit.questions.statements import spoken
 from probekit.questions.text import WORD_END, WORD_START, fold, unfold
 
@@ -144,7 +145,7 @@ def first_of_two(lm, texts, words, batch_size=32, day=None):
             finite = logits.amax(-1).isfinite().tolist()
             for i, share, usable in zip(batch, odds.sigmoid().tolist(), finite, strict=True):
                 if not usable or math.isnan(share):
-                    raise not_finite(lm, texts[i])
+                    raise not_finite(lm, texts[i], ids=prompts[i])
                 found[i] = share
     return found
 

@@ -10,8 +10,7 @@ prompt takes its place, so the batch stays full to the end; prompts of one lengt
 together, so no prompt is ever padded.
 """
 
-import functools
-import inspect
+import copy
 import math
 import os
 import weakref
@@ -20,11 +19,30 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from transformers import DynamicCache
-from transformers.cache_utils import Cache, DynamicLayer
+from transformers.cache_utils import (
+    Cache,
+    DummyLayer,
+    DynamicLayer,
+    DynamicSlidingWindowLayer,
+    LinearAttentionAndFullAttentionLayer,
+    LinearAttentionAndSlidingWindowAttentionLayer,
+    LinearAttentionLayer,
+)
 
 from probekit import arguments
+from probekit.extraction.models import LanguageModel
+from probekit.extraction.self_test import examine, not_finite, parameters
 from probekit.extraction.sites import Recorder
 
+#: Ways to answer, the quickest first: from a shared beginning, if what a model keeps of it can be
+#: handed on; each prompt from its first token; for each token the whole text, without a cache, of
+#: models that keep their state elsewhere.
+WAYS = SHARED, OWN, WHOLE = "shared prefix", "no shared prefix", "whole texts"
+_EXAMINED = weakref.WeakKeyDictionary()  # what came out, by the model
+# What transformers' models call their cache, and their layers of recurrence their states.
+_CACHES = "past_key_values", "cache_params"
+_STATES = "conv_states", "recurrent_states"
+_KNOWN = DynamicLayer, LinearAttentionLayer, LinearAttentionAndFullAttentionLayer, DummyLayer
 # New prompts are read when this share of the rows is free: few at a time are slow to read.
 _REFILL = 0.25
 
@@ -46,21 +64,28 @@ def common_prefix(prompts):
     return min(len(shared), min(map(len, prompts)) - 1)
 
 
+def generate(lm, prompts, sites, *, prefix=None, **options):
+    """Answer prompts and capture the activations of the responses, in one pass.
+
+    The model is examined first, once: a ValueError is raised if it can't be answered or read so.
+    """
+    examined(lm, prompts).refuse(sites)
+    yield from _answer(lm, prompts, sites, prefix or CachedPrefix(lm, prompts), **options)
+
+
 @torch.inference_mode()
-def generate(
+def _answer(
     lm,
     prompts,
     sites,
+    prefix,
     *,
     max_new_tokens,
     batch_size,
-    prefix=None,
     sample=None,
     stop_ids=None,
     names=None,
 ):
-    """Answer prompts and capture the activations of the responses, in one pass."""
-    prefix = prefix or CachedPrefix(lm, prompts)
     # The longest are read first, so that the batch gets narrower with time, not wider.
     waiting = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     stops = torch.tensor(sorted(stop_ids or lm.stop_ids), device=lm.device)
@@ -70,15 +95,17 @@ def generate(
     with Recorder(lm.model, sites) as recorder:
         rows = _Rows(batch_size, max(map(len, prompts)), max_new_tokens, len(prompts))
         names = names or range(len(prompts))
-        rows.error = lambda row: not_finite(lm, names[row.index], len(row.token_ids))
+        rows.error = lambda row: not_finite(lm, names[row.index], len(row.token_ids), ids=row.text)
         while waiting or len(rows):
             while waiting and (free := batch_size - len(rows)) >= refill:
+                if prefix.way == WHOLE and len(rows):
+                    break  # texts of one length at a time
                 length = len(prompts[waiting[-1]])
                 group = []
                 while waiting and len(group) < free and len(prompts[waiting[-1]]) == length:
                     group.append(waiting.pop())
                 logits, cache = prefix.read(lm, [prompts[i] for i in group])
-                rows.enter(group, length, cache, recorder)
+                rows.enter(group, prompts, cache, recorder)
                 yield from rows.advance(logits, stops, sample, first=len(rows) - len(group))
             if len(rows):
                 logits = rows.forward(lm)
@@ -86,39 +113,67 @@ def generate(
                 yield from rows.advance(logits, stops, sample)
 
 
-def not_finite(lm, question, n_tokens=0):
-    """The error to raise where a model computes NaN or infinity, which would pass for an answer."""
-    dtype = lm.model.dtype
-    advice = {
-        torch.float16: "Load it with dtype=torch.bfloat16 or torch.float32, which overflow later.",
-        torch.bfloat16: "Load it with dtype=torch.float32, which is more precise.",
-    }.get(dtype, "Its weights do not fit its configuration, or this version of transformers.")
-    return ValueError(
-        f"The model computes NaN or infinity in {dtype} at question {arguments.shown(question)}, "
-        f"{n_tokens} tokens into its response, so what it says means nothing. {advice}"
-    )
+def examined(lm, prompts=None):
+    """What `self_test.examine` finds out of this model, with these prompts or one of its own."""
+    if lm.model not in _EXAMINED:
+        prompts = prompts or [lm.tokenize(lm.prompt("In which country is the city of Oslo?"))]
+
+        def answer(trials, sites, way, **options):
+            return _answer(lm, trials, sites, CachedPrefix(lm, trials, way), **options)
+
+        _EXAMINED[lm.model] = examine(lm, prompts, WAYS, answer)
+    return _EXAMINED[lm.model]
+
+
+def check_model(lm):
+    """Compare how a model is answered and read here with the plain model, on short prompts.
+
+    What `extract` does before its first question, as a table. The plain model reads a whole text,
+    alone and without a cache.
+
+    Parameters
+    ----------
+    lm : LanguageModel
+
+    Returns
+    -------
+    DataFrame
+        One row a comparison. `check` is "adds up" (what is read at a site is what the block adds
+        to its residual stream, or what its down-projection takes), "answers" (logits, in each of
+        the ways to answer, the quickest first, until one is right), or "activations" (in that
+        way, from the prompt's last token on); `of` is the site or the way; `difference` is the
+        largest relative one (in low precision the median), `allowed` what rounding may make of it;
+        `passed` is True or False; `result` says it in words. A site that does not pass can't be
+        asked for; a model without a way that passes can't be used.
+
+    Raises
+    ------
+    ValueError
+        If the model has no list of decoder blocks, or computes NaN or infinity.
+    """
+    arguments.instance("lm", lm, LanguageModel, "from load_model")
+    return examined(lm).checks.copy()
 
 
 class CachedPrefix:
-    """Keys and values of the prompts' common beginning, computed once."""
+    """Keys, values and states of the prompts' common beginning, computed once."""
 
-    def __init__(self, lm, prompts):
-        self.length = common_prefix(prompts)
-        self.layers = []
+    def __init__(self, lm, prompts, way=None):
+        self.way = way or examined(lm, prompts).way
+        self.length = common_prefix(prompts) if self.way == SHARED else 0
+        self.cache = None
         if self.length:
             ids = torch.tensor([prompts[0][: self.length]], device=lm.device)
-            cache = DynamicCache()
+            self.cache = _empty_cache(lm)
             with torch.inference_mode():
-                _forward(lm, ids, cache, torch.ones_like(ids), torch.arange(self.length)[None])
-            self.layers = [(layer.keys, layer.values) for layer in cache.layers]
+                _forward(lm, ids, self.cache, torch.ones_like(ids), torch.arange(self.length)[None])
 
     def read(self, lm, prompts):
         """Logits (rows, vocabulary) and cache of prompts of one length, read from its end on."""
         ids = torch.tensor([prompt[self.length :] for prompt in prompts], device=lm.device)
-        cache = DynamicCache()
-        for i, (keys, values) in enumerate(self.layers):
-            rows = (len(prompts), -1, -1, -1)
-            cache.update(keys.expand(rows), values.expand(rows), i)
+        cache = None
+        if self.way != WHOLE:
+            cache = _repeated(self.cache, len(ids)) if self.length else _empty_cache(lm)
         total = self.length + ids.shape[1]
         mask = torch.ones(len(prompts), total, dtype=torch.long, device=lm.device)
         positions = torch.arange(self.length, total)[None].expand(len(prompts), -1)
@@ -127,23 +182,58 @@ class CachedPrefix:
 
 def _forward(lm, ids, cache, mask, positions):
     """Logits (rows, vocabulary) of the token after the last one."""
-    options = {"position_ids": positions.to(lm.device), "logits_to_keep": 1}
-    accepted = _parameters(type(lm.model).forward)
+    accepted = parameters(type(lm.model).forward)
+    options = {
+        "attention_mask": mask,
+        "position_ids": positions.to(lm.device),
+        "logits_to_keep": 1,
+        "use_cache": cache is not None,
+    }
     options = {name: value for name, value in options.items() if name in accepted}
-    output = lm.model(
-        input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True, **options
-    )
-    return output.logits[:, -1]
+    if cache is not None:
+        # Models of recurrence alone call it by another name.
+        options[next(name for name in _CACHES if name in accepted)] = cache
+    return lm.model(input_ids=ids, **options).logits[:, -1]
+
+
+def _empty_cache(lm):
+    """A model's cache, of which all layers keep all tokens, so that rows can be aligned in it."""
+    cache = DynamicCache(config=lm.model.config)
+    for i, layer in enumerate(cache.layers):
+        if isinstance(layer, LinearAttentionAndSlidingWindowAttentionLayer):
+            cache.layers[i] = LinearAttentionAndFullAttentionLayer(layer.number_of_states)
+        elif isinstance(layer, DynamicSlidingWindowLayer):
+            cache.layers[i] = DynamicLayer()
+        elif type(layer) not in _KNOWN:
+            raise TypeError(f"its cache has layers of the kind {type(layer).__name__}")
+    return cache
+
+
+def _repeated(cache, n):
+    """A cache of one row, for n rows: keys and values are views, states, which change, copies."""
+    layers = [copy.copy(layer) for layer in cache.layers]
+    for layer in layers:
+        if getattr(layer, "keys", None) is not None:
+            layer.keys = layer.keys.expand(n, -1, -1, -1)
+            layer.values = layer.values.expand(n, -1, -1, -1)
+        for name in _STATES if isinstance(layer, LinearAttentionLayer) else ():
+            states = getattr(layer, name)
+            kept = {i: t if t is None else t.repeat_interleave(n, 0) for i, t in states.items()}
+            setattr(layer, name, kept)
+    return Cache(layers=layers)
 
 
 def _tensors(cache):
     """Keys and values of a cache's layers, each (rows, heads, tokens, feature)."""
-    return [tensor for layer in cache.layers for tensor in (layer.keys, layer.values)]
+    layers = [layer for layer in cache.layers if getattr(layer, "keys", None) is not None]
+    return [tensor for layer in layers for tensor in (layer.keys, layer.values)]
 
 
-@functools.cache
-def _parameters(forward):
-    return frozenset(inspect.signature(forward).parameters)
+def _states(cache):
+    """Where a cache's layers of recurrence keep their states: a dict, and the key in it."""
+    layers = [layer for layer in cache.layers if isinstance(layer, LinearAttentionLayer)]
+    places = [getattr(layer, name) for layer in layers for name in _STATES]
+    return [(place, i) for place in places for i, state in place.items() if state is not None]
 
 
 class _AlignedLayer(DynamicLayer):
@@ -153,8 +243,8 @@ class _AlignedLayer(DynamicLayer):
     it, and moves everything to the front when the room is used up.
     """
 
-    def __init__(self, rows):
-        super().__init__()
+    def __init__(self, rows, **options):
+        super().__init__(**options)
         # No cycle: all that a shard's rows hold is to be free before the next shard's are made.
         self.rows = weakref.proxy(rows)
         self.is_initialized = True
@@ -173,8 +263,12 @@ class _AlignedLayer(DynamicLayer):
         return self.rows.width + query_length, 0
 
 
+class _AlignedHybridLayer(_AlignedLayer, LinearAttentionAndFullAttentionLayer):
+    """The same of a layer that has states of recurrence too."""
+
+
 class _Rows:
-    """The rows of the batch: their keys and values, their tokens, their activations so far."""
+    """The rows of the batch: keys, values, states, tokens and activations so far."""
 
     def __init__(self, capacity, longest_prompt, max_new_tokens, total):
         self.capacity = capacity
@@ -186,6 +280,7 @@ class _Rows:
         self.responses = []  # of the rows, in their order
         self.error = None  # of a row whose logits are not finite
         self.cache = None
+        self.states = []  # (dict and key of a layer's state, (slot, ...) of all rows)
         self.buffers = {}  # site: (slot, 1 + token, layer, feature)
         self.free_slots = list(range(capacity))
 
@@ -197,18 +292,43 @@ class _Rows:
         """Tokens that the row with the most of them has in the cache."""
         return max((row.length for row in self.responses), default=0)
 
-    def enter(self, group, length, cache, recorder):
-        """Take in prompts that have just been read."""
+    def enter(self, group, prompts, cache, recorder):
+        """Take in prompts of one length that have just been read."""
         start, stop = len(self), len(self) + len(group)
-        if self.cache is None:
-            self.cache = Cache(layers=[_AlignedLayer(self) for _ in cache.layers])
-            self._allocate(cache)
-        for kept, read in zip(_tensors(self.cache), _tensors(cache), strict=True):
-            kept[start:stop, :, self.end - length : self.end] = read
-            # What lies before is masked, but must be finite.
-            kept[start:stop, :, : self.end - length] = 0
-        self.responses += [_Row(index, length, self.free_slots.pop()) for index in group]
+        length = len(prompts[group[0]])
+        if cache is not None:
+            if self.cache is None:
+                self._make_room(cache)
+            for kept, read in zip(_tensors(self.cache), _tensors(cache), strict=True):
+                kept[start:stop, :, self.end - length : self.end] = read
+                # What lies before is masked, but must be finite.
+                kept[start:stop, :, : self.end - length] = 0
+            for (*_, kept), (place, i) in zip(self.states, _states(cache), strict=True):
+                kept[start:stop] = place[i]
+        self.responses += [_Row(i, length, self.free_slots.pop(), prompts[i]) for i in group]
         self.record(recorder, first=start)
+
+    def _make_room(self, cache):
+        """A cache for all rows, of layers like those of `cache`."""
+        layers = []
+        for layer in cache.layers:
+            own = layer
+            if isinstance(layer, LinearAttentionLayer):
+                own = copy.copy(layer)
+                if isinstance(layer, DynamicLayer):
+                    own = _AlignedHybridLayer(self, number_of_states=layer.number_of_states)
+                    kept = vars(LinearAttentionLayer(layer.number_of_states))
+                    vars(own).update({name: vars(layer)[name] for name in kept})
+                for name in _STATES:
+                    setattr(own, name, dict(getattr(layer, name)))
+            elif getattr(layer, "keys", None) is not None:
+                own = _AlignedLayer(self)
+            layers.append(own)
+        self.cache = Cache(layers=layers)
+        self._allocate(cache)
+        for place, i in _states(self.cache):
+            shape = self.capacity, *place[i].shape[1:]
+            self.states.append((place, i, place[i].new_empty(shape)))
 
     def _allocate(self, cache):
         """Room for the keys and values of all layers, like those in `cache`.
@@ -225,7 +345,8 @@ class _Rows:
             sizes = [math.prod(shapes[i]) for i in here]
             pieces = like[here[0]].new_empty(sum(sizes)).split(sizes)
             views |= {i: piece.view(shapes[i]) for i, piece in zip(here, pieces, strict=True)}
-        for i, layer in enumerate(self.cache.layers):
+        aligned = [layer for layer in self.cache.layers if isinstance(layer, _AlignedLayer)]
+        for i, layer in enumerate(aligned):
             layer.keys, layer.values = views[2 * i], views[2 * i + 1]
 
     def record(self, recorder, first=0):
@@ -241,6 +362,10 @@ class _Rows:
 
     def forward(self, lm):
         """Feed every row's last token; return the logits of the next, (rows, vocabulary)."""
+        if self.cache is None:  # whole texts, all of one length
+            ids = torch.tensor([row.text for row in self.responses], device=lm.device)
+            positions = torch.arange(ids.shape[1])[None].expand(len(ids), -1)
+            return _forward(lm, ids, None, torch.ones_like(ids), positions)
         if self.end == self.room:  # everything moves to the front
             before = slice(self.end - self.width, self.end)
             for kept in _tensors(self.cache):
@@ -251,6 +376,8 @@ class _Rows:
         width = self.width
         mask = (torch.arange(width + 1) >= width - lengths[:, None]).long().to(lm.device)
         ids = torch.tensor([row.token_ids[-1:] for row in self.responses], device=lm.device)
+        for place, i, kept in self.states:
+            place[i] = kept[: len(self)]
         logits = _forward(lm, ids, self.cache, mask, lengths[:, None])
         self.end += 1
         for row in self.responses:
@@ -297,8 +424,10 @@ class _Rows:
         movers = [i for i, row in enumerate(self.responses[left:], start=left) if row not in ended]
         window = slice(max(0, self.end - self.width), self.end)
         if holes:
-            for kept in _tensors(self.cache):
+            for kept in _tensors(self.cache) if self.cache else ():
                 kept[holes, :, window] = kept[movers, :, window]
+            for *_, kept in self.states:
+                kept[holes] = kept[movers]
             for hole, mover in zip(holes, movers, strict=True):
                 self.responses[hole] = self.responses[mover]
         del self.responses[left:]
@@ -311,8 +440,14 @@ class _Row:
     index: int
     length: int  # tokens in the cache
     slot: int  # in the activation buffers
+    prompt: list
     token_ids: list = field(default_factory=list)
     logprobs: list = field(default_factory=list)
+
+    @property
+    def text(self):
+        """Token ids of all that it has been given and has said."""
+        return [*self.prompt, *self.token_ids]
 
 
 @dataclass(frozen=True)

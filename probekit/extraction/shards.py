@@ -15,8 +15,9 @@ from probekit.extraction import memory
 from probekit.extraction.asking import judge as judge_answers
 from probekit.extraction.asking import p_true as ask_p_true
 from probekit.extraction.asking import point_to_answers
-from probekit.extraction.generation import CachedPrefix, Sampler, generate, not_finite
+from probekit.extraction.generation import CachedPrefix, Sampler, generate
 from probekit.extraction.models import LanguageModel
+from probekit.extraction.self_test import not_finite
 from probekit.extraction.store import half_precision
 from probekit.questions.grading import examine, is_refusal, normalize
 from probekit.tokens import (
