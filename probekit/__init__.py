@@ -9,6 +9,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "questions.table": ["read_questions"],
         "extraction.models": ["load_model"],
+        "extraction.generation": ["check_model"],
         "questions.grading": ["find_span", "grade", "is_refusal"],
         "tokens": ["FIGURE_TOKENS", "TOKENS"],
         "extraction.sites": ["SITES"],

@@ -175,24 +175,22 @@ class CachedPrefix:
         if self.way != WHOLE:
             cache = _repeated(self.cache, len(ids)) if self.length else _empty_cache(lm)
         total = self.length + ids.shape[1]
-        mask = torch.ones(len(prompts), total, dtype=torch.long, device=lm.device)
+        mask = torch.ones(len(prompts), total, dtype=torch.long)
         positions = torch.arange(self.length, total)[None].expand(len(prompts), -1)
         return _forward(lm, ids, cache, mask, positions), cache
 
 
-def _forward(lm, ids, cache, mask, positions):
+def _forward(lm, ids, cache, mask=None, positions=None):
     """Logits (rows, vocabulary) of the token after the last one."""
     accepted = parameters(type(lm.model).forward)
-    options = {
-        "attention_mask": mask,
-        "position_ids": positions.to(lm.device),
-        "logits_to_keep": 1,
-        "use_cache": cache is not None,
-    }
-    options = {name: value for name, value in options.items() if name in accepted}
+    options = {"logits_to_keep": 1, "use_cache": cache is not None}
     if cache is not None:
         # Models of recurrence alone call it by another name.
         options[next(name for name in _CACHES if name in accepted)] = cache
+        options["position_ids"] = positions.to(lm.device)
+        if any(isinstance(layer, DynamicLayer) for layer in cache.layers):
+            options["attention_mask"] = mask.to(lm.device)
+    options = {name: value for name, value in options.items() if name in accepted}
     return lm.model(input_ids=ids, **options).logits[:, -1]
 
 
@@ -364,8 +362,7 @@ class _Rows:
         """Feed every row's last token; return the logits of the next, (rows, vocabulary)."""
         if self.cache is None:  # whole texts, all of one length
             ids = torch.tensor([row.text for row in self.responses], device=lm.device)
-            positions = torch.arange(ids.shape[1])[None].expand(len(ids), -1)
-            return _forward(lm, ids, None, torch.ones_like(ids), positions)
+            return _forward(lm, ids, None)
         if self.end == self.room:  # everything moves to the front
             before = slice(self.end - self.width, self.end)
             for kept in _tensors(self.cache):
@@ -374,7 +371,7 @@ class _Rows:
             self.end = self.longest
         lengths = torch.tensor([row.length for row in self.responses])
         width = self.width
-        mask = (torch.arange(width + 1) >= width - lengths[:, None]).long().to(lm.device)
+        mask = (torch.arange(width + 1) >= width - lengths[:, None]).long()
         ids = torch.tensor([row.token_ids[-1:] for row in self.responses], device=lm.device)
         for place, i, kept in self.states:
             place[i] = kept[: len(self)]

@@ -20,6 +20,7 @@ from tqdm import tqdm
 from probekit import arguments
 from probekit.extraction import asking, memory
 from probekit.extraction.corrections import correct_answers, digest, read_corrections
+from probekit.extraction.generation import examined
 from probekit.extraction.models import LanguageModel
 from probekit.extraction.shards import (
     Shard,
@@ -182,6 +183,13 @@ def extract(
             fitting = workers.fitting_batch if workers else partial(fitting_batch, lm)
             sizes = max(map(len, prompts)), max_new_tokens, len(sites)
             batch_size = _batch_size(claimed, batch_size or fitting(*sizes), batch_size)
+            # Before any question: a model that can't be answered or read right is refused.
+            if workers:
+                workers.check(sites)
+            else:
+                examined(lm, prompts).refuse(sites)
+                if isinstance(judge, LanguageModel):
+                    examined(judge).refuse()
         settled = False
         if damaged == []:
             settled = run.manifest("extract")["results"].get("corrections") == digest(corrected)

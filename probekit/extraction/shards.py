@@ -72,8 +72,8 @@ def shortest_alike(prompts):
 
 def fitting_batch(lm, longest_prompt, max_new_tokens, n_sites=1):
     """Rows for which keys, values, activations and logits take half of the free memory at most."""
-    config = lm.model.config.get_text_config()
-    heads = config.num_attention_heads
+    config = lm.model.config.get_text_config(decoder=True)
+    heads = getattr(config, "num_attention_heads", None) or 1  # models of recurrence have none
     grouped = getattr(config, "num_key_value_heads", None) or heads
     wide = max(config.hidden_size, heads * (getattr(config, "head_dim", None) or 0))
     # Keys and values, with as much room again for rows that take the place of others.
@@ -241,7 +241,8 @@ def _stored(lm, activations, question, n_tokens):
     values = half_precision(activations.float().cpu().numpy())
     if values.dtype == np.float32 and not np.isfinite(values).all():
         # NaN means in the store that a response has no such token.
-        raise not_finite(lm, question, n_tokens)
+        endless = ~np.isfinite(values).all(axis=(0, 2))
+        raise not_finite(lm, question, n_tokens, block=int(endless.argmax()))
     return values
 
 

@@ -56,13 +56,15 @@ def find_sites(block):
         found["attn_out"] = (_innermost(attention[0]), "output")
     if len(mlp) == 1:
         found["mlp_out"] = (mlp[0], "output")
-        weights = [(m, p) for m in mlp[0].modules() for p in m.parameters(recurse=False)]
-        linear = [m for m, p in weights if p.dim() == 2 and not list(m.children())]
-        experts = any(p.dim() > 2 for _, p in weights) or any(
-            isinstance(m, nn.ModuleList) for m in mlp[0].modules()
+        parts = [*mlp[0].modules()]
+        owned = [[p for p in m.parameters(recurse=False) if p.dim() > 1] for m in parts]
+        owners = [m for m, matrices in zip(parts, owned, strict=True) if matrices]
+        # Experts lie in a list, in one array, or below one another in matrices of one module.
+        linear = all(len(matrices) < 2 for matrices in owned) and not any(
+            isinstance(m, nn.ModuleList) or (m in owners and [*m.children()]) for m in parts
         )
-        if linear and not experts:
-            found["mlp_act"] = (linear[-1], "input")
+        if linear and all(p.dim() == 2 for p in mlp[0].parameters() if p.dim() > 1):
+            found["mlp_act"] = (owners[-1], "input")
     return found
 
 
@@ -246,7 +248,9 @@ class SiteCheck:
         # but for norms after attention or MLP, and what norms give where they stand in its way.
         others = [s for s in seen if s not in parts.values() and s is not at.get("mlp_act")]
         others = [s for s in others if not any(map(s.follows, parts.values()))]
-        stream = _alike(x, [x, *(t for s in others for t in (s.before, s.after)), y])
+        others = [s for s in others if s.got.data_ptr() != s.gave.data_ptr()]  # no dropout
+        norms = [s.after for s in others if not _has_matrices(s.module)]
+        stream = _alike(x, [x, *(s.before for s in others), *norms, y])
         # What a part adds is what it gives, or what a norm after it makes of that.
         added = {}
         for site, part in parts.items():

@@ -11,6 +11,7 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from probekit.cluster import Stop, completed, this_worker, unwatched
+from probekit.extraction.generation import examined
 from probekit.extraction.models import LanguageModel, load_model
 from probekit.extraction.shards import Tally, answer_shard, fitting_batch, say_again
 from probekit.extraction.store import ActivationStore
@@ -48,6 +49,12 @@ class Workers:
     def fitting_batch(self, *sizes):
         """The batch size that fits every worker's memory; sizes as for `shards.fitting_batch`."""
         return min(self._on_each(largest_batch, *sizes))
+
+    def check(self, sites):
+        """Refuse a model that the workers can't answer with or read right."""
+        for refusal in self._on_each(check_models, sites):
+            if refusal:
+                raise ValueError(refusal)
 
     def say_again(self, *given):
         """What `shards.say_again` gives, on one of the workers."""
@@ -143,6 +150,19 @@ def largest_batch(models, *sizes):
     """The batch size that fits this worker's memory."""
     with _alone():
         return fitting_batch(_models(models)[0], *sizes)
+
+
+def check_models(models, sites):
+    """Why these models can't be answered or read right on this worker, or None."""
+    with _alone():
+        lm, *referee = _models(models)
+        try:
+            examined(lm).refuse(sites)
+            for other in referee:
+                examined(other).refuse()
+        except ValueError as error:
+            return str(error)
+    return None
 
 
 def repeat(models, *given):
