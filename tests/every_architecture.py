@@ -21,7 +21,8 @@ _SIZES = {
         """,
     # positions
     256: """
-        max_position_embeddings n_positions n_ctx max_seq_len context_length         original_max_position_embeddings max_target_positions max_source_positions
+        max_position_embeddings n_positions n_ctx max_seq_len context_length
+        original_max_position_embeddings max_target_positions max_source_positions
         """,
     # width of the MLP
     64: """
@@ -69,8 +70,7 @@ _SIZES = {
     # heads of keys and values, experts a token
     2: """
         num_key_value_heads num_kv_heads swa_num_key_value_heads linear_num_key_heads
-        num_experts_per_tok moe_topk moe_k n_group
-        n_groups o_groups n_mamba_heads
+        num_experts_per_tok moe_topk moe_k n_group n_groups o_groups n_mamba_heads
         """,
     1: """
         topk_group n_shared_experts num_shared_experts moe_num_shared_experts
