@@ -135,7 +135,6 @@ OVERRIDES = {
             "compressed_sparse_attention",
             "heavily_compressed_attention",
         ],
-        "mlp_layer_types": ["hash_moe", "moe", "moe"],
         "compress_rates": {"compressed_sparse_attention": 2, "heavily_compressed_attention": 4},
         "partial_rotary_factor": 0.5,
     },
