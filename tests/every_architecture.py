@@ -276,6 +276,10 @@ def _varies(model):
     return len(responses) == len(ids) and min(len(set(row)) for row in responses) > 2
 
 
+# With larger weights a change of one embedding in its last bit changes activations by 1e-4.
+_GENTLE = {"qwen3_next": 0.2, "zamba2": 0.2}
+
+
 def build(model_type):
     """A model in evaluation mode whose responses vary; the same weights every time."""
     default = transformers.CONFIG_MAPPING[model_type]
@@ -284,7 +288,7 @@ def build(model_type):
         torch.manual_seed(0)
         model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
         # Most vary at the first draw, and some only with a sharper attention.
-        for std in (0.3, 0.4, 0.5, 0.6):
+        for std in (_GENTLE.get(model_type, 0.3), 0.4, 0.5, 0.6):
             for _ in range(10):
                 _redraw(model, std)
                 if _varies(model):
