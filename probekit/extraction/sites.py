@@ -234,16 +234,24 @@ class SiteCheck:
         x, y = first_tensor((args, kwargs)), first_tensor(output)
         self._ran.append(layer)
         if x.dim() != 3 or y.shape != x.shape:
-            found = f"({', '.join(map(str, y.shape))})"
-            self._judge("resid_post", 1.0, f"block {layer} gives numbers of the shape {found}")
+            shape = f"({', '.join(map(str, y.shape))})"
+            for site in self.errors:
+                why = f"block {layer} gives numbers of the shape {shape}, not (row, token, feature)"
+                self._judge(site, 1.0, why)
             seen.clear()
             return
         if self._latest is not None:
-            error = _distance(x, self._latest).median().item()
+            error = _distance(x, self._latest.to(x.device)).median().item()
             self._judge("resid_post", error, f"block {layer} does not get what the one before gave")
         self._latest = y.clone()
-        at = {site: next((s for s in seen if s.module is m), None) for site, m in sites.items()}
-        parts = {site: at[site] for site in ("attn_out", "mlp_out") if at.get(site)}
+        at = {}
+        for site in sites.keys() - {"resid_post"}:
+            calls = [s for s in seen if s.module is sites[site]]
+            if len(calls) == 1:
+                at[site] = calls[0]
+            else:
+                self._judge(site, 1.0, f"in block {layer} it runs {len(calls)} times")
+        parts = {site: at[site] for site in ("attn_out", "mlp_out") if site in at}
         # What the residual stream may be on its way through the block: what the other modules get,
         # but for norms after attention or MLP, and what norms give where they stand in its way.
         others = [s for s in seen if s not in parts.values() and s is not at.get("mlp_act")]
@@ -256,15 +264,15 @@ class SiteCheck:
         for site, part in parts.items():
             norms = [s.after for s in seen if s.follows(part) and not _has_matrices(s.module)]
             added[site] = _alike(x, [part.computed, *norms])
-        pairs = [*combinations(stream, 2)]
+        steps = [*combinations(stream, 2)]
         alone = {
-            site: min((_unexplained(*pair, t) for t in given for pair in pairs), default=1.0)
+            site: self._least(_unexplained(*step, t) for t in given for step in steps)
             for site, given in added.items()
         }
         together = 1.0  # attention and MLP side by side
         if len(added) == 2 and max(alone.values()) > self.tolerance:
-            both = [a + m for a, m in product(*added.values())]
-            together = min((_unexplained(x, y, each) for each in both), default=1.0)
+            both = product(*added.values())
+            together = self._least(_unexplained(x, y, a + m) for a, m in both)
         for site, error in alone.items():
             error = min(error, together)
             self._judge(site, error, f"block {layer} adds something else to the residual stream")
@@ -275,6 +283,15 @@ class SiteCheck:
             why = f"in block {layer} it does not lead to what the MLP gives"
             self._judge("mlp_act", error, why)
         seen.clear()
+
+    def _least(self, errors):
+        """The first error that is small enough, else the smallest; 1 of none."""
+        least = 1.0
+        for error in errors:
+            least = min(least, error)
+            if least <= self.tolerance:
+                break
+        return least
 
     def _judge(self, site, error, why):
         if site in self.errors:

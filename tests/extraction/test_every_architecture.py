@@ -122,7 +122,7 @@ def test_the_sweep_is_wide():
     assert len(built) >= 120
     rows = [row for row in TABLE.read_text().splitlines() if row.startswith("| ")][2:]
     assert len(rows) == len(built)
-    assert sum("| refused" in row for row in rows) <= 8
+    assert sum("| refused" in row for row in rows) <= 11
     assert sum(f"| {SHARED} |" in row for row in rows) >= 130
 
 
