@@ -1,11 +1,13 @@
 """The default model with its real weights, in one file, as loading it takes most of the time."""
 
 import os
+import warnings
 
 import pytest
 import torch
 from architectures import ARCHITECTURES, Architecture, plain_activations, relative_error
 from nightly import is_nightly
+from peft import LoraConfig, get_peft_model
 from test_generation import TOLERANCE, answer, expected_response
 
 from probekit import load_model, read_questions
@@ -55,6 +57,24 @@ def test_a_gguf_file_is_loaded_by_itself(smollm2, tmp_path):
         loaded = load_model(path)
         assert loaded.revision == digest
         assert loaded.stop_ids == smollm2.stop_ids
+
+
+@pytest.mark.skipif(not is_nightly(), reason="half a minute: nightly")
+def test_an_adapter_of_the_default_model(smollm2, tmp_path):
+    config = LoraConfig(r=2, target_modules=["q_proj", "down_proj"], init_lora_weights=False)
+    ids = torch.tensor([smollm2.tokenize(smollm2.prompt("Where is Oslo?"))])
+    with warnings.catch_warnings(action="ignore"), torch.inference_mode():
+        adapted = get_peft_model(smollm2.model, config).eval()
+        adapted.save_pretrained(tmp_path, save_embedding_layers=False)
+        expected = adapted(ids).logits
+        adapted.unload()
+        plain = smollm2.model(ids).logits
+    lm = load_model(tmp_path, base="smollm2")
+    with torch.inference_mode():
+        found = lm.model(ids).logits
+    torch.testing.assert_close(found, expected, atol=1e-3, rtol=1e-3)
+    assert (found - plain).abs().max() > 0.1
+    assert lm.revision.endswith(f" on {smollm2.revision}")
 
 
 # One pass
