@@ -108,7 +108,7 @@ def merged(name, model, adapter):
     """The model with the adapter's changes in its own weights; `model` itself is changed."""
     from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 
-    # Not model.is_quantized, which is true of unpacked GGUF files, too.
+    # Not model.is_quantized, which may be true of weights that were unpacked, too.
     if any(type(p) is not torch.nn.Parameter or p.itemsize == 1 for p in model.parameters()):
         raise ValueError(
             f"The base of {name} is quantised, and an adapter can't be merged into such weights "

@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
+import transformers
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
@@ -247,7 +248,7 @@ def load_model(
         if "gguf_file" not in options:
             tokenizers.append(AutoTokenizer.from_pretrained(folder, **options))
         settings = folder if identity else Path(config).parent
-        packed = {}
+        packed = {"quant_method": "gguf"}
         if "gguf_file" not in options:
             text = Path(settings, "config.json").read_text(encoding="utf-8")
             packed = quantised(parse_json(text))
@@ -275,7 +276,7 @@ def load_model(
     # Not a folder that is gone by now.
     model.name_or_path = model.config._name_or_path = tokenizer.name_or_path = source
     if weights:
-        if packed:
+        if packed and "gguf_file" not in options:
             _in_one_precision(model)
         _check_weights(name, model, loaded)
     # Another process may work in another folder, and a branch may move on meanwhile.
@@ -325,6 +326,9 @@ def _unpacking(packed):
         return {"quantization_config": how}
     if packed.get("quant_method") == "mxfp4":
         return {"quantization_config": Mxfp4Config(dequantize=True)}
+    if packed.get("quant_method") == "gguf" and hasattr(transformers, "GgufConfig"):
+        # Otherwise newer versions fetch code from the hub, where the package kernels is installed.
+        return {"quantization_config": transformers.GgufConfig(dequantize=True)}
     return {}
 
 

@@ -453,7 +453,7 @@ def test_nothing_is_merged_into_quantised_weights(adapter, tiny_model_dir, monke
 
 
 def test_weights_that_were_unpacked_are_not_quantised(adapter, tiny_model_dir, monkeypatch):
-    """transformers says of an unpacked GGUF file, too, that it is quantised."""
+    """Versions of transformers say of an unpacked GGUF file, too, that it is quantised."""
 
     def say_so(name, model, loaded):
         model.is_quantized = True

@@ -9,6 +9,7 @@ from architectures import ARCHITECTURES, Architecture, plain_activations, relati
 from nightly import is_nightly
 from peft import LoraConfig, get_peft_model
 from test_generation import TOLERANCE, answer, expected_response
+from transformers.quantizers.quantizer_gguf import GgufHfQuantizer
 
 from probekit import load_model, read_questions
 from probekit.extraction.asking import judge, p_true, point_to_answers
@@ -40,6 +41,19 @@ def test_a_gguf_file_that_was_cut_off(smollm2, tmp_path, kept):
         path.write_bytes(file.read(kept))
     with pytest.raises(ValueError, match=r"cut\.gguf cannot be loaded as a causal language model"):
         load_model(path)
+
+
+def test_a_gguf_file_is_unpacked_by_nothing_from_the_hub(smollm2, monkeypatch):
+    """Where the package kernels is installed, transformers would fetch compiled code from there."""
+
+    def validate_environment(self, **_):  # where it would
+        raise ValueError(f"dequantize={self.quantization_config.dequantize}")
+
+    monkeypatch.setattr(GgufHfQuantizer, "validate_environment", validate_environment)
+    tokenizer = "probekit.extraction.models.AutoTokenizer.from_pretrained"
+    monkeypatch.setattr(tokenizer, lambda *_, **__: None)  # takes ten seconds
+    with pytest.raises(ValueError, match="dequantize=True"):
+        load_model("smollm2")
 
 
 def test_a_gguf_file_is_loaded_by_itself(smollm2, tmp_path):
