@@ -429,7 +429,8 @@ NO_QUESTIONS = (
 )
 HOW_TO_NAME = (
     "A model is named by 'smollm2', a local folder with config.json and .safetensors files, a "
-    ".gguf file, or a hub id such as 'mistralai/Mistral-7B-Instruct-v0.2'."
+    ".gguf file, or a hub id such as 'mistralai/Mistral-7B-Instruct-v0.2'; an adapter by its "
+    "local folder, with base=."
 )
 NO_FOLDER = f"No folder 'no/such/folder'. {HOW_TO_NAME}"
 NO_DEVICE = (

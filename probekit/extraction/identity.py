@@ -34,11 +34,17 @@ _OTHERS = {".json", ".jinja", ".model", ".txt", ".tiktoken", ".codes", ".tokeniz
 _WEIGHTS = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
 
+#: Kinds of quantised weights that are unpacked when they are loaded: an ordinary model then.
+UNPACKED = ("fp8", "mxfp4")
+
+#: The two files that make a folder an adapter of peft.
+ADAPTER, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+
 #: How the name of a folder begins that is there while a model is loaded.
 TEMPORARY = "probekit-model-"
 
 #: Files of a hub repository that name others, or another model.
-NAMING = ("config.json", "adapter_config.json", "tokenizer_config.json", _INDEX)
+NAMING = ("config.json", ADAPTER, "tokenizer_config.json", _INDEX)
 
 # What kinds of files the settings may name; an index names weights only.
 _NAMED = {
@@ -49,7 +55,7 @@ _NAMED = {
 HOW_TO_NAME = (
     f"A model is named by {', '.join(map(repr, SHORT_NAMES))}, a local folder with config.json "
     "and .safetensors files, a .gguf file, or a hub id such as "
-    "'mistralai/Mistral-7B-Instruct-v0.2'."
+    "'mistralai/Mistral-7B-Instruct-v0.2'; an adapter by its local folder, with base=."
 )
 
 
@@ -70,9 +76,7 @@ def locate_model(name, revision=None, code=False):
         path = Path(name)
         # Not path.is_dir, which fails where a text is too long for a name.
         if os.path.isdir(path):
-            # One hash for the folder's weights, configuration, tokenizer and templates.
-            hashes = [f"{file} {sha256(place)}" for file, place in _files(path, code).items()]
-            return str(path), {}, hashlib.sha256("\n".join(hashes).encode()).hexdigest()
+            return str(path), {}, _one_hash(_files(path, code))
         if path.suffix != ".gguf":
             try:
                 validate_repo_id(name)  # without asking the hub
@@ -92,6 +96,27 @@ def locate_model(name, revision=None, code=False):
     return str(path.parent), {"gguf_file": path.name}, digest
 
 
+def locate_adapter(name):
+    """The files of an adapter's folder, {name: path}, and one hash of them all."""
+    if not isinstance(name, (str, os.PathLike)):
+        raise TypeError(f"No adapter is called {arguments.shown(name)}. {HOW_TO_NAME}")
+    folder = Path(name)
+    if not os.path.isfile(folder / ADAPTER):
+        raise FileNotFoundError(
+            f"{arguments.shown(str(name), 200)} is no folder with {ADAPTER}, and base= is for "
+            "adapters. Leave base out if this is a whole model; download an adapter of the hub "
+            "first, and give its folder."
+        )
+    files = _files(folder, adapter=True)
+    return files, _one_hash(files)
+
+
+def _one_hash(files):
+    """One SHA-256 for the weights, configuration, tokenizer and templates of a folder."""
+    hashes = [f"{file} {sha256(place)}" for file, place in files.items()]
+    return hashlib.sha256("\n".join(hashes).encode()).hexdigest()
+
+
 @contextmanager
 def only_what_is_hashed(source, options):
     """A folder of links to a local model's files and to nothing else, for transformers to read.
@@ -100,7 +125,13 @@ def only_what_is_hashed(source, options):
     settings beside a GGUF file. What is not part of the model's hash is not there to be found.
     """
     file = options.get("gguf_file")
-    files = {file: Path(source, file)} if file else _files(Path(source))
+    with only({file: Path(source, file)} if file else _files(Path(source))) as folder:
+        yield folder
+
+
+@contextmanager
+def only(files):
+    """A folder of links to some files, {name: path}, that is there while it is read."""
     with tempfile.TemporaryDirectory(prefix=TEMPORARY) as folder:
         for name, path in files.items():
             link = Path(folder, name)
@@ -109,16 +140,17 @@ def only_what_is_hashed(source, options):
         yield folder
 
 
-def _files(folder, code=False):
-    """The files that make up a model, by their names in its folder: weights first."""
+def _files(folder, code=False, adapter=False):
+    """The files that make up a model or adapter, by their names in its folder: weights first."""
     settings = sorted(p for p in folder.iterdir() if p.suffix in _OTHERS and p.is_file())
     parsed = {path.name: _parsed(path) for path in settings if path.suffix == ".json"}
-    named = {folder / name for name in named_files(folder, parsed)}
-    found = sorted(folder.glob("*.safetensors"))
-    if not (found or named & set(settings)):
+    named = {folder / name for name in named_files(folder, parsed, adapter)}
+    found = sorted(folder.glob(ADAPTER_WEIGHTS if adapter else "*.safetensors"))
+    if not (found or (named & set(settings) and not adapter)):
         raise FileNotFoundError(
-            f"{folder} holds no .safetensors file. Save the model there with save_pretrained(); "
-            "other formats are not read, since they can run code."
+            f"{folder} holds no {ADAPTER_WEIGHTS if adapter else '.safetensors file'}. Save the "
+            f"{'adapter' if adapter else 'model'} there with save_pretrained(); other formats "
+            "are not read, since they can run code."
         )
     weights = sorted({*found, *(named - set(settings))})
     templates = sorted(folder.glob("additional_chat_templates/*.jinja"))
@@ -156,20 +188,26 @@ def _check_place(folder, path):
         )
 
 
-def named_files(folder, parsed):
-    """Names of the files that a model's settings say it consists of."""
-    if "adapter_config.json" in parsed:
-        raise ValueError(
-            f"{folder} holds an adapter (adapter_config.json), which changes another model and is "
-            "no model by itself. Merge the two with merge_and_unload() of peft, save the "
-            "result with save_pretrained(), and load that."
-        )
+def named_files(folder, parsed, adapter=False):
+    """Names of the files that the settings of a model or adapter say it consists of."""
     for name, content in parsed.items():
         if name in NAMING and not isinstance(content, dict):
             raise ValueError(f"{folder / name} is damaged: it does not hold names and values.")
+    if ADAPTER in parsed and not adapter:
+        base = arguments.shown(parsed[ADAPTER].get("base_model_name_or_path"), 200)
+        raise ValueError(
+            f"{folder} holds an adapter ({ADAPTER}), which changes another model and is no model "
+            f"by itself. It says that this is {base}, which is not looked for. Name the model that "
+            "you want: load_model(folder, base=...). On the command line, merge the two first, "
+            "with merge_and_unload() and save_pretrained() of peft, and name the result."
+        )
+    if not adapter:
+        _check_quantised(folder, parsed.get("config.json", {}))
     is_sharded = _INDEX in parsed and not (folder / _WEIGHTS).is_file()
     weights = parsed.get("config.json", {}).get("transformers_weights")
     weights = weights or (_INDEX if is_sharded else _WEIGHTS)
+    if adapter:
+        weights = ADAPTER_WEIGHTS
     tokenizers = parsed.get("tokenizer_config.json", {}).get("fast_tokenizer_files", ())
     named = [("config.json", weights), *(("tokenizer_config.json", each) for each in tokenizers)]
     if isinstance(weights, str) and weights.endswith(".json"):
@@ -192,6 +230,37 @@ def named_files(folder, parsed):
                 "Save the model with save_pretrained()."
             )
     return [name for _, name in named]
+
+
+def quantised(config):
+    """What a model's configuration says of the quantisation of its weights: empty if nothing."""
+    parts = [config, *(part for part in config.values() if isinstance(part, dict))]
+    return next((p["quantization_config"] for p in parts if p.get("quantization_config")), {})
+
+
+def _check_quantised(folder, config):
+    """Refuse quantised weights that are not known to give the activations of a plain pass."""
+    found = quantised(config)
+    if not isinstance(found, dict):
+        raise ValueError(
+            f"{folder / 'config.json'} is damaged: its quantization_config has no names."
+        )
+    method, in_4_bits = found.get("quant_method"), found.get("load_in_4bit")
+    if found.get("load_in_8bit"):
+        problem = (
+            "in 8 bits by bitsandbytes, and what it computes for a question then depends on the "
+            "others in its batch"
+        )
+    elif in_4_bits and importlib.util.find_spec("bitsandbytes") is None:
+        problem = "in 4 bits by bitsandbytes, which is not installed: pip install bitsandbytes"
+    elif found and not in_4_bits and method not in UNPACKED:
+        problem = f"by {arguments.shown(method)}, and nobody has checked here what it computes"
+    else:
+        return
+    raise ValueError(
+        f"The weights in {folder} are quantised {problem}. Take the same model unquantised, as a "
+        f".gguf file, or quantised by {', '.join(UNPACKED)} or bitsandbytes in 4 bits."
+    )
 
 
 def check_download(folder):

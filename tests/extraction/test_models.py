@@ -10,7 +10,10 @@ from datetime import datetime
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
+from tiny import tiny_sizes
+from transformers import AutoModelForCausalLM, AutoTokenizer, GptOssConfig, GptOssForCausalLM
+from transformers.quantizers.quantizer_finegrained_fp8 import FineGrainedFP8HfQuantizer
+from transformers.quantizers.quantizer_mxfp4 import Mxfp4HfQuantizer
 
 from probekit import load_model
 from probekit.extraction.identity import SHORT_NAMES, locate_model
@@ -233,6 +236,109 @@ def test_weights_that_are_no_finite_numbers(folder, value, dtype):
     spoil(folder, **{DOWN: weights})
     with pytest.raises(ValueError, match=rf"finite numbers in torch\.{dtype}: {DOWN}\. Load it"):
         load_model(folder, dtype=dtype)
+
+
+# Quantised weights
+
+
+def in_fp8(folder, side=16):
+    """Quantise the projections by blocks, as published; return what they stand for."""
+    path, stand_for = folder / "model.safetensors", {}
+    stored = load_file(path)
+    for name in [n for n in stored if "_proj." in n]:
+        rows, columns = stored[name].shape
+        blocks = stored[name].reshape(rows // side, side, columns // side, side)
+        scales = blocks.abs().amax((1, 3), keepdim=True) / 448
+        numbers = (blocks / scales).to(torch.float8_e4m3fn)
+        stand_for[name] = (numbers.float() * scales).reshape(rows, columns)
+        stored[name] = numbers.reshape(rows, columns)
+        stored[f"{name}_scale_inv"] = scales.reshape(rows // side, columns // side).clone()
+    save_file(stored, path, {"format": "pt"})
+    said = {"quant_method": "fp8", "weight_block_size": [side, side], "fmt": "e4m3"}
+    said |= {"activation_scheme": "dynamic", "modules_to_not_convert": ["lm_head"]}
+    change(folder / "config.json", quantization_config=said)
+    return stand_for
+
+
+MXFP4 = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6])
+
+
+def in_mxfp4(folder):
+    """Put a mixture of experts into the folder, its experts quantised; what they stand for."""
+    sizes = tiny_sizes(AutoTokenizer.from_pretrained(folder)) | {"num_local_experts": 4}
+    config = GptOssConfig(num_hidden_layers=2, head_dim=8, **sizes)
+    GptOssForCausalLM(config).save_pretrained(folder)
+    path, stand_for = folder / "model.safetensors", {}
+    stored = load_file(path)
+    for name in [n for n in stored if n.endswith(("experts.gate_up_proj", "experts.down_proj"))]:
+        experts, n_in, n_out = stored[name].shape
+        codes = torch.randint(16, (experts, n_out, n_in // 32, 32), dtype=torch.uint8)
+        scales = torch.randint(120, 126, (experts, n_out, n_in // 32), dtype=torch.uint8)
+        numbers = MXFP4[codes.long()] * 2.0 ** (scales.float() - 127)[..., None]
+        stand_for[name] = numbers.reshape(experts, n_out, n_in).transpose(1, 2)
+        stored[f"{name}_blocks"] = codes[..., 0::2] | codes[..., 1::2] << 4
+        stored[f"{name}_scales"] = scales
+        del stored[name]
+    save_file(stored, path, {"format": "pt"})
+    change(folder / "config.json", quantization_config={"quant_method": "mxfp4"})
+    return stand_for
+
+
+@pytest.mark.parametrize("saved_in", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+@pytest.mark.parametrize("quantise", [in_fp8, in_mxfp4])
+def test_fp8_and_mxfp4_are_unpacked(quantise, dtype, saved_in, folder, monkeypatch):
+    asked = []
+
+    def validate_environment(self, **_):  # where transformers unpacks for want of a device
+        asked.append(self.quantization_config.dequantize)
+
+    for quantizer in (FineGrainedFP8HfQuantizer, Mxfp4HfQuantizer):
+        monkeypatch.setattr(quantizer, "validate_environment", validate_environment)
+    stand_for = quantise(folder)
+    stored = load_file(folder / "model.safetensors").items()
+    kept = {n: t.to(saved_in) for n, t in stored if t.dtype == torch.float32 and "scale" not in n}
+    spoil(folder, **kept)
+    change(folder / "config.json", dtype=str(saved_in).removeprefix("torch."))
+    lm = load_model(folder, dtype=dtype)
+    assert lm.model.dtype == (dtype or torch.float32)
+    assert {p.dtype for p in lm.model.parameters()} == {lm.model.dtype}
+    assert asked == [True]
+    assert not getattr(lm.model, "is_quantized", False)
+    weights = lm.model.state_dict()
+    for name, expected in stand_for.items():
+        torch.testing.assert_close(weights[name].float(), expected, atol=0, rtol=2**-7)
+    without = load_model(folder, weights=False)
+    assert [n for n, _ in without.model.named_modules()] == [n for n, _ in lm.model.named_modules()]
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"quant_method": "gptq", "bits": 4}, "by 'gptq', and nobody has checked"),
+        ({"quant_method": "awq"}, "by 'awq'"),
+        ({"quant_method": "compressed-tensors"}, "by 'compressed-tensors'"),
+        ({"quant_method": "torchao"}, "by 'torchao'"),
+        ({"quant_method": "mxfp8"}, "by 'mxfp8'"),
+        ({"quant_method": "invented later"}, "by 'invented later'"),
+        ({"quant_method": ["fp8"]}, r"by \['fp8'\]"),
+        ({"bits": 4}, "by None"),
+        ({"quant_method": "bitsandbytes", "load_in_8bit": True}, "depends on the others in its b"),
+        ({"load_in_8bit": True, "load_in_4bit": True}, "depends on the others in its batch"),
+        ({"load_in_4bit": True}, r"not installed: pip install bitsandbytes\. Take the same model"),
+        (["fp8"], "is damaged: its quantization_config has no names"),
+    ],
+)
+@pytest.mark.parametrize("nested", [False, True])
+def test_quantised_weights_that_are_refused(folder, config, said, nested, monkeypatch):
+    """Before anything is hashed."""
+    config = {"quantization_config": config}
+    change(folder / "config.json", **({"text_config": config} if nested else config))
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    monkeypatch.setattr("probekit.extraction.identity.sha256", None)
+    for weights in (True, False):
+        with pytest.raises(ValueError, match=said):
+            load_model(folder, weights=weights)
 
 
 # Files that a folder names
@@ -492,6 +598,7 @@ def test_a_snapshot_is_a_folder_too_and_its_links_are_the_caches_own(cached, lm)
     ("name", "content", "said"),
     [
         ("adapter_config.json", {"base_model_name_or_path": "a/b"}, "holds an adapter"),
+        ("config.json", {"quantization_config": {"quant_method": "awq"}}, "quantised by 'awq'"),
         ("config.json", {"transformers_weights": "adapter_model.bin"}, "pickles, are not read"),
         ("model.safetensors.index.json", {"weight_map": {"a": "a.bin"}}, "pickles, are not read"),
         ("model.safetensors.index.json", {"weight_map": {"a": "../a"}}, "no file in the model's"),

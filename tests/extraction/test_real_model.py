@@ -1,12 +1,15 @@
 """The default model with its real weights, in one file, as loading it takes most of the time."""
 
 import os
+import warnings
 
 import pytest
 import torch
 from architectures import ARCHITECTURES, Architecture, plain_activations, relative_error
 from nightly import is_nightly
+from peft import LoraConfig, get_peft_model
 from test_generation import TOLERANCE, answer, expected_response
+from transformers.quantizers.quantizer_gguf import GgufHfQuantizer
 
 from probekit import load_model, read_questions
 from probekit.extraction.asking import judge, p_true, point_to_answers
@@ -40,6 +43,19 @@ def test_a_gguf_file_that_was_cut_off(smollm2, tmp_path, kept):
         load_model(path)
 
 
+def test_a_gguf_file_is_unpacked_by_nothing_from_the_hub(smollm2, monkeypatch):
+    """Where the package kernels is installed, transformers would fetch compiled code from there."""
+
+    def validate_environment(self, **_):  # where it would
+        raise ValueError(f"dequantize={self.quantization_config.dequantize}")
+
+    monkeypatch.setattr(GgufHfQuantizer, "validate_environment", validate_environment)
+    tokenizer = "probekit.extraction.models.AutoTokenizer.from_pretrained"
+    monkeypatch.setattr(tokenizer, lambda *_, **__: None)  # takes ten seconds
+    with pytest.raises(ValueError, match="dequantize=True"):
+        load_model("smollm2")
+
+
 def test_a_gguf_file_is_loaded_by_itself(smollm2, tmp_path):
     """What lies beside it is no part of its hash."""
     source, options, digest = locate_model("smollm2")
@@ -55,6 +71,24 @@ def test_a_gguf_file_is_loaded_by_itself(smollm2, tmp_path):
         loaded = load_model(path)
         assert loaded.revision == digest
         assert loaded.stop_ids == smollm2.stop_ids
+
+
+@pytest.mark.skipif(not is_nightly(), reason="half a minute: nightly")
+def test_an_adapter_of_the_default_model(smollm2, tmp_path):
+    config = LoraConfig(r=2, target_modules=["q_proj", "down_proj"], init_lora_weights=False)
+    ids = torch.tensor([smollm2.tokenize(smollm2.prompt("Where is Oslo?"))])
+    with warnings.catch_warnings(action="ignore"), torch.inference_mode():
+        adapted = get_peft_model(smollm2.model, config).eval()
+        adapted.save_pretrained(tmp_path, save_embedding_layers=False)
+        expected = adapted(ids).logits
+        adapted.unload()
+        plain = smollm2.model(ids).logits
+    lm = load_model(tmp_path, base="smollm2")
+    with torch.inference_mode():
+        found = lm.model(ids).logits
+    torch.testing.assert_close(found, expected, atol=1e-3, rtol=1e-3)
+    assert (found - plain).abs().max() > 0.1
+    assert lm.revision.endswith(f" on {smollm2.revision}")
 
 
 # One pass
