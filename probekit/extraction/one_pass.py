@@ -20,7 +20,7 @@ from tqdm import tqdm
 from probekit import arguments
 from probekit.extraction import asking, memory
 from probekit.extraction.corrections import correct_answers, digest, read_corrections
-from probekit.extraction.generation import examined
+from probekit.extraction.generation import WHOLE, examined
 from probekit.extraction.models import LanguageModel
 from probekit.extraction.shards import (
     Shard,
@@ -187,7 +187,13 @@ def extract(
             if workers:
                 workers.check(sites)
             else:
-                examined(lm, prompts).refuse(sites)
+                found = examined(lm, prompts)
+                found.refuse(sites)
+                if found.way == WHOLE:
+                    arguments.say(
+                        f"{found.name} keeps a state that rows of a batch can't share: each token "
+                        "is computed from the whole text, which is right, but slow."
+                    )
                 if isinstance(judge, LanguageModel):
                     examined(judge).refuse()
         settled = False
