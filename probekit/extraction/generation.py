@@ -64,13 +64,15 @@ def common_prefix(prompts):
     return min(len(shared), min(map(len, prompts)) - 1)
 
 
-def generate(lm, prompts, sites, *, prefix=None, **options):
+def generate(lm, prompts, sites, *, prefix=None, names=None, **options):
     """Answer prompts and capture the activations of the responses, in one pass.
 
     The model is examined first, once: a ValueError is raised if it can't be answered or read so.
     """
-    examined(lm, prompts).refuse(sites)
-    yield from _answer(lm, prompts, sites, prefix or CachedPrefix(lm, prompts), **options)
+    names = names or range(len(prompts))
+    examined(lm, prompts, names).refuse(sites)
+    prefix = prefix or CachedPrefix(lm, prompts)
+    yield from _answer(lm, prompts, sites, prefix, names=names, **options)
 
 
 @torch.inference_mode()
@@ -84,7 +86,7 @@ def _answer(
     batch_size,
     sample=None,
     stop_ids=None,
-    names=None,
+    names,
 ):
     # The longest are read first, so that the batch gets narrower with time, not wider.
     waiting = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
@@ -94,7 +96,6 @@ def _answer(
     batch_size = min(batch_size, len(prompts))
     with Recorder(lm.model, sites) as recorder:
         rows = _Rows(batch_size, max(map(len, prompts)), max_new_tokens, len(prompts))
-        names = names or range(len(prompts))
         rows.error = lambda row: not_finite(lm, names[row.index], len(row.token_ids), ids=row.text)
         while waiting or len(rows):
             while waiting and (free := batch_size - len(rows)) >= refill:
@@ -113,15 +114,19 @@ def _answer(
                 yield from rows.advance(logits, stops, sample)
 
 
-def examined(lm, prompts=None):
+def examined(lm, prompts=(), names=()):
     """What `self_test.examine` finds out of this model, with these prompts or one of its own."""
     if lm.model not in _EXAMINED:
-        prompts = prompts or [lm.tokenize(lm.prompt("In which country is the city of Oslo?"))]
+        if not prompts:
+            names = ["In which country is the city of Oslo?"]
+            prompts = [lm.tokenize(lm.prompt(names[0]))]
 
         def answer(trials, sites, way, **options):
-            return _answer(lm, trials, sites, CachedPrefix(lm, trials, way), **options)
+            prefix = CachedPrefix(lm, trials, way)
+            return _answer(lm, trials, sites, prefix, names=range(len(trials)), **options)
 
-        _EXAMINED[lm.model] = examine(lm, prompts, WAYS, answer)
+        names = names or range(len(prompts))
+        _EXAMINED[lm.model] = examine(lm, prompts, names, WAYS, answer)
     return _EXAMINED[lm.model]
 
 
@@ -394,7 +399,7 @@ class _Rows:
         gained = logits.gather(-1, chosen)[:, 0]
         gained = (gained - logits.exp_().sum(-1).log_()).tolist()
         chosen = chosen[:, 0]
-        stopped = torch.isin(chosen, stops).tolist()
+        stopped = torch.isin(chosen, stops.to(chosen.device)).tolist()
         ended = set()
         for row, token, stop, logprob in zip(rows, chosen.tolist(), stopped, gained, strict=True):
             # The logarithm of the sum is NaN if one logit is NaN or infinite, or all are -inf; some
@@ -462,7 +467,7 @@ class Sampler:
 
     def __call__(self, logits, indices, steps):
         """Draw the next token of each row, (rows,), from logits (rows, vocabulary)."""
-        shares, tokens = (logits / self.temperature).softmax(-1).sort(descending=True)
+        shares, tokens = (logits / self.temperature).softmax(-1).sort(descending=True, stable=True)
         reached = shares.cumsum(-1)
         # The likeliest tokens that together have `top_p`: at least one.
         shares = shares.masked_fill(reached - shares >= self.top_p, 0)

@@ -187,7 +187,7 @@ def extract(
             if workers:
                 workers.check(sites)
             else:
-                found = examined(lm, prompts)
+                found = examined(lm, prompts, asked["id"].tolist())
                 found.refuse(sites)
                 if found.way == WHOLE:
                     arguments.say(

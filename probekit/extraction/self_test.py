@@ -51,7 +51,7 @@ class Examination:
 
 
 @torch.inference_mode()
-def examine(lm, prompts, ways, answer):
+def examine(lm, prompts, names, ways, answer):
     """Try ways to answer, the quickest first, until one is right.
 
     ``answer(prompts, sites, way, **options)`` gives responses, as `generation.generate` does.
@@ -78,7 +78,7 @@ def examine(lm, prompts, ways, answer):
         note("answers", "plain model", math.inf, _first_line(error))
         return Examination(name, None, {}, _table(checks))
     if logits[0, -1].float().logsumexp(-1).isnan():
-        raise not_finite(lm, "the first", ids=trials[0])
+        raise not_finite(lm, names[prompts.index(max(prompts, key=len))], ids=trials[0])
     for site, difference in sites.errors.items():
         note("adds up", site, difference, sites.wrong.get(site))
     wrong |= sites.wrong
@@ -172,16 +172,15 @@ def not_finite(lm, question, n_tokens=0, ids=None, block=None):
     """
     if block is None and ids is not None:
         block = _first_endless_block(lm, ids)
-    where = "" if block is None else f", from decoder block {block} on,"
+    where = "" if block is None else f" from decoder block {block} on,"
     dtype = lm.model.dtype
     advice = {
         torch.float16: "Load it with dtype=torch.bfloat16 or torch.float32, which overflow later.",
         torch.bfloat16: "Load it with dtype=torch.float32, which is more precise.",
     }.get(dtype, "Its weights do not fit its configuration, or this version of transformers.")
     return ValueError(
-        f"The model computes NaN or infinity in {dtype}{where} at question "
-        f"{arguments.shown(question)}, {n_tokens} tokens into its response, so what it says means "
-        f"nothing. {advice}"
+        f"The model computes NaN or infinity in {dtype} at question {arguments.shown(question)}, "
+        f"{n_tokens} tokens into its response,{where} so what it says means nothing. {advice}"
     )
 
 

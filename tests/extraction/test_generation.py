@@ -301,8 +301,9 @@ def test_the_first_logits_that_are_not_finite_end_it(monkeypatch, spoil, at, sam
             spoil(logits[1])
         return logits
 
-    monkeypatch.setattr(generation, "_forward", spoilt)
     prompts = [p[:6] for p in make_prompts(3)]
+    generation.examined(lm, prompts)
+    monkeypatch.setattr(generation, "_forward", spoilt)
     names = ["first", "second", "third"]
     with pytest.raises(ValueError, match=rf"float32 at question 'second', {at} tokens into"):
         answer(lm, prompts, [], batch_size=3, sample=sample, names=[*reversed(names)])

@@ -3,6 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from probekit.extraction.asking import find_copy, point_to_answers
+from probekit.questions.text import fold
 
 
 @pytest.mark.parametrize(
@@ -38,7 +39,8 @@ def test_any_text_gives_a_span_of_the_response_or_none(copied, response):
     if span is not None:
         start, end = span
         assert 0 <= start < end <= len(response)
-        assert response[start:end] in copied
+        found, given = (" ".join(t.casefold().split()) for t in (response[start:end], copied))
+        assert fold(found)[0] in fold(given)[0]  # case, spaces and marks may differ
 
 
 def test_nothing_to_do_is_nothing_done():
