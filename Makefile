@@ -16,12 +16,13 @@ RUN ?= data/runs/cities
 
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-input -c constraints.txt
 
-.PHONY: help env figure example test lint lab bench nightly faults fuzz audit clean
+.PHONY: help env figure example test gpu-check lint lab bench nightly faults fuzz audit clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make figure   extract, probe, draw, interpret: data/runs/cities/figures/heatmap.png"
 	@echo "make test     the tests (make test ARGS='-k grid' for some of them)"
+	@echo "make gpu-check  what only a GPU can show: rounding, speed, memory (8 minutes)"
 	@echo "make lint     ruff: rules and format"
 	@echo "make lab      JupyterLab in this folder, on this machine only"
 	@echo "make bench    the benchmarks"
@@ -72,6 +73,10 @@ example: $(STAMP)
 # The whole suite by two workers; with ARGS exactly what is asked for, in one process by default.
 test: $(STAMP)
 	@$(BIN)/python -m pytest $(or $(ARGS),-n 2)
+
+# PROBEKIT_GPU_CHECK=cpu make gpu-check tries the checks themselves where there is no GPU.
+gpu-check: $(STAMP)
+	@PROBEKIT_GPU_CHECK="$${PROBEKIT_GPU_CHECK:-cuda}" $(BIN)/python -m pytest -m gpu tests/gpu $(ARGS)
 
 lint: $(STAMP)
 	@$(BIN)/ruff check .

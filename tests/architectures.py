@@ -165,7 +165,8 @@ def plain_activations(model, name, token_ids):
                 hook = module.register_forward_hook(lambda m, args, out, k=key: keep(k, out))
             handles.append(hook)
     with torch.no_grad():
-        logits = model(torch.tensor([token_ids]), use_cache=False).logits[0]
+        ids = torch.tensor([token_ids], device=model.device)
+        logits = model(ids, use_cache=False).logits[0]
     for handle in handles:
         handle.remove()
     return {
@@ -176,9 +177,10 @@ def plain_activations(model, name, token_ids):
 
 def plain_response(model, prompt, stops, max_new_tokens):
     """What transformers' own `generate` answers to one prompt, without the token that ends it."""
+    asked = torch.tensor([prompt], device=model.device)
     ids = model.generate(
-        torch.tensor([prompt]),
-        attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
+        asked,
+        attention_mask=torch.ones_like(asked),
         do_sample=False,
         max_new_tokens=max_new_tokens,
         eos_token_id=sorted(stops) or None,

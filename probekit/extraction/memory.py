@@ -31,7 +31,7 @@ _SAID = (
     "not enough memory",
     "out of memory",
     "allocate memory",
-    "CUBLAS_STATUS_ALLOC_FAILED",
+    "_STATUS_ALLOC_FAILED",  # of cuBLAS, cuDNN, cuSOLVER
 )
 
 
@@ -53,6 +53,17 @@ def available():
         if limit is not None and usage is not None:
             free.append(limit - usage + (_number(group / "memory.stat", dropped) or 0))
     return max(0, min(free))
+
+
+def on_gpus(devices):
+    """Bytes that this process may still take on the fullest of some GPUs."""
+    # What torch keeps for tensors to come is taken, as the driver sees it, but nothing is in it.
+    return min(
+        torch.cuda.mem_get_info(device)[0]
+        + torch.cuda.memory_reserved(device)
+        - torch.cuda.memory_allocated(device)
+        for device in devices
+    )
 
 
 def deaths():

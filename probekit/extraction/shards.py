@@ -82,10 +82,8 @@ def fitting_batch(lm, longest_prompt, max_new_tokens, n_sites=1):
     a_row *= config.num_hidden_layers * lm.model.dtype.itemsize
     # Logits, in the model's precision and in float32.
     a_row += getattr(config, "vocab_size", 0) * (lm.model.dtype.itemsize + 4)
-    if lm.device.type == "cuda":
-        free, most = torch.cuda.mem_get_info(lm.device)[0], 512
-    else:
-        free, most = memory.available(), 256
+    gpus = {p.device for p in lm.model.parameters() if p.device.type == "cuda"}
+    free, most = (memory.on_gpus(gpus), 512) if gpus else (memory.available(), 256)
     fitting = max(1, free // 2 // a_row)
     return min(most, 1 << (int(fitting).bit_length() - 1))
 

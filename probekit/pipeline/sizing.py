@@ -99,7 +99,8 @@ def estimate(
     runs : int
         Models times question files. Each device does one run at a time.
     device : {"CPU", "A100"}
-        What answers; "CPU" is two cores.
+        What answers; "CPU" is two cores, as measured. No GPU was measured: "A100" is taken to reach
+        a twentieth of its vendor's 312 TFLOP/s.
     devices : int
     cores : int
         Cores that fit probes, on all machines together.

@@ -8,8 +8,8 @@ GPU = MISTRAL | TRIVIA | {"device": "A100"}
 
 CASES = {
     "the default run, two cores": DEFAULT | {"key_value_size": 192},
-    "TriviaQA, 10,000 questions, a 7B model, one GPU and 16 cores": GPU | {"cores": 16},
-    "four such models x ten such files, eight GPUs and 128 cores": GPU
+    "TriviaQA, 10,000 questions, a 7B model, one A100 (assumed) and 16 cores": GPU | {"cores": 16},
+    "four such models x ten such files, eight A100 (assumed) and 128 cores": GPU
     | {"runs": 40, "devices": 8, "cores": 128},
 }
 

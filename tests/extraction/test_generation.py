@@ -64,7 +64,7 @@ def check_activations(name, lm, prompt, response):
         assert found.dtype == torch.float32
         assert relative_error(found, plain[site][len(prompt) - 1 :]) <= TOLERANCE, site
     gained = logits[len(prompt) - 1 : -1].log_softmax(-1)
-    expected = gained[range(len(response.token_ids)), response.token_ids].numpy()
+    expected = gained[range(len(response.token_ids)), response.token_ids].cpu().numpy()
     np.testing.assert_allclose(response.logprobs, expected, atol=1e-3)
 
 

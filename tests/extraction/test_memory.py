@@ -95,12 +95,25 @@ def test_a_group_that_was_made_again_is_another(system):
 
 
 @pytest.mark.parametrize(
+    ("free", "kept", "expected"), [((8, 2), (0, 0), 2), ((8, 1), (0, 1), 2), ((2, 9), (2, 2), 4)]
+)
+def test_the_fullest_gpu_decides_and_what_torch_keeps_for_later_is_free(
+    monkeypatch, free, kept, expected
+):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda d: (free[d] * GB, 80 * GB))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda d: (5 + kept[d]) * GB)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda d: 5 * GB)
+    assert memory.on_gpus({0, 1}) == expected * GB
+
+
+@pytest.mark.parametrize(
     ("error", "expected"),
     [
         (MemoryError(), True),
         (torch.OutOfMemoryError("CUDA out of memory."), True),
         (RuntimeError("MPS backend out of memory (MPS allocated: 1 GB)"), True),
         (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling"), True),
+        (RuntimeError("cusolver error: CUSOLVER_STATUS_ALLOC_FAILED, when calling"), True),
         (OSError(errno.ENOMEM, "Cannot allocate memory"), True),
         (OSError(errno.ENOSPC, "No space left on device"), False),
         (RuntimeError("shapes cannot be multiplied"), False),
