@@ -71,7 +71,10 @@ class LanguageModel:
     @property
     def device(self):
         """Device of the input embeddings: where token ids have to be."""
-        return self.model.get_input_embeddings().weight.device
+        embeddings = self.model.get_input_embeddings()
+        if embeddings.weight.is_meta and hasattr(embeddings, "_hf_hook"):  # kept elsewhere
+            return torch.device(embeddings._hf_hook.execution_device)
+        return embeddings.weight.device
 
     def prompt(self, question, day=None):
         """Put a question to the model as a prompt: its chat template, or ``Q: ... A:``.

@@ -232,6 +232,7 @@ class SiteCheck:
     def _compare(self, seen, layer, sites, block, args, kwargs, output):
         """Look at one block, when it has run."""
         x, y = first_tensor((args, kwargs)), first_tensor(output)
+        x = x.to(y.device)  # of a model on several devices
         self._ran.append(layer)
         if x.dim() != 3 or y.shape != x.shape:
             shape = f"({', '.join(map(str, y.shape))})"
@@ -303,7 +304,7 @@ class SiteCheck:
 def _alike(x, tensors):
     """Those tensors that hold a vector for each of `x`, in its shape."""
     fitting = [t for t in tensors if (t.numel(), t.shape[-1]) == (x.numel(), x.shape[-1])]
-    return [t.reshape(x.shape) for t in fitting]
+    return [t.reshape(x.shape).to(x.device) for t in fitting]
 
 
 def _distance(found, expected):

@@ -1,8 +1,10 @@
 """Faults that the self-test has to find, put into models that have none."""
 
 import copy
+import dataclasses
 from types import SimpleNamespace
 
+import accelerate
 import pytest
 import torch
 from architectures import ARCHITECTURES, build
@@ -271,6 +273,19 @@ def test_a_run_is_refused_before_anything_is_written(tiny, tmp_path):
     assert not (tmp_path / "run" / "answers.parquet").exists()
 
 
+def test_weights_that_are_kept_elsewhere_until_they_are_needed(tiny, tmp_path):
+    questions = pk.read_questions(write_questions(tmp_path / "q", 8))
+    runs = [pk.Run(tmp_path / name) for name in ("whole", "offloaded")]
+    pk.extract(tiny, questions, runs[0], max_new_tokens=6, progress=False)
+    offloaded = dataclasses.replace(tiny, model=accelerate.cpu_offload(tiny.model, "cpu"))
+    assert offloaded.model.get_input_embeddings().weight.is_meta
+    assert offloaded.device == torch.device("cpu")
+    generation._EXAMINED.clear()
+    pk.extract(offloaded, questions, runs[1], max_new_tokens=6, progress=False)
+    one, other = (run.activations().load() for run in runs)
+    assert one.equals(other)
+
+
 def test_a_judge_is_tried_too(tiny, tmp_path):
     judge = pk.load_model(tmp_path / "model")
     spoil(judge)
@@ -318,5 +333,5 @@ def test_not_a_number_at_a_later_question_names_the_block(tiny, tmp_path):
     word = tiny.tokenize(tiny.prompt(questions["question"].iloc[5]))[-8]
     with torch.no_grad():
         tiny.model.model.embed_tokens.weight[word] = torch.nan
-    with pytest.raises(ValueError, match="at question 'q.*', 0 tokens .*, from decoder block 0 on"):
+    with pytest.raises(ValueError, match=r"at question 'q.*', 0 tokens .* block 0 on"):
         pk.extract(tiny, questions, pk.Run(tmp_path / "run"), progress=False)

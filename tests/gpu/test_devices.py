@@ -90,7 +90,7 @@ def test_a_stop_list_that_is_left_on_the_cpu_is_noticed():
     with elsewhere():
         there = on_gpus(lm)
         there.device = torch.device("cpu")
-        with pytest.raises(RuntimeError, match=r"takes tensors of \['cpu', 'cuda:0'\]"):
+        with pytest.raises(ValueError, match=r"takes tensors of \['cpu', 'cuda:0'\]"):
             answer(there, prompts, (), batch_size=2)
 
 
