@@ -147,9 +147,10 @@ def check_model(lm):
         to its residual stream, or what its down-projection takes), "answers" (logits, in each of
         the ways to answer, the quickest first, until one is right), or "activations" (in that
         way, from the prompt's last token on); `of` is the site or the way; `difference` is the
-        largest relative one (in low precision the median), `allowed` what rounding may make of it;
-        `passed` is True or False; `result` says it in words. A site that does not pass can't be
-        asked for; a model without a way that passes can't be used.
+        relative one, of the answer that differs most: its largest, in low precision its median;
+        `allowed` is what rounding may make of it; `passed` is True or False; `result` says it in
+        words. A site that does not pass can't be asked for; a model without a way that passes
+        can't be used.
 
     Raises
     ------

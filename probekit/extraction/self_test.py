@@ -88,7 +88,8 @@ def examine(lm, prompts, names, ways, answer):
         try:
             logits, activations = _compare(lm, trials, readable, way, answer)
         except Exception as error:  # whatever a model's own code raises in this way
-            if memory.is_out_of_memory(error):
+            is_model = way == ways[-1] and isinstance(error, NotFiniteError)
+            if is_model or memory.is_out_of_memory(error):
                 raise
             note("answers", way, math.inf, _first_line(error))
             continue
@@ -120,7 +121,10 @@ def _trials(prompts):
 
 
 def _compare(lm, trials, sites, way, answer):
-    """Largest relative difference from the plain model: of logits, and {site: of activations}."""
+    """Relative difference from the plain model: of logits, and {site: of activations}.
+
+    Of the response that differs most its largest one, in low precision its median.
+    """
     stop = 0  # said by nobody but for the first response, which ends early: others take its place
     seen = {}
 
@@ -134,27 +138,26 @@ def _compare(lm, trials, sites, way, answer):
                 chosen[row] = logits[row, 1:].argmax() + 1
         return chosen
 
+    # In low precision a mixture of experts may take another expert for a token or two.
+    low = torch.finfo(lm.model.dtype).bits < 32
     logits, activations = [], {site: [] for site in sites}
     sizes = {"max_new_tokens": _NEW, "batch_size": 2}
     for response in answer(trials, sites, way, sample=choose, stop_ids=[stop], **sizes):
         prompt = trials[response.index]
         with Recorder(lm.model, sites, whole=True) as recorder:
             expected = plain(lm, [*prompt, *response.token_ids]).logits[0].float()
-        for step in range(len(response.token_ids) + 1):
-            theirs = expected[len(prompt) - 1 + step]
-            ours = seen[response.index, step]
-            logits.append((ours - theirs).norm() / (theirs - theirs.mean()).norm())
+        theirs = expected[len(prompt) - 1 :]
+        ours = torch.stack([seen[response.index, step] for step in range(len(theirs))])
+        spread = (theirs - theirs.mean(-1, keepdim=True)).norm(dim=-1)
+        error = (ours - theirs).norm(dim=-1) / spread
+        logits.append(error.median() if low else error.max())
         for site in sites:
             theirs = recorder.latest(site)[0, :, len(prompt) - 1 :].transpose(0, 1).float()
             ours = response.activations[site].float()
             length = theirs.norm(dim=-1).clamp_min(1e-30)
-            # (token, layer), the prompt's last token first
-            activations[site].append((ours - theirs).norm(dim=-1) / length)
-    # In low precision a mixture of experts may take another expert for one token.
-    most = torch.max if torch.finfo(lm.model.dtype).bits >= 32 else torch.median
-    return most(torch.stack(logits)).item(), {
-        site: most(torch.cat(found)).item() for site, found in activations.items()
-    }
+            error = (ours - theirs).norm(dim=-1) / length  # (token, layer)
+            activations[site].append(error.median() if low else error.max())
+    return max(logits).item(), {site: max(found).item() for site, found in activations.items()}
 
 
 def plain(lm, ids):
@@ -162,6 +165,10 @@ def plain(lm, ids):
     accepted = parameters(type(lm.model).forward)
     options = {"use_cache": False} if "use_cache" in accepted else {}
     return lm.model(input_ids=torch.tensor([ids], device=lm.device), **options)
+
+
+class NotFiniteError(ValueError):
+    """A model computed NaN or infinity."""
 
 
 def not_finite(lm, question, n_tokens=0, ids=None, block=None):
@@ -178,7 +185,7 @@ def not_finite(lm, question, n_tokens=0, ids=None, block=None):
         torch.float16: "Load it with dtype=torch.bfloat16 or torch.float32, which overflow later.",
         torch.bfloat16: "Load it with dtype=torch.float32, which is more precise.",
     }.get(dtype, "Its weights do not fit its configuration, or this version of transformers.")
-    return ValueError(
+    return NotFiniteError(
         f"The model computes NaN or infinity in {dtype} at question {arguments.shown(question)}, "
         f"{n_tokens} tokens into its response,{where} so what it says means nothing. {advice}"
     )

@@ -65,12 +65,14 @@ def test_any_prompts_will_do(prompts):
 # State that rows can't share
 
 
-def test_positions_that_are_counted_from_the_cache_are_noticed():
-    lm = language_model()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("fault", ["position_ids", "attention_mask"])
+def test_positions_and_masks_that_are_ignored_are_noticed(fault, dtype):
+    lm = language_model(dtype=dtype)
     original = lm.model.model.forward
 
-    def forward(*args, position_ids=None, **kwargs):  # as BART's decoders do
-        return original(*args, **kwargs)
+    def forward(*args, **kwargs):  # as BART's decoders do with positions
+        return original(*args, **kwargs | {fault: None})
 
     lm.model.model.forward = forward
     assert examined(lm, PROMPTS).way == WHOLE
