@@ -123,7 +123,7 @@ def examined(lm, prompts=(), names=()):
 
         def answer(trials, sites, way, **options):
             prefix = CachedPrefix(lm, trials, way)
-            return _answer(lm, trials, sites, prefix, names=range(len(trials)), **options)
+            return _answer(lm, trials, sites, prefix, **options)
 
         names = names or range(len(prompts))
         _EXAMINED[lm.model] = examine(lm, prompts, names, WAYS, answer)
@@ -192,7 +192,10 @@ def _forward(lm, ids, cache, mask=None, positions=None):
     options = {"logits_to_keep": 1, "use_cache": cache is not None}
     if cache is not None:
         # Models of recurrence alone call it by another name.
-        options[next(name for name in _CACHES if name in accepted)] = cache
+        name = next((name for name in _CACHES if name in accepted), None)
+        if name is None:
+            raise TypeError("it takes no cache")
+        options[name] = cache
         options["position_ids"] = positions.to(lm.device)
         if any(isinstance(layer, DynamicLayer) for layer in cache.layers):
             options["attention_mask"] = mask.to(lm.device)

@@ -191,7 +191,7 @@ def extract(
                 found.refuse(sites)
                 if found.way == WHOLE:
                     arguments.say(
-                        f"{found.name} keeps a state that rows of a batch can't share: each token "
+                        f"{found.name} can't be answered in a batch with a cache here: each token "
                         "is computed from the whole text, which is right, but slow."
                     )
                 if isinstance(judge, LanguageModel):
@@ -382,8 +382,21 @@ def _check_context(lm, questions, prompts, max_new_tokens, judge, p_true, day):
 
 
 def _context(lm):
-    """Tokens that a model can read at once, or None if it doesn't say."""
-    return getattr(lm.model.config.get_text_config(), "max_position_embeddings", None)
+    """Tokens that a model can read at once, or None if it doesn't say.
+
+    Where it computes in another way from some length on, that length: a cache that was made before
+    does not fit what comes after, and one long text in a batch would change the others.
+    """
+    config = lm.model.config.get_text_config(decoder=True)
+    rope = getattr(config, "rope_parameters", None) or {}
+    limits = [getattr(config, "max_position_embeddings", None)]
+    if rope.get("rope_type") in ("longrope", "dynamic"):
+        name = "original_max_position_embeddings"
+        limits.append(rope.get(name) or getattr(config, name, None))
+    if getattr(config, "attn_temperature_tuning", False):  # Llama 4
+        limits.append(getattr(config, "floor_scale", None))
+    limits.append(getattr(config, "keep_window_size", None))  # Doge
+    return min((limit for limit in limits if limit), default=None)
 
 
 def _repeat(questions, n_samples):

@@ -77,8 +77,9 @@ def examine(lm, prompts, names, ways, answer):
             raise
         note("answers", "plain model", math.inf, _first_line(error))
         return Examination(name, None, {}, _table(checks))
-    if logits[0, -1].float().logsumexp(-1).isnan():
-        raise not_finite(lm, names[prompts.index(max(prompts, key=len))], ids=trials[0])
+    asked = [names[prompts.index(max(prompts, key=len))]] * len(trials)
+    if not logits[0, -1].float().logsumexp(-1).isfinite():
+        raise not_finite(lm, asked[0], ids=trials[0])
     for site, difference in sites.errors.items():
         note("adds up", site, difference, sites.wrong.get(site))
     wrong |= sites.wrong
@@ -87,7 +88,7 @@ def examine(lm, prompts, names, ways, answer):
         # Rounding differs from model to model, and what is wrong may be no more than it is in some.
         # So it is measured: on prompts one at a time, each with a cache of its own.
         try:
-            alone, by_site = _compare(lm, trials, readable, ways[1], answer, batch_size=1)
+            alone, by_site = _compare(lm, trials, asked, readable, ways[1], answer, batch_size=1)
             allowed = min(allowed, max(4 * eps, 2 * max([alone, *by_site.values()])))
         except Exception as error:  # of its own code: no such cache, so no such rounding
             if memory.is_out_of_memory(error):
@@ -98,7 +99,7 @@ def examine(lm, prompts, names, ways, answer):
         if way == ways[-1]:
             allowed = most  # without any state, what is wrong is so by far
         try:
-            logits, activations = _compare(lm, trials, readable, way, answer)
+            logits, activations = _compare(lm, trials, asked, readable, way, answer)
         except Exception as error:  # whatever a model's own code raises in this way
             is_model = way == ways[-1] and isinstance(error, NotFiniteError)
             if is_model or memory.is_out_of_memory(error):
@@ -132,7 +133,7 @@ def _trials(prompts):
     return [ids, ids[: half + 1], [*ids[:half], *ids[-2 : half - 1 : -1]]]
 
 
-def _compare(lm, trials, sites, way, answer, batch_size=2):
+def _compare(lm, trials, names, sites, way, answer, batch_size=2):
     """Relative difference from the plain model: of logits, and {site: of activations}.
 
     Of the response that differs most its largest one, in low precision its median.
@@ -153,15 +154,16 @@ def _compare(lm, trials, sites, way, answer, batch_size=2):
     # In low precision a mixture of experts may take another expert for a token or two.
     low = torch.finfo(lm.model.dtype).eps > _SINGLE
     logits, activations = [], {site: [] for site in sites}
-    sizes = {"max_new_tokens": _NEW, "batch_size": batch_size}
-    for response in answer(trials, sites, way, sample=choose, stop_ids=[stop], **sizes):
+    how = {"max_new_tokens": _NEW, "batch_size": batch_size, "names": names}
+    for response in answer(trials, sites, way, sample=choose, stop_ids=[stop], **how):
         prompt = trials[response.index]
         with Recorder(lm.model, sites, whole=True) as recorder:
             expected = plain(lm, [*prompt, *response.token_ids]).logits[0].float()
         theirs = expected[len(prompt) - 1 :]
         ours = torch.stack([seen[response.index, step] for step in range(len(theirs))])
-        spread = (theirs - theirs.mean(-1, keepdim=True)).norm(dim=-1)
-        error = (ours - theirs).norm(dim=-1) / spread
+        said = theirs.isfinite().all(0)  # tokens that are never said may be minus infinity
+        spread = (theirs[:, said] - theirs[:, said].mean(-1, keepdim=True)).norm(dim=-1)
+        error = (ours[:, said] - theirs[:, said]).norm(dim=-1) / spread
         logits.append(error.median() if low else error.max())
         for site in sites:
             theirs = recorder.latest(site)[0, :, len(prompt) - 1 :].transpose(0, 1).float()
@@ -194,7 +196,7 @@ def not_finite(lm, question, n_tokens=0, ids=None, block=None):
     where = "" if block is None else f" from decoder block {block} on,"
     dtype = lm.model.dtype
     advice = {
-        torch.float16: "Load it with dtype=torch.bfloat16 or torch.float32, which overflow later.",
+        torch.float16: "Load it with dtype=torch.bfloat16 or torch.float32, which go further.",
         torch.bfloat16: "Load it with dtype=torch.float32, which is more precise.",
     }.get(dtype, "Its weights do not fit its configuration, or this version of transformers.")
     return NotFiniteError(

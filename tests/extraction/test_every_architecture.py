@@ -137,7 +137,7 @@ def main():
         f"""# Architectures
 
 What probekit does with each decoder architecture of transformers {transformers.__version__}.
-Each was tried on a tiny model with random weights. Made by
+Each was tried on a tiny model with random weights, in single precision. Made by
 `python tests/extraction/test_every_architecture.py`; the tests compare each row with what
 comes out. They also compare the answers and activations of each model that is not refused
 with those of the plain model: a whole text, alone, without a cache. Your own model is tried
@@ -148,8 +148,8 @@ Column *answered by*:
 - *shared prefix*: the prompts' common beginning is computed once, rows advance together, and
   a row that ends makes room for another.
 - *no shared prefix*: the same, but each prompt is read from its first token.
-- *whole texts*: the model keeps its state where rows can't share it, or counts positions by
-  itself, so the whole text is computed again for each token. That is right, and slow.
+- *whole texts*: the model keeps a state where rows can't share it, counts positions by itself,
+  or has no cache, so the whole text is computed again for each token: right, and slow.
 
 Column *sites*: those that add up in every block. What is read there is what the block adds to
 its residual stream (`mlp_out`, `attn_out`), what the MLP's down-projection takes (`mlp_act`),

@@ -8,13 +8,14 @@ import accelerate
 import pytest
 import torch
 from architectures import ARCHITECTURES, build
+from every_architecture import build as build_any
 from tiny import STOPS, save_tiny_model, write_questions
 from torch import nn
 
 import probekit as pk
-from probekit.extraction import generation, self_test
+from probekit.extraction import generation, one_pass, self_test
 from probekit.extraction.generation import OWN, SHARED, WHOLE, examined, generate
-from probekit.extraction.sites import SITES
+from probekit.extraction.sites import SITES, Recorder
 from probekit.extraction.workers import check_models
 
 PROMPTS = [[5, 6, 7, 8, *range(20, 34)], [5, 6, 7, 8, 40, 41], [5, 6, 7, 8, 50]]
@@ -28,6 +29,12 @@ def language_model(name="llama", dtype=torch.float32):
 def results(lm):
     checks = examined(lm, PROMPTS).checks
     return {(row.check, row.of): row.passed for row in checks.itertuples()}
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    save_tiny_model(tmp_path / "model", STOPS)
+    return pk.load_model(tmp_path / "model")
 
 
 # Models without fault
@@ -60,6 +67,57 @@ def test_any_prompts_will_do(prompts):
     found = examined(language_model(), prompts)
     assert found.way == SHARED
     assert found.checks["passed"].all()
+
+
+def test_tokens_that_are_never_said_are_no_fault():
+    lm = language_model()
+    head = lm.model.lm_head
+    head.register_forward_hook(
+        lambda *given: given[2].index_fill(-1, torch.tensor([3]), -torch.inf)
+    )
+    found = examined(lm, PROMPTS)
+    assert found.way == SHARED
+    assert found.checks["passed"].all()
+
+
+@pytest.mark.parametrize("larger", [1, 30, 1000])
+def test_a_stream_that_is_large_beside_what_is_added_is_no_fault(larger):
+    lm = language_model(dtype=torch.bfloat16)
+    with torch.no_grad():
+        lm.model.model.embed_tokens.weight *= larger
+        for block in lm.model.model.layers:
+            block.self_attn.o_proj.weight *= 0.1
+            block.mlp.down_proj.weight *= 0.1
+    assert examined(lm, PROMPTS).wrong == {}
+
+
+def test_what_a_model_pads_texts_with_is_not_read():
+    lm = SimpleNamespace(model=build_any("reformer"), device=torch.device("cpu"), stop_ids={0})
+    prompt = [7, *range(20, 90)]  # Reformer pads texts of more than 64 tokens
+    sizes = {"max_new_tokens": 3, "batch_size": 1, "stop_ids": [0]}
+    (site,) = [
+        s for s in SITES if s in {*examined(lm, PROMPTS).checks["of"]} - {*examined(lm).wrong}
+    ]
+    (response,) = generate(lm, [prompt], [site], **sizes)
+    with Recorder(lm.model, [site], whole=True) as recorder, torch.no_grad():
+        self_test.plain(lm, [*prompt, *response.token_ids])
+    theirs = recorder.latest(site)[0].transpose(0, 1)
+    assert len(theirs) == len(prompt) + len(response.token_ids)
+    torch.testing.assert_close(response.activations[site][0], theirs[len(prompt) - 1])
+
+
+@pytest.mark.parametrize(
+    ("options", "room"),
+    [
+        ({}, 512),
+        ({"original_max_position_embeddings": 48, "rope_type": "longrope"}, 48),
+        ({"original_max_position_embeddings": 48, "rope_type": "dynamic"}, 48),
+        ({"original_max_position_embeddings": 48, "rope_type": "yarn"}, 512),
+    ],
+)
+def test_texts_end_before_a_model_computes_in_another_way(tiny, options, room):
+    tiny.model.config.rope_parameters = options
+    assert one_pass._context(tiny) == room
 
 
 # State that rows can't share
@@ -239,12 +297,6 @@ def test_a_block_that_runs_twice_is_noticed():
 
 
 # Where it is asked for
-
-
-@pytest.fixture
-def tiny(tmp_path):
-    save_tiny_model(tmp_path / "model", STOPS)
-    return pk.load_model(tmp_path / "model")
 
 
 def test_check_model_is_a_table(tiny):
