@@ -69,11 +69,12 @@ def examine(lm, prompts, names, ways, answer):
         checks.append((check, of, difference, allowed, passed, result))
         return passed
 
+    sites = SiteCheck(lm.model, allowed)
     try:
-        with SiteCheck(lm.model, allowed) as sites:
+        with sites:
             logits = plain(lm, trials[0]).logits
     except Exception as error:
-        if isinstance(error, ValueError) or memory.is_out_of_memory(error):
+        if memory.is_out_of_memory(error):
             raise
         note("answers", "plain model", math.inf, _first_line(error))
         return Examination(name, None, {}, _table(checks))
@@ -82,7 +83,8 @@ def examine(lm, prompts, names, ways, answer):
         raise not_finite(lm, asked[0], ids=trials[0])
     for site, difference in sites.errors.items():
         note("adds up", site, difference, sites.wrong.get(site))
-    wrong |= sites.wrong
+        if site in sites.wrong:
+            wrong[site] = f"{sites.wrong[site]}, a difference of {difference:.1%}"
     readable = [site for site in sites.errors if site not in wrong]
     if eps > _SINGLE:
         # Rounding differs from model to model, and what is wrong may be no more than it is in some.
@@ -110,7 +112,7 @@ def examine(lm, prompts, names, ways, answer):
             found = way
             for site, difference in activations.items():
                 if not note("activations", site, difference):
-                    wrong[site] = f"activations {checks[-1][-1]} from the plain model's"
+                    wrong[site] = f"its activations are not the plain model's, by {difference:.1%}"
             break
     return Examination(name, found, wrong, _table(checks))
 

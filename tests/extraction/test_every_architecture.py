@@ -65,7 +65,13 @@ def line(model_type, model, way, sites, refusal):
     """One row of the table."""
     name = type(model).__name__
     if refusal:
-        why = refusal.removeprefix(name).split(" (")[0].split(". ")[0].strip(" .")
+        why = (
+            refusal.removeprefix(name)
+            .split(" (")[0]
+            .split(". ")[0]
+            .split(", a diff")[0]
+            .strip(" .")
+        )
         return f"| {model_type} | {name} | refused: {why} | |"
     return f"| {model_type} | {name} | {way} | {', '.join(sites)} |"
 
