@@ -262,9 +262,7 @@ def test_an_mlp_that_gives_the_stream_is_noticed():
     passed = results(lm)
     assert not passed["adds up", "mlp_out"]
     assert passed["adds up", "attn_out"]
-    with pytest.raises(
-        ValueError, match="mlp_out: block 1 adds something else to .*, a difference of"
-    ):
+    with pytest.raises(ValueError, match=r"mlp_out: block 1 adds something else .*a difference of"):
         list(generate(lm, PROMPTS, ["mlp_out"], max_new_tokens=2, batch_size=2))
     list(generate(lm, PROMPTS, ["attn_out"], max_new_tokens=2, batch_size=2))
 
