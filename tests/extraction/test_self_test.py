@@ -389,3 +389,15 @@ def test_not_a_number_at_a_later_question_names_the_block(tiny, tmp_path):
         tiny.model.model.embed_tokens.weight[word] = torch.nan
     with pytest.raises(ValueError, match=r"at question 'q.*', 0 tokens .* block 0 on"):
         pk.extract(tiny, questions, pk.Run(tmp_path / "run"), progress=False)
+
+
+def test_not_a_number_that_begins_with_a_response_is_no_fault_of_the_way():
+    lm = language_model()
+    with torch.no_grad():
+        said = self_test.plain(lm, PROMPTS[0]).logits[0, -1].argmax()
+        assert said not in PROMPTS[0]
+        lm.model.model.embed_tokens.weight[said] = torch.nan
+    with pytest.raises(
+        ValueError, match=r"NaN or infinity in .* question 0, 1 tokens .* block 0 on"
+    ):
+        examined(lm, PROMPTS)
