@@ -29,6 +29,7 @@ class Examination:
     name: str  # of the model's class
     way: str | None
     wrong: dict  # site: why
+    is_low: bool  # whether the model is in low precision
     checks: pd.DataFrame  # as `check_model` gives them
 
     def refuse(self, sites=()):
@@ -39,16 +40,21 @@ class Examination:
             found = "; ".join(f"{row.of}: {row.result}" for row in tried.itertuples())
             raise ValueError(
                 f"{self.name} can't be used: no way to answer several prompts gives what the plain "
-                f"model gives to each alone ({found}). Use another model. {advice}"
+                f"model gives to each alone ({found}). {self._instead}. {advice}"
             )
         for site in sites:
             if site in self.wrong:
                 checked = dict.fromkeys(self.checks["of"][self.checks["check"] != "answers"])
                 left = " or ".join(repr(s) for s in checked if s not in self.wrong)
-                instead = f"Take site={left}" if left else "Use another model"
+                instead = f"Take site={left}" if left else self._instead
                 raise ValueError(
                     f"{self.name} can't be read at {site}: {self.wrong[site]}. {instead}. {advice}"
                 )
+
+    @property
+    def _instead(self):
+        precise = "Load it with dtype=torch.float32, or use" if self.is_low else "Use"
+        return f"{precise} another model"
 
 
 @torch.inference_mode()
@@ -77,7 +83,7 @@ def examine(lm, prompts, names, ways, answer):
         if memory.is_out_of_memory(error):
             raise
         note("answers", "plain model", math.inf, _first_line(error))
-        return Examination(name, None, {}, _table(checks))
+        return Examination(name, None, {}, eps > _SINGLE, _table(checks))
     asked = [names[prompts.index(max(prompts, key=len))]] * len(trials)
     if not logits[0, -1].float().logsumexp(-1).isfinite():
         raise not_finite(lm, asked[0], ids=trials[0])
@@ -114,7 +120,7 @@ def examine(lm, prompts, names, ways, answer):
                 if not note("activations", site, difference):
                     wrong[site] = f"its activations are not the plain model's, by {difference:.1%}"
             break
-    return Examination(name, found, wrong, _table(checks))
+    return Examination(name, found, wrong, eps > _SINGLE, _table(checks))
 
 
 def _table(checks):

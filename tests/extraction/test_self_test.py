@@ -179,9 +179,10 @@ def test_a_state_that_can_not_be_handed_on_does_without_the_shared_prefix(monkey
         assert response.token_ids == logits.argmax(-1).tolist()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("fault", ["noise", "sees what follows", "error"])
-def test_a_model_that_no_way_is_right_for_is_refused_in_a_sentence(fault):
-    lm = language_model()
+def test_a_model_that_no_way_is_right_for_is_refused_in_a_sentence(fault, dtype):
+    lm = language_model(dtype=dtype)
     block, original = lm.model.model.layers[1], lm.model.model.layers[1].forward
 
     def forward(hidden_states, *args, **kwargs):
@@ -199,6 +200,8 @@ def test_a_model_that_no_way_is_right_for_is_refused_in_a_sentence(fault):
         list(generate(lm, PROMPTS, ["resid_post"], max_new_tokens=4, batch_size=2))
     message = str(refusal.value)
     assert "check_model" in message
+    assert "another model" in message
+    assert ("dtype=torch.float32" in message) == (dtype is torch.bfloat16)
     assert "\n" not in message
     assert "IndexError" in message if fault == "error" else "differs by" in message
 
