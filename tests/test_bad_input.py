@@ -140,6 +140,7 @@ CALLS = {
         pk.grader_error,
         {"run": lambda good: good.made, "labelled": LABELLED},
     ),
+    "check_model": (pk.check_model, {"lm": lambda good: good.lm}),
     "extract": (
         pk.extract,
         {
@@ -537,6 +538,13 @@ CASES = {
             TypeError,
             "candidates must be from the column candidates of read_questions, or None; got "
             "'countries'.",
+        ),
+    ],
+    "check_model": [
+        (
+            {"lm": "smollm2"},
+            TypeError,
+            "lm must be a LanguageModel, from load_model; got 'smollm2'.",
         ),
     ],
     "extract": [
