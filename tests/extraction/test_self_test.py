@@ -190,7 +190,7 @@ def test_a_model_that_no_way_is_right_for_is_refused_in_a_sentence(fault, dtype)
         if fault == "noise":
             return given + torch.randn_like(given)
         if fault == "sees what follows":
-            return given + 4 * given.mean(1, keepdim=True)
+            return given + given.roll(-1, 1)
         if given.shape[1] != len(PROMPTS[0]):
             raise IndexError("index 1 is out of range\nsecond line")
         return given
