@@ -98,7 +98,7 @@ _LLAMA_4 = {
     "layer_types": ["chunked_attention", "full_attention", "chunked_attention"],
     "no_rope_layers": [1, 0, 1],
     "interleave_moe_layer_step": 2,
-    "floor_scale": 4,
+    "floor_scale": 8192,  # from there on, what Llama 4 computes depends on the length of a batch
 }
 _QWEN4_EXP = {
     "indexer_n_heads": 16,

@@ -18,6 +18,15 @@ from torch.utils._pytree import tree_leaves, tree_map
 _COPIES = {"aten::copy_", "aten::_to_copy"}
 _INDEXED = {"aten::index", "aten::index_put", "aten::index_put_", "aten::_index_put_impl_"}
 
+#: Kinds of probes and whether features are scaled, to be fitted on a device.
+METHODS = [
+    ("logistic", False),
+    ("logistic", True),
+    ("ridge", False),
+    ("discriminant", False),
+    ("mean_difference", False),
+]
+
 
 class Elsewhere(torch.Tensor):
     """A tensor whose numbers are in `inner`, and which says that they are on `device`."""

@@ -10,7 +10,7 @@ import torch
 import xarray as xr
 from accelerate.hooks import AlignDevicesHook, add_hook_to_module
 from architectures import ARCHITECTURES, relative_error
-from elsewhere import elsewhere, move
+from elsewhere import METHODS, elsewhere, move
 from test_generation import TOLERANCE, answer, language_model, make_prompts
 from tiny import write_questions
 
@@ -121,16 +121,7 @@ def is_even(question, response, answers):
 
 
 @pytest.mark.parametrize("shape", [(200, 40), (60, 100)], ids=["long", "wide"])
-@pytest.mark.parametrize(
-    ("method", "standardize"),
-    [
-        ("logistic", False),
-        ("logistic", True),
-        ("ridge", False),
-        ("discriminant", False),
-        ("mean_difference", False),
-    ],
-)
+@pytest.mark.parametrize(("method", "standardize"), METHODS)
 def test_probes_are_the_same(method, standardize, shape):
     random = np.random.default_rng(0)
     X = random.standard_normal(shape).astype(np.float32)

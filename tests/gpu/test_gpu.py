@@ -20,6 +20,7 @@ import transformers
 import xarray as xr
 from accelerate import dispatch_model
 from architectures import ARCHITECTURES, Architecture, build, plain_activations
+from elsewhere import METHODS
 from test_generation import answer, check, language_model, make_prompts
 from test_real_model import city_prompts
 from tiny import save_tiny_model, tiny_tokenizer, write_questions
@@ -437,16 +438,7 @@ def made_activations(n, features):
     )
 
 
-@pytest.mark.parametrize(
-    ("method", "standardize"),
-    [
-        ("logistic", False),
-        ("logistic", True),
-        ("ridge", False),
-        ("discriminant", False),
-        ("mean_difference", False),
-    ],
-)
+@pytest.mark.parametrize(("method", "standardize"), METHODS)
 @pytest.mark.parametrize("wide", [False, True], ids=["long", "wide"])
 def test_the_grid_on_the_device(method, standardize, wide, place, measured):
     """To the tolerance of the solver, which other orders of summation end at another place."""
