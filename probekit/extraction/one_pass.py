@@ -43,7 +43,7 @@ from probekit.run.stopping import stoppable
 from probekit.tokens import EXACT_ANSWER, MISSING, TOKENS
 
 # What of the answers stands beside the activations, besides whether they are correct.
-_TEXT_COORDINATES = ("id", "question", "exact_answer", "answer", "group")
+_TEXT_COORDINATES = ("id", "question", "exact_answer", "answer", "accepted", "group")
 _AGAIN = "Run the same again, which makes only what is missing."
 # Columns of a shard's answers: the model's own activations where the store holds a correction's.
 _OWN = "own_activations_"
