@@ -82,23 +82,61 @@ def cluster_sums(values, cluster):
     return np.add.reduceat(values[..., order], firsts, axis=-1)
 
 
-def training_variance(scores, positive, cluster=None):
-    """Variance of a cross-validated area that its influences can't show.
+def measured(scores, positive, cluster=None):
+    """Areas, and what each group of answers contributes to their error: one model of uncertainty.
 
-    An example's influence on the area depends on which examples trained the fit that scores it.
-    Those were drawn together with it, so their variation doesn't average out over the examples:
-    with nothing to learn, where every pair of examples counts twice and with the same sign, it is
-    as large as the variance that the influences show (the second-order term of a U-statistic,
-    Hoeffding 1948). It is measured by leaving out each training fold in turn (jackknife).
+    An area errs in two ways. The tested answers are a sample: that is what the influences show.
+    And an answer also trains the fits that score the others, and was drawn together with them, so
+    that this doesn't average out over the answers: with nothing to learn, where every pair of
+    answers counts twice and with the same sign, it is as large as the former (the second-order
+    term of a U-statistic, Hoeffding 1948). It is measured by leaving out each training fold in
+    turn (jackknife).
 
-    `scores` (folds - 1, example), `positive` (example,), `cluster` (example,).
+    Both are sums over groups of answers, so any weighted sum of areas has the same weighted sum of
+    units, and the variance of each is the sum of the squares.
+
+    Parameters
+    ----------
+    scores : array, shape (..., variant, example)
+        The first variant is the score that is measured. The others are by fits that lacked one
+        more fold than the example's own; with two folds there is none, and one more variant is the
+        score itself. Without training, there is only the first.
+    positive : array of bool, shape (example,)
+    cluster : array of int, shape (example,), optional
+        Which answers belong together.
+
+    Returns
+    -------
+    area : array, shape (...)
+    units : array, shape (..., unit)
+    n_units : array, shape (...)
+        Groups that have an influence on the area, for Student's t; infinite without groups.
     """
-    _, influence = auroc_influence(scores, positive)
-    n = len(influence)
-    if n == 1:
-        return float(standard_error(influence, cluster)[0] ** 2)
-    deviation = influence - influence.mean(0)
-    return float((n - 1) / n * (standard_error(deviation, cluster) ** 2).sum())
+    scores = np.asarray(scores, float)
+    # The area is that of the first; only the other variants' influences are of use.
+    area, influence = auroc_influence(scores, positive)
+    own, others = influence[..., 0, :], influence[..., 1:, :]
+    n = others.shape[-2]
+    if n > 1:
+        others = (others - others.mean(-2, keepdims=True)) * np.sqrt((n - 1) / n)
+    parts = np.concatenate([own[..., None, :], others], -2)
+    n_units = n_clusters(own, cluster)
+    if cluster is not None:
+        parts = cluster_sums(parts, cluster)
+        # As if each part had its own mean taken off.
+        count = (parts != 0).sum(-1, keepdims=True)
+        parts = parts * np.sqrt(count / np.maximum(count - 1, 1))
+    return area[..., 0], parts.reshape(*parts.shape[:-2], -1), n_units
+
+
+def out_of_fold(grid, tokens=None):
+    """Scores of a grid's cells as `measured` takes them: (layer, token, variant, example)."""
+    grid = grid if tokens is None else grid.sel(token=list(tokens))
+    own = grid["score"].transpose("layer", "token", "example").to_numpy()[:, :, None]
+    if "log_odds_without" not in grid or not grid.sizes["other"]:
+        return own
+    others = grid["log_odds_without"].transpose("layer", "token", "other", "example").to_numpy()
+    return np.concatenate([own, others], 2)
 
 
 def n_clusters(influence, cluster=None):
@@ -122,14 +160,41 @@ def critical(level=0.95, n_units=np.inf):
     return np.where(np.isinf(degrees), norm.isf(0.5 - level / 2), t.isf(0.5 - level / 2, degrees))
 
 
-def interval(area, error, level=0.95, n_units=np.inf):
+def interval(area, error, level=0.95, n_units=np.inf, n_pairs=None):
     """Confidence interval of an area, symmetric on the scale of its log-odds.
 
-    `n_units` is how many clusters the error is estimated from, as `n_clusters` gives it.
+    `n_units` is how many groups the error is estimated from, and `n_pairs` how many pairs of a
+    wrong and a right answer there are that have no answer, and no group, in common. Where all
+    wrong answers score above all right ones no error shows. But if the area were A, that many
+    independent pairs would all be in order with a probability of A^n_pairs at most, which bounds
+    it: at 0.025^(1 / n_pairs) for 95 %, and likewise from above.
     """
     area, error = np.asarray(area, float), np.asarray(error, float)
     # An area of exactly 0 or 1 has no log-odds; stay within it by what the error can't see.
     inner = np.clip(area, 1e-6, 1 - 1e-6)
     reach = critical(level, n_units) * error / (inner * (1 - inner))
     odds = np.log(inner / (1 - inner))
-    return expit(odds - reach), expit(odds + reach)
+    low, high = expit(odds - reach), expit(odds + reach)
+    if n_pairs is not None:
+        bound = (0.5 - level / 2) ** (1 / np.maximum(n_pairs, 1))
+        # The log-odds of an area at its bound reach nowhere, or everywhere.
+        low = np.where(area >= 1 - 1e-9, bound, np.where(area <= 1e-9, 0.0, low))
+        high = np.where(area <= 1e-9, 1 - bound, np.where(area >= 1 - 1e-9, 1.0, high))
+    return low, high
+
+
+def independent_pairs(present, positive, cluster=None):
+    """How many pairs of a positive and a negative have no group in common: (..., example) to (...).
+
+    Without groups it is the number of the rarer class. A group of both kinds can be on either
+    side, but only once.
+    """
+    present, positive = np.asarray(present, bool), np.asarray(positive, bool)
+    of_class = [present & positive, present & ~positive]
+    if cluster is None:
+        return np.minimum(*(side.sum(-1) for side in of_class))
+    has = [cluster_sums(side.astype(int), cluster) > 0 for side in of_class]
+    both = (has[0] & has[1]).sum(-1)
+    only = [(side & ~other).sum(-1) for side, other in (has, has[::-1])]
+    a, b = only
+    return np.minimum.reduce([a + both, b + both, (a + b + both) // 2])
