@@ -327,7 +327,7 @@ def _on_common(examples, log_odds, wrong):
     Tokens that only long responses have are measured on those, and would be compared with the
     others all the same.
     """
-    drawn = np.isin(examples["token"].to_numpy().astype(str), FIGURE_TOKENS)
+    drawn = np.array([str(token) in FIGURE_TOKENS for token in examples["token"].to_numpy()])
     there = ~np.isnan(log_odds)
     # A token that no example has, or that has no probes, can't be asked for.
     drawn &= there.any((0, 2))
