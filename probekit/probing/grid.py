@@ -2,6 +2,7 @@
 
 import numbers
 from concurrent.futures.process import BrokenProcessPool
+from functools import cache
 
 import numpy as np
 import xarray as xr
@@ -364,24 +365,31 @@ def _p_values(area, scored, labellings):
     corrected = (1 + (largest >= z[..., None]).sum(-1)) / (1 + len(largest))
     beyond = z > largest.max()
     corrected[beyond] = np.minimum(corrected[beyond], largest_tail(z[beyond], largest))
+    alone = np.minimum(alone, corrected)
     return np.where(empty, np.nan, alone), np.where(empty, np.nan, corrected)
 
 
-def largest_tail(z, largest, draws=20_000, seed=0):
+def largest_tail(z, largest):
     """Chance that the largest of one more permuted grid reaches z, where none of some did.
 
     Few permutations count only to 1 in so many. Largest values of many cells are close to a Gumbel
     distribution, of which these are a sample: how far one more lies from their mean, in their
-    standard deviations, has a distribution that depends on their number alone, and is drawn here.
-    It allows for how uncertain so few make both.
+    standard deviations, has a distribution that depends on their number alone, and is drawn. It
+    allows for how uncertain so few make both.
     """
     if len(largest) < 10 or not largest.std() > 0:
         return np.ones(np.shape(z))
-    random = np.random.default_rng(seed)
-    sample = random.gumbel(size=(draws, len(largest)))
-    pivot = np.sort((random.gumbel(size=draws) - sample.mean(1)) / sample.std(1))
-    reached = draws - np.searchsorted(pivot, (z - largest.mean()) / largest.std())
-    return (1 + reached) / (1 + draws)
+    drawn = _gumbel_distances(len(largest))
+    reached = len(drawn) - np.searchsorted(drawn, (z - largest.mean()) / largest.std())
+    return (1 + reached) / (1 + len(drawn))
+
+
+@cache
+def _gumbel_distances(n, draws=20_000):
+    """Distances of one more from the mean of n, in their standard deviations, in order."""
+    random = np.random.default_rng(0)
+    sample = random.gumbel(size=(draws, n))
+    return np.sort((random.gumbel(size=draws) - sample.mean(1)) / sample.std(1))
 
 
 def _best(area, choosing, log_odds, without, plan, examples):
