@@ -13,7 +13,7 @@ from tqdm import tqdm
 from probekit import arguments
 from probekit.probing.auroc import auroc, interval, measured, standard_error
 from probekit.probing.cells import Fitter, fit_cell, read_cell
-from probekit.probing.folds import Plan, example_groups, group_counts
+from probekit.probing.folds import Plan, example_groups, group_counts, held_names
 from probekit.tokens import FIGURE_TOKENS
 
 _DIMENSIONS = ("example", "layer", "token", "feature")
@@ -50,9 +50,10 @@ def probe_grid(
         left out.
     split : str
         ``"random"``: stratified folds. ``"answer"``: no exact answer is both in training and test
-        folds; `held_out_splits` says whether there are enough. ``"group"``: groups of questions
-        are kept together, if the question file has them. Or the name of any other coordinate on
-        `example`, whose values are kept together.
+        folds, and questions to which a held-out answer would be right train nothing;
+        `held_out_splits` says whether there are enough. ``"gold"``: the same for accepted answers.
+        ``"group"``: groups of questions are kept together, if the question file has them. Or the
+        name of any other coordinate on `example`, whose values are kept together.
     protocol : {"cross-validated", "published"}
         ``"published"`` is one stratified split: 80 % to train, 20 % to test.
     folds : int
@@ -125,7 +126,8 @@ def probe_grid(
     examples, kept = _usable(activations)
     wrong = ~examples["correct"].to_numpy().astype(bool)
     groups = example_groups(examples, split)
-    plan = Plan.make(wrong, groups, protocol, folds, C, seed, n_permutations)
+    names = held_names(examples, split)
+    plan = Plan.make(wrong, groups, protocol, folds, C, seed, n_permutations, names)
     cells = list(np.ndindex(activations.sizes["layer"], activations.sizes["token"]))
     fitter = Fitter(classifier, standardize, device)
     null = _Null(plan, len(examples["layer"]), len(examples["token"]))
