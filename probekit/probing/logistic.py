@@ -26,7 +26,7 @@ from itertools import pairwise
 import torch
 from torch.linalg import vecdot
 
-from probekit.probing.linear import LinearProbes, as_fits
+from probekit.probing.linear import LinearProbes, as_fits, centred
 
 
 def fit_logistic(
@@ -49,43 +49,53 @@ def fit_logistic(
     them is given once, all fits share it. `begin` are probes of the same X, standardize and dtype.
     """
     X, y, weight, C = as_fits(X, y, sample_weight, C, dtype)
-    if begin is None:
-        # In X's own precision: the intercepts get back just what is taken away here.
-        everywhere = weight.mean(0).to(X.dtype)
-        mean = everywhere @ X / everywhere.sum()
-        X = (X - mean).to(dtype)
-        span = None
-        if X.shape[0] < X.shape[1] and not standardize:
-            X, span = _in_span(X)
-        begun = _Begun(mean, X, span, {})
-    else:
-        begun = begin.begun
-        mean, X, span = begun.mean, begun.design, begun.span
-    y = y.to(dtype)
-    penalty, constant = _fold_variance(X, weight, mean) if standardize else (None, None)
+    begun = _begin(X, weight, standardize, dtype) if begin is None else begin.begun
+    design, mean, span = begun.design, begun.mean, begun.span
+    penalty, constant = _fold_variance(design, weight, mean) if standardize else (None, None)
 
-    coef = X.new_zeros(len(y), X.shape[1])
-    intercept = X.new_zeros(len(y))
-    converged = True
+    coef = design.new_zeros(len(y), design.shape[1])
+    offset = design.new_zeros(len(y), dtype=torch.float64)
+    converged = torch.zeros_like(y[:, 0])
     # One preconditioner cannot serve penalties of different orders of magnitude.
     scale = torch.log2(C).round().long()
     for value in scale.unique().tolist():
         rows = torch.nonzero(scale == value)[:, 0]
         loss_weight = weight[rows] * C[rows, None]
         own = None if penalty is None else penalty[rows]
-        first = begun.coordinates.get(value)
-        *found, all_converged, first = _solve(X, y[rows], loss_weight, own, tol, max_iter, first)
-        coef[rows], intercept[rows] = found
-        converged = converged and all_converged
-        begun.coordinates[value] = first
+        coef[rows], offset[rows], converged[rows], begun.coordinates[value] = _solve(
+            design,
+            y[rows].to(dtype),
+            loss_weight,
+            own,
+            tol,
+            max_iter,
+            begun.coordinates.get(value),
+        )
     if span is not None:
         coef = span(coef)
     if constant is not None:
         # The penalty alone holds these at 0, too weakly to be found exactly.
-        intercept += (coef * constant.nan_to_num()).sum(1)
+        offset += (coef * constant.nan_to_num()).sum(1)
         coef[~constant.isnan()] = 0
-    intercept = (intercept.double() - coef.double() @ mean.double()).to(dtype)
-    return LinearProbes(coef, intercept, converged, begun)
+    lost = ~converged
+    if dtype != torch.float64 and lost.any():
+        again = fit_logistic(
+            X,
+            y[lost],
+            weight[lost],
+            C[lost],
+            standardize=standardize,
+            tol=tol,
+            max_iter=max_iter,
+            dtype=torch.float64,
+            begin=begun.again[-1] if begun.again else None,
+        )
+        begun.again[:] = [again]
+        coef[lost] = again.coef.to(dtype)
+        # At the mean taken away here, which is the other one but for rounding.
+        offset[lost] = again.offset + coef[lost].double() @ (mean.double() - again.mean)
+        converged[lost] = again.converged
+    return LinearProbes(coef, offset, mean, bool(converged.all()), begun)
 
 
 @dataclass(frozen=True)
@@ -96,6 +106,29 @@ class _Begun:
     design: torch.Tensor  # X centred, or its square factor
     span: object  # from coefficients over the factor to those over X
     coordinates: dict  # the first ones and their shared penalty, by the order of magnitude of C
+    again: list  # of fits that had to be made in double precision, the latest probes
+
+
+def _begin(X, weight, standardize, dtype):
+    everywhere = weight.sum(0, dtype=torch.float64)
+    reach = 1.0
+    for _ in range(2):
+        mean = (everywhere * reach) @ X.double() / (everywhere * reach).sum()
+        mean = mean.to(torch.promote_types(X.dtype, dtype))
+        design, span = centred(X, mean, dtype), None
+        # A mean that one example far from all others moves is far from all of them.
+        reach = _reach(design)
+        if bool((reach == 1).all()):
+            break
+    if X.shape[0] < X.shape[1] and not standardize:
+        design, span = _in_span(design)
+    return _Begun(mean, design, span, {}, [])
+
+
+def _reach(X):
+    """Weight of each centred example, below 1 where it is far from nearly all others, (example,)."""
+    square = X.square().sum(1)
+    return (10 * square.quantile(0.9) / square).nan_to_num(1.0).clamp_max(1)
 
 
 def _fold_variance(X, weight, mean):
@@ -127,6 +160,9 @@ def _in_span(X):
         return (dual @ X.double()).to(X.dtype)
 
     return factor.to(X.dtype), over_features
+
+
+STAT = []
 
 
 @dataclass(frozen=True)
@@ -163,9 +199,10 @@ class _Coordinates:
         jitter = torch.finfo(X.dtype).eps
         while True:
             factor, failed = torch.linalg.cholesky_ex(hessian)
-            if not bool(failed):
+            if not bool(failed) or jitter > 1:
                 break
-            diagonal.mul_(1 + jitter)
+            # A curvature of 0 has to be raised as well, where a fit is sure of all examples.
+            diagonal.mul_(1 + jitter).add_(torch.finfo(X.dtype).tiny)
             jitter *= 10
         total = float(curvature.sum())
         if own_penalty:
@@ -186,10 +223,13 @@ def _solve(X, y, loss_weight, penalty, tol, max_iter, first):
     penalty (fits, features) multiplies the squared coefficients, None for all ones. `first` is
     None, or the last value of an earlier call: coordinates to begin in, and the shared penalty.
 
-    Returns coef, intercept, whether all converged, and `first` for a later call.
+    Returns coef, intercept, whether each converged, and `first` for a later call.
     """
     fits, features = len(y), X.shape[1]
     X = torch.nn.functional.pad(X, (0, 1), value=1.0)
+    # With its whole curvature, which it loses once a fit is sure of it, an example far from all
+    # others would hide them.
+    reach = _reach(X)
     coef = X.new_zeros(fits, features + 1)
     coef[:, -1] = ((loss_weight * y).sum(1) / (loss_weight * (1 - y)).sum(1)).log()
     # Margins are carried with the sign that makes a wrong answer's positive.
@@ -206,6 +246,7 @@ def _solve(X, y, loss_weight, penalty, tol, max_iter, first):
     run |= {"sign": sign, "margin": margin}
     run["first"], run["second"] = _derivatives(run, margin)
     at, left = None, []  # coordinates, and the fits that have stopped in them
+    converged, enough = torch.zeros_like(run["fit"], dtype=torch.bool), X.new_zeros(fits)
     for iteration in range(max_iter + 1):
         examples = run["second"][:, : len(X)]
         curvature = examples.sum(1)
@@ -219,7 +260,7 @@ def _solve(X, y, loss_weight, penalty, tol, max_iter, first):
                 # A part of it spread evenly: examples that most fits are sure of and one is not
                 # would otherwise give that one a curvature far above the preconditioner's.
                 shared = examples.mean(0)
-                shared = (3 * shared + shared.mean()) / 4
+                shared = (3 * shared + shared.mean()) / 4 * reach
                 if at is None:
                     # All fits start where the curvature is greatest, and soon leave.
                     shared /= 2
@@ -235,18 +276,22 @@ def _solve(X, y, loss_weight, penalty, tol, max_iter, first):
         decrement = vecdot(gradient, gradient).clamp_min_(torch.finfo(X.dtype).tiny)
         # The preconditioner overstates the curvature of a fit that is sure of most examples.
         gap = decrement * curvature.clamp_min(at.total) / curvature
+        if iteration == 0:
+            run["gain"] = gap
         done = gap <= run["enough"]
         finished = int(done.sum())
         if finished:
             # Objectives only fall: one from before can be too high and never too low.
-            run["enough"] = 2 * tol * _objective(run, at)
+            run["enough"] = _enough(_objective(run, at), run["gain"], tol)
             done = gap <= run["enough"]
             finished = int(done.sum())
         # Dropping rows copies the others, so a few are waited for.
         if iteration == max_iter or 8 * finished >= len(done):
+            STAT.append(iteration)
             last = iteration == max_iter or finished == len(done)
             stop = torch.ones_like(done) if last else done
             left.append((run["fit"][stop], run["place"][stop]))
+            converged[left[-1][0]], enough[left[-1][0]] = done[stop], run["enough"][stop]
             if last:
                 break
             run = {name: values[~stop] for name, values in run.items()}
@@ -261,7 +306,42 @@ def _solve(X, y, loss_weight, penalty, tol, max_iter, first):
         run |= {"direction": direction, "gradient": gradient, "decrement": decrement}
         _line_search(run, slope, at)
     _settle(coef, left, at)
-    return coef[:, :-1], coef[:, -1], finished == len(done), first
+    coef, intercept = coef[:, :-1], coef[:, -1].double()
+    gap = _gap(X, y, coef, intercept, loss_weight, penalty, at)
+    STAT.append((gap/enough).max().item())
+    return coef, intercept, converged & (gap <= 10 * enough), first
+
+
+def _gap(X, y, coef, intercept, loss_weight, penalty, at):
+    """Twice what Newton's method expects to be left of each fit's objective, (fits,).
+
+    From the coefficients and the examples alone. Coordinates may have lost the penalty or weak
+    directions to rounding, and what is computed in them then looks like a solution and is none.
+    The intercepts are brought to their optimum in place, in double precision: small features move
+    margins by less than single precision of the intercept.
+    """
+    margin = (coef @ X[:, :-1].T).double()
+    for _ in range(3):
+        probability = torch.sigmoid(margin + intercept[:, None])
+        pull = loss_weight * (probability - y)
+        curvature = vecdot(loss_weight.double(), probability * (1 - probability))
+        step = pull.sum(1) / curvature
+        # The curvature changes by no more than the share that a step is long.
+        intercept -= torch.where(step.abs() < 0.1, step, 0)
+    gradient = pull.to(X.dtype) @ X
+    gradient[:, :-1] += coef if penalty is None else penalty * coef
+    gradient = torch.linalg.solve_triangular(at.factor.T, gradient, upper=True, left=False)
+    return vecdot(gradient, gradient) * (at.total / curvature).clamp_min(1)
+
+
+def _enough(objective, gain, tol):
+    """Gap at which a fit is done, (fits,).
+
+    A share of the objective, and of what the features can take off it at all, which is little
+    where they are small or tell little. Not less than rounding leaves.
+    """
+    rounding = 10 * torch.finfo(objective.dtype).eps ** 2
+    return torch.minimum(2 * tol * objective, (32 * tol * gain).clamp_min(rounding * objective))
 
 
 def _settle(coef, left, at):
@@ -289,16 +369,17 @@ def _line_search(run, slope, at):
         # Just below the slope, and so never zero where that is.
         begin = slope - tiny
         along = -slope / (vecdot(second, square) + bend).clamp_min_(tiny)
-        for attempt in range(6):
+        for attempt in range(7):
             reached = step + along
             margin = torch.addcmul(run["margin"], reached[:, None], ahead)
             first, second = _derivatives(run, margin)
             slope = torch.addcmul(vecdot(first, ahead) + pull, reached, bend)
             left = slope / begin  # the share of it that is left, below zero where it now rises
-            # Coefficients and margins have to agree, so no cut after the last look.
-            if attempt == 5 or float(left.min()) >= -0.5:
+            if float(left.min()) >= -0.5 or attempt == 6:
                 break
-            along = torch.where(left < -0.5, along / (1 - left), along)
+            # Coefficients and margins have to agree, so the last look is at what is kept. It is
+            # where the fit came from if no cut was enough: one far out may find no way back.
+            along = torch.where(left < -0.5, along / (1 - left) if attempt < 5 else 0, along)
         step = reached
         if float(left.abs().max()) <= 0.3:
             break
