@@ -35,7 +35,7 @@ class LinearProbes:
         """Margin of every example under every probe, (fit, example), float64."""
         X = centred(_tensor(X).to(self.coef.device), self.mean, self.coef.dtype)
         # Where features tell little, margins differ by less than single precision of the offset.
-        return (self.coef @ X.T).double() + self.offset[:, None]
+        return (self.coef @ X.T).double().add_(self.offset[:, None])
 
 
 def fit_mean_difference(X, y, sample_weight=None):
@@ -128,12 +128,12 @@ def fit_ridge(X, y, sample_weight=None, alpha=1.0):
 def centred(X, mean, dtype):
     """X without its mean, in a precision that may be lower than its own."""
     # The difference first: it is all that a lower precision then has to hold.
-    return (X.to(mean.dtype) - mean).to(dtype)
+    return X.to(mean.dtype).sub(mean).to(dtype)
 
 
 def _around_mean(X):
-    """X centred, and its mean."""
-    mean = X.mean(0, dtype=torch.float64).to(X.dtype)
+    """X centred, and about its mean: what is taken away is known exactly."""
+    mean = X.mean(0)
     return X - mean, mean
 
 

@@ -85,16 +85,17 @@ def fit_logistic(
             weight[lost],
             C[lost],
             standardize=standardize,
-            tol=tol,
+            tol=tol / 100,
             max_iter=max_iter,
             dtype=torch.float64,
             begin=begun.again[-1] if begun.again else None,
         )
         begun.again[:] = [again]
-        coef[lost] = again.coef.to(dtype)
-        # At the mean taken away here, which is the other one but for rounding.
-        offset[lost] = again.offset + coef[lost].double() @ (mean.double() - again.mean)
-        converged[lost] = again.converged
+        if again.converged:
+            converged[lost] = True
+            coef[lost] = again.coef.to(dtype)
+            # At the mean taken away here, which is the other one but for rounding.
+            offset[lost] = again.offset + coef[lost].double() @ (mean.double() - again.mean)
     return LinearProbes(coef, offset, mean, bool(converged.all()), begun)
 
 
@@ -162,9 +163,6 @@ def _in_span(X):
     return factor.to(X.dtype), over_features
 
 
-STAT = []
-
-
 @dataclass(frozen=True)
 class _Coordinates:
     """Coordinates in which the shared part of the objective's curvature is the identity.
@@ -229,7 +227,7 @@ def _solve(X, y, loss_weight, penalty, tol, max_iter, first):
     X = torch.nn.functional.pad(X, (0, 1), value=1.0)
     # With its whole curvature, which it loses once a fit is sure of it, an example far from all
     # others would hide them.
-    reach = _reach(X)
+    reach = _reach(X) if X.dtype != torch.float64 else _reach(X).sqrt()
     coef = X.new_zeros(fits, features + 1)
     coef[:, -1] = ((loss_weight * y).sum(1) / (loss_weight * (1 - y)).sum(1)).log()
     # Margins are carried with the sign that makes a wrong answer's positive.
@@ -287,7 +285,6 @@ def _solve(X, y, loss_weight, penalty, tol, max_iter, first):
             finished = int(done.sum())
         # Dropping rows copies the others, so a few are waited for.
         if iteration == max_iter or 8 * finished >= len(done):
-            STAT.append(iteration)
             last = iteration == max_iter or finished == len(done)
             stop = torch.ones_like(done) if last else done
             left.append((run["fit"][stop], run["place"][stop]))
@@ -308,7 +305,6 @@ def _solve(X, y, loss_weight, penalty, tol, max_iter, first):
     _settle(coef, left, at)
     coef, intercept = coef[:, :-1], coef[:, -1].double()
     gap = _gap(X, y, coef, intercept, loss_weight, penalty, at)
-    STAT.append((gap/enough).max().item())
     return coef, intercept, converged & (gap <= 10 * enough), first
 
 
@@ -320,18 +316,19 @@ def _gap(X, y, coef, intercept, loss_weight, penalty, at):
     The intercepts are brought to their optimum in place, in double precision: small features move
     margins by less than single precision of the intercept.
     """
-    margin = (coef @ X[:, :-1].T).double()
-    for _ in range(3):
-        probability = torch.sigmoid(margin + intercept[:, None])
-        pull = loss_weight * (probability - y)
-        curvature = vecdot(loss_weight.double(), probability * (1 - probability))
-        step = pull.sum(1) / curvature
+    margin = coef @ X[:, :-1].T
+    for dtype in (X.dtype, torch.float64):  # two steps of Newton's, the first one rough
+        probability = torch.sigmoid(margin.to(dtype) + intercept[:, None].to(dtype))
+        pull = (probability - y).mul_(loss_weight)
+        if dtype == X.dtype:  # which hardly changes any more
+            curvature = vecdot(loss_weight, probability * (1 - probability)).double()
+        step = pull.sum(1, dtype=torch.float64) / curvature
         # The curvature changes by no more than the share that a step is long.
         intercept -= torch.where(step.abs() < 0.1, step, 0)
     gradient = pull.to(X.dtype) @ X
     gradient[:, :-1] += coef if penalty is None else penalty * coef
     gradient = torch.linalg.solve_triangular(at.factor.T, gradient, upper=True, left=False)
-    return vecdot(gradient, gradient) * (at.total / curvature).clamp_min(1)
+    return vecdot(gradient, gradient) * (at.total / curvature.to(X.dtype)).clamp_min(1)
 
 
 def _enough(objective, gain, tol):
