@@ -7,7 +7,7 @@ So a fit depends on its company, within the tolerance: on their mean curvature, 
 them stops, on the order of summation. Fits that must not depend on others get a call of their own,
 and the others a second call that begins from it (`begin`), which saves the whitening.
 
-The method is preconditioned nonlinear conjugate gradients. Three things make it quick:
+The method is preconditioned nonlinear conjugate gradients. What makes it quick, and right:
 
 - One preconditioner, M = X' D X + I, serves every fit. D is the curvature of the loss, a mean over
   the fits. It begins at half the value where all of them start, and is renewed when it has halved,
@@ -16,6 +16,8 @@ The method is preconditioned nonlinear conjugate gradients. Three things make it
   is two matrix products and no third.
 - The margins X w + b are carried along, so a line search costs no matrix product and can be
   exact. The intercept is one more coordinate, which the penalty leaves out.
+- A fit is done when its gradient says so, measured once more at the end from its coefficients.
+  Fits that single precision does not bring there are made again in double precision.
 - With fewer examples than features, the solution lies in the span of the examples, and X is
   replaced by the square Cholesky factor of X X'.
 """
@@ -64,6 +66,7 @@ def fit_logistic(
         own = None if penalty is None else penalty[rows]
         coef[rows], offset[rows], converged[rows], begun.coordinates[value] = _solve(
             design,
+            begun.reach,
             y[rows].to(dtype),
             loss_weight,
             own,
@@ -85,6 +88,7 @@ def fit_logistic(
             weight[lost],
             C[lost],
             standardize=standardize,
+            # Here the preconditioner may overstate a fit's curvature, and so understate the gap.
             tol=tol / 100,
             max_iter=max_iter,
             dtype=torch.float64,
@@ -105,17 +109,21 @@ class _Begun:
 
     mean: torch.Tensor
     design: torch.Tensor  # X centred, or its square factor
+    reach: torch.Tensor  # (example,), of its curvature what the preconditioner knows
     span: object  # from coefficients over the factor to those over X
     coordinates: dict  # the first ones and their shared penalty, by the order of magnitude of C
     again: list  # of fits that had to be made in double precision, the latest probes
 
 
 def _begin(X, weight, standardize, dtype):
+    """What fits with these weights have in common."""
+    X = X.to(torch.promote_types(X.dtype, dtype))
     everywhere = weight.sum(0, dtype=torch.float64)
     reach = 1.0
     for _ in range(2):
-        mean = (everywhere * reach) @ X.double() / (everywhere * reach).sum()
-        mean = mean.to(torch.promote_types(X.dtype, dtype))
+        share = everywhere * reach / (everywhere * reach).sum()
+        # Seen from one example, as the sum of large numbers has large errors.
+        mean = X[0] + share.to(X.dtype) @ (X - X[0])
         design, span = centred(X, mean, dtype), None
         # A mean that one example far from all others moves is far from all of them.
         reach = _reach(design)
@@ -123,12 +131,19 @@ def _begin(X, weight, standardize, dtype):
             break
     if X.shape[0] < X.shape[1] and not standardize:
         design, span = _in_span(design)
-    return _Begun(mean, design, span, {}, [])
+    if dtype == torch.float64:
+        # This precision can hold more of them, which is quicker where there are many.
+        reach = reach.sqrt()
+    return _Begun(mean, design, reach, span, {}, [])
 
 
 def _reach(X):
-    """Weight of each centred example, below 1 where it is far from nearly all others, (example,)."""
-    square = X.square().sum(1)
+    """Weight of each centred example, below 1 where it is far from nearly all others.
+
+    In the preconditioner such an example would hide the others from the fits that lack it, and
+    from those that are sure of it, for which it has no curvature left.
+    """
+    square = vecdot(X, X)
     return (10 * square.quantile(0.9) / square).nan_to_num(1.0).clamp_max(1)
 
 
@@ -214,10 +229,11 @@ class _Coordinates:
 
 
 @torch.inference_mode()  # which takes a quarter off what an iteration of few fits costs
-def _solve(X, y, loss_weight, penalty, tol, max_iter, first):
+def _solve(X, reach, y, loss_weight, penalty, tol, max_iter, first):
     """Minimise all fits from zero.
 
     X (examples, features) is centred; y and loss_weight = C * sample_weight are (fits, examples);
+    reach (examples,) multiplies the curvature of examples in the preconditioner;
     penalty (fits, features) multiplies the squared coefficients, None for all ones. `first` is
     None, or the last value of an earlier call: coordinates to begin in, and the shared penalty.
 
@@ -225,9 +241,6 @@ def _solve(X, y, loss_weight, penalty, tol, max_iter, first):
     """
     fits, features = len(y), X.shape[1]
     X = torch.nn.functional.pad(X, (0, 1), value=1.0)
-    # With its whole curvature, which it loses once a fit is sure of it, an example far from all
-    # others would hide them.
-    reach = _reach(X) if X.dtype != torch.float64 else _reach(X).sqrt()
     coef = X.new_zeros(fits, features + 1)
     coef[:, -1] = ((loss_weight * y).sum(1) / (loss_weight * (1 - y)).sum(1)).log()
     # Margins are carried with the sign that makes a wrong answer's positive.

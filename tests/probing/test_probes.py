@@ -382,9 +382,7 @@ def test_ridge_of_repeated_large_examples(n, d):
     probes = fit_ridge(X, y)
     model = RidgeClassifier(solver="svd").fit(X.astype(np.float64), y)
     expected = model.decision_function(X.astype(np.float64))
-    np.testing.assert_allclose(
-        probes.decision_function(X)[0], expected, atol=2e-3 * expected.std()
-    )
+    np.testing.assert_allclose(probes.decision_function(X)[0], expected, atol=2e-3 * expected.std())
 
 
 def test_float16_and_tensors_are_taken():
