@@ -88,8 +88,9 @@ def fit_logistic(
             weight[lost],
             C[lost],
             standardize=standardize,
-            # Here the preconditioner may overstate a fit's curvature, and so understate the gap.
-            tol=tol / 100,
+            # With examples far out, the preconditioner may overstate a fit's curvature there, and
+            # so understate what is left.
+            tol=tol / 100 if bool((begun.reach < 1).any()) else tol,
             max_iter=max_iter,
             dtype=torch.float64,
             begin=begun.again[-1] if begun.again else None,
@@ -317,8 +318,9 @@ def _solve(X, reach, y, loss_weight, penalty, tol, max_iter, first):
         _line_search(run, slope, at)
     _settle(coef, left, at)
     coef, intercept = coef[:, :-1], coef[:, -1].double()
+    # Rounding of the coefficients alone takes it to 30 times as much where classes are separable.
     gap = _gap(X, y, coef, intercept, loss_weight, penalty, at)
-    return coef, intercept, converged & (gap <= 10 * enough), first
+    return coef, intercept, converged & (gap <= 100 * enough), first
 
 
 def _gap(X, y, coef, intercept, loss_weight, penalty, at):
