@@ -99,7 +99,8 @@ def answering(monkeypatch, responses):
                 ids = lm.tokenizer(ids, add_special_tokens=False).input_ids
             numbers = torch.arange(-1.0, len(ids))[:, None, None].expand(-1, 3, 4)
             logprobs = np.full(len(ids), -1, np.float32)
-            yield Response(index, list(ids), logprobs, True, dict.fromkeys(sites, numbers))
+            kept = dict.fromkeys(sites, numbers)
+            yield Response(index, list(ids), logprobs, True, kept, -logprobs)
 
     monkeypatch.setattr(shards_module, "generate", generate)
 

@@ -56,6 +56,7 @@ class Response:
     logprobs: np.ndarray  # (token,): the log-probability that the model gave to each
     finished: bool  # whether the model ended its turn itself, before `max_new_tokens`
     activations: dict  # {site: (1 + token, layer, feature)}, the prompt's last token first
+    entropies: np.ndarray  # (token,): of the model's distribution at each, in nats
 
 
 def common_prefix(prompts):
@@ -290,6 +291,7 @@ class _Rows:
         self.states = []  # (dict and key of a layer's state, (slot, ...) of all rows)
         self.buffers = {}  # site: (slot, 1 + token, layer, feature)
         self.free_slots = list(range(capacity))
+        self.scratch = None  # (row, vocabulary)
 
     def __len__(self):
         return len(self.responses)
@@ -401,11 +403,19 @@ class _Rows:
         # In place: a new tensor of this size takes longer to get than to fill.
         logits.sub_(highest)
         gained = logits.gather(-1, chosen)[:, 0]
-        gained = (gained - logits.exp_().sum(-1).log_()).tolist()
+        if self.scratch is None or len(self.scratch) < len(rows):
+            self.scratch = torch.empty_like(logits)
+        odds = torch.exp(logits, out=self.scratch[: len(rows)])
+        total = odds.sum(-1)
+        gained = (gained - total.log()).tolist()
+        # Of a token that is never said, which has a logit of -inf, no part is taken.
+        mean = torch.bmm(odds[:, None], logits.clamp_min_(-1e4)[..., None])[:, 0, 0] / total
+        entropies = (total.log_() - mean).clamp_min_(0).tolist()
         chosen = chosen[:, 0]
         stopped = torch.isin(chosen, stops.to(chosen.device)).tolist()
         ended = set()
-        for row, token, stop, logprob in zip(rows, chosen.tolist(), stopped, gained, strict=True):
+        each = zip(rows, chosen.tolist(), stopped, gained, entropies, strict=True)
+        for row, token, stop, logprob, entropy in each:
             # The logarithm of the sum is NaN if one logit is NaN or infinite, or all are -inf; some
             # that are -inf stand for tokens that are never said.
             if math.isnan(logprob):
@@ -414,11 +424,13 @@ class _Rows:
                 ended.add(row)
                 kept = slice(1 + len(row.token_ids))
                 activations = {site: b[row.slot, kept].clone() for site, b in self.buffers.items()}
-                logprobs = np.array(row.logprobs, dtype=np.float32)
-                yield Response(row.index, row.token_ids, logprobs, stop, activations)
+                said = (np.array(n, np.float32) for n in (row.logprobs, row.entropies))
+                logprobs, entropies = said
+                yield Response(row.index, row.token_ids, logprobs, stop, activations, entropies)
             else:
                 row.token_ids.append(token)
                 row.logprobs.append(logprob)
+                row.entropies.append(entropy)
         if ended:
             self._drop(ended)
 
@@ -449,6 +461,7 @@ class _Row:
     prompt: list
     token_ids: list = field(default_factory=list)
     logprobs: list = field(default_factory=list)
+    entropies: list = field(default_factory=list)
 
     @property
     def text(self):

@@ -65,6 +65,7 @@ def extract(
     judge=None,
     p_true=False,
     corrections=None,
+    needs_errors=True,
     batch_size=None,
     scheduler=None,
     progress=True,
@@ -106,6 +107,8 @@ def extract(
         the exact answer is changed. They may come and go: the same call with others, or without,
         changes a finished run, and asks nothing again; only for another exact answer the
         model reads its response once more.
+    needs_errors : bool
+        Refuse answers that are all right or all wrong, of which no probe can be made.
     batch_size : int, optional
         Rows that advance together. By default as many as memory allows, at most 256 on a CPU; it
         is halved when memory runs out. A run that is continued keeps its batch size unless this
@@ -147,6 +150,7 @@ def extract(
             f"LanguageModel, from load_model; got {arguments.shown(judge)}."
         )
     p_true = arguments.flag("p_true", p_true)
+    needs_errors = arguments.flag("needs_errors", needs_errors)
     if batch_size is not None:
         batch_size = arguments.whole("batch_size", batch_size, 1)
     arguments.flag("progress", progress)
@@ -217,7 +221,8 @@ def extract(
                 work.record(at_work=False)
             raise
         work.record(at_work=False)
-        check_two_classes(answers)
+        if needs_errors:
+            check_two_classes(answers)
         stage.finish(
             [run.path / "answers.parquet", *(store.path for store in work.stores.values())],
             sites=list(sites),
@@ -554,7 +559,7 @@ class _Extraction:
                     for store in self.stores.values()
                 ):
                     rows = self._read_part(number)
-                    earlier = earlier or "doubt" not in rows
+                    earlier = earlier or not {"doubt", "answer_entropy_mean"} <= {*rows}
                     for correct in rows["correct"]:
                         tally.add(correct)
                     continue
@@ -566,8 +571,8 @@ class _Extraction:
             if earlier and waiting:
                 raise ValueError(
                     f"Some answers in {self._parts} are of an earlier version, which graded by "
-                    "other rules: the rest can't be answered beside them. Give another run "
-                    "directory."
+                    "other rules or kept fewer numbers: the rest can't be answered beside them. "
+                    "Give another run directory."
                 )
             if self.workers:
                 work = self.stores, self.batch_size, tally, self._parts
@@ -603,11 +608,13 @@ class _Extraction:
             responses = [list(part["token_ids"][i]) for i in moved]
             again = self.workers.say_again if self.workers else partial(say_again, self.lm)
             read = again(prompts, responses, positions, self.sites, self.batch_size)
-        for i, at, (logprobs, _) in zip(moved, positions, read, strict=True):
+        for i, at, (spoken, _) in zip(moved, positions, read, strict=True):
             first, last = (at[TOKENS.index(f"exact_answer_{end}")] for end in ("first", "last"))
-            said = logprobs[first : last + 1] if first != MISSING else ()
-            for name, value in summary("answer_logprob", said).items():
-                answers.at[members[i], name] = value
+            for name, numbers in spoken.items():
+                said = numbers[first : last + 1] if first != MISSING else ()
+                for column, value in summary(name, said).items():
+                    if column in answers:  # older runs have no entropies
+                        answers.at[members[i], column] = value
         for site, store in self.stores.items():
             values = store.read(members)
             kept = list(part[_OWN + site]) if _OWN + site in part else [None] * len(part)

@@ -80,8 +80,8 @@ def fitting_batch(lm, longest_prompt, max_new_tokens, n_sites=1):
     a_token = 4 * wide * grouped // heads * (longest_prompt + max_new_tokens)
     a_row = a_token + n_sites * config.hidden_size * (1 + max_new_tokens)
     a_row *= config.num_hidden_layers * lm.model.dtype.itemsize
-    # Logits, in the model's precision and in float32.
-    a_row += getattr(config, "vocab_size", 0) * (lm.model.dtype.itemsize + 4)
+    # Logits, in the model's precision and twice in float32.
+    a_row += getattr(config, "vocab_size", 0) * (lm.model.dtype.itemsize + 8)
     gpus = {p.device for p in lm.model.parameters() if p.device.type == "cuda"}
     free, most = (memory.on_gpus(gpus), 512) if gpus else (memory.available(), 256)
     fitting = max(1, free // 2 // a_row)
@@ -176,6 +176,7 @@ class _Answering:
             "token_ids": response.token_ids,
             "offsets": offsets,
             **summary("logprob", response.logprobs),
+            **summary("entropy", response.entropies),
         }
 
     def _complete(self, pending):
@@ -195,12 +196,12 @@ class _Answering:
                 correct = bool(self.judge(row["question"], text, asked["answers"]))
             self.tally.add(correct)
             tokens = answer_tokens(self.lm.tokenizer, response.token_ids, offsets, span)
-            exact_answer, name, logprobs = "", None, ()
+            exact_answer, name, said = "", None, slice(0)
             if tokens is None:
                 span = -1, -1
             else:
                 exact_answer = text[slice(*span)]
-                logprobs = response.logprobs[tokens[0] : tokens[1] + 1]
+                said = slice(tokens[0], tokens[1] + 1)
                 # One name for all ways to give an answer: "Indian" and "India" are the same.
                 name = answer.name
                 if asked["candidates"] is not None and asked["kind"] == "text":
@@ -214,7 +215,8 @@ class _Answering:
                 "answer_end": span[1],
                 "token_starts": [first for first, _ in offsets],
                 "positions": token_positions(len(response.token_ids), tokens),
-                **summary("answer_logprob", logprobs),
+                **summary("answer_logprob", response.logprobs[said]),
+                **summary("answer_entropy", response.entropies[said]),
             }
             self._keep(response, row["positions"])
 
@@ -248,8 +250,9 @@ def say_again(lm, prompts, responses, positions, sites, batch_size):
     """Let a model say known responses, and read them at other exact answers.
 
     `responses` are token ids, `positions` those of all named tokens. Gives for each response its
-    log-probabilities (token,) and {site: (layer, exact answer's token, feature)}, in the same
-    pass as `answer_shard`, so that both differ from a new run's by rounding at most.
+    {name: (token,)} of log-probabilities and entropies, and {site: (layer, exact answer's token,
+    feature)}, in the same pass as `answer_shard`, so that all differ from a new run's by rounding
+    at most.
     """
     stop = min(lm.stop_ids, default=0)
 
@@ -267,7 +270,8 @@ def say_again(lm, prompts, responses, positions, sites, batch_size):
             there = wanted != MISSING
             read[:, there] = values[wanted[there] + 1].swapaxes(0, 1)
             activations[site] = read
-        found[response.index] = response.logprobs, activations
+        said = {"answer_logprob": response.logprobs, "answer_entropy": response.entropies}
+        found[response.index] = said, activations
     return found
 
 
@@ -276,10 +280,10 @@ def is_copied(question):
     return question["kind"] == "text" and question["candidates"] is None
 
 
-def summary(name, logprobs):
-    """Mean, least and greatest of some tokens' log-probabilities; NaN of none."""
+def summary(name, numbers):
+    """Mean, least and greatest of some tokens' numbers; NaN of none."""
     kinds = {"mean": np.mean, "min": np.min, "max": np.max}
     return {
-        f"{name}_{kind}": float(of(logprobs)) if len(logprobs) else np.nan
+        f"{name}_{kind}": float(of(numbers)) if len(numbers) else np.nan
         for kind, of in kinds.items()
     }

@@ -167,8 +167,10 @@ def _training(fold, n_folds, wrong, names):
 def _check_training(training, wrong):
     """Refuse folds without which, and without what goes with them, one class is left."""
     n = len(training)
-    # Pairs are left out where a cell is chosen without those it is measured on.
-    for j, k in ((j, k) for k in range(n) for j in range(k + 1) if j == k or n > 2):
+    for j, k in np.ndindex(n, n):
+        # Pairs are left out where a cell is chosen without those it is measured on.
+        if j > k or (j < k and n == 2):
+            continue
         left = training[j] & training[k]
         if not (wrong & left).any() or not (~wrong & left).any():
             without = f"fold {k}" if j == k else f"folds {j} and {k}"

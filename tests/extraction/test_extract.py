@@ -860,18 +860,44 @@ def test_a_run_keeps_its_first_day(
     assert days == {"25 Feb 2026", "26 Feb 2026"}
 
 
-def test_answers_graded_by_an_earlier_version_are_not_mixed(lm, questions, tmp_path, monkeypatch):
+@pytest.mark.parametrize("lacking", [["doubt", "kind"], ["answer_entropy_mean"]], ids=str)
+def test_answers_of_an_earlier_version_are_not_mixed(
+    lm, questions, tmp_path, monkeypatch, lacking
+):
     monkeypatch.setattr(extract_module, "SHARD", 12)
     run = Run(tmp_path / "r")
     die_after(monkeypatch, 1, lm, questions, run, **OPTIONS)
     (part,) = (run.path / "shards").glob("*.parquet")
-    content = pd.read_parquet(part).drop(columns=["doubt", "kind"]).to_parquet(index=False)
+    content = pd.read_parquet(part).drop(columns=lacking).to_parquet(index=False)
     part.unlink()
     earlier = part.with_name(f"00000-{hashlib.sha256(content).hexdigest()}.parquet")
     earlier.write_bytes(content)
     with pytest.raises(ValueError, match="earlier version, which graded by other rules"):
         extract(lm, questions, run, **OPTIONS)
     assert earlier.read_bytes() == content, "nothing is lost"
+
+
+@pytest.mark.parametrize("n", [1, 3, 20])
+def test_a_model_answers_in_memory_as_into_a_run(lm, questions, tmp_path, n):
+    asked = questions.iloc[:n]
+    run = extract(lm, asked, Run(tmp_path / "r"), needs_errors=False, **OPTIONS)
+    answers, activations = lm.answer(asked, **OPTIONS)
+    pd.testing.assert_frame_equal(answers, run.answers())
+    xr.testing.assert_identical(activations, run.activations().load())
+
+
+def test_questions_alone_are_answered_too(lm, questions, monkeypatch):
+    # The model copies the exact answers, for which it is shown how.
+    monkeypatch.setattr(lm.model.config, "max_position_embeddings", 1024)
+    asked = questions["question"].tolist()[:3]
+    answers, activations = lm.answer(asked, **OPTIONS)
+    known, _ = lm.answer(questions.iloc[:3], **OPTIONS)
+    assert answers["question"].tolist() == asked
+    assert answers["response"].tolist() == known["response"].tolist()
+    assert not {"correct", "accepted"} & {*answers}
+    assert activations.sizes["example"] == 3
+    with pytest.raises(TypeError, match="questions must be a list of texts"):
+        lm.answer("Where is Rome?")
 
 
 def test_prompts_without_a_date_need_no_day(finished):

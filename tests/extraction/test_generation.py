@@ -106,6 +106,9 @@ def test_one_pass_equals_generate_and_a_plain_forward_pass(name, batch_size):
         gained = logits[len(prompt) - 1 : -1].log_softmax(-1)
         expected = gained[range(len(token_ids)), token_ids].numpy()
         np.testing.assert_allclose(response.logprobs, expected, atol=1e-3)
+    share = logits[len(prompt) - 1 : -1].double().softmax(-1)
+    expected = torch.special.entr(share).sum(-1).cpu().numpy()
+    np.testing.assert_allclose(response.entropies, expected, atol=1e-3)
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2", "gemma3"])
@@ -166,7 +169,7 @@ def test_an_empty_response_still_has_the_prompts_last_token(batch_size):
     check("llama", lm, prompts, responses)
     assert responses[3].token_ids == []
     assert responses[3].finished
-    assert responses[3].logprobs.shape == (0,)
+    assert responses[3].logprobs.shape == responses[3].entropies.shape == (0,)
     assert responses[3].activations["mlp_out"].shape == (1, 3, 32)
 
 
