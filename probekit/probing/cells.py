@@ -16,7 +16,8 @@ from scipy.special import expit, logit
 from sklearn.base import clone
 from threadpoolctl import ThreadpoolController
 
-from probekit.probing.auroc import auroc, training_variance
+from probekit.probing.auroc import auroc, independent_pairs, measured, standard_error
+from probekit.probing.calibration import Calibration
 from probekit.run.activations import explained_damage
 
 
@@ -26,10 +27,9 @@ def read_cell(activations, layer, token, kept):
     cell = activations["activation"].isel(layer=layer, token=token)
     with explained_damage(activations):
         X = cell.transpose("example", "feature").to_numpy()[kept]
-    if X.dtype.itemsize > 4:
-        with np.errstate(over="ignore"):  # what single precision cannot hold is infinite below
-            X = X.astype(np.float32)
-    infinite = np.isinf(X).any(1)
+    # The solver centres in double precision and goes on in single, which holds no more than this.
+    with np.errstate(invalid="ignore"):
+        infinite = (np.abs(X) > np.finfo(np.float32).max).any(1)
     missing = np.isnan(X)
     partly = missing.any(1) & ~missing.all(1)
     if infinite.any() or partly.any():
@@ -88,12 +88,15 @@ class Fitter:
         together, and are rows of the same products.
 
         X is (example, feature), and a company is labels and weight (fit, example), and C (fit,).
-        For each come margins (fit, example), the last fit's coef (feature,) and intercept, and
-        whether all converged.
+        For each come log-odds (fit, example), without what each fit knows of the error rate of its
+        training examples; the last fit's coef (feature,), intercept and that knowledge; and whether
+        all converged.
         """
         if not isinstance(self.method, str):
             for labels, weight, _ in companies:
-                yield self._one_by_one(X, labels, weight)
+                margin, coef, intercept = self._one_by_one(X, labels, weight)
+                prior = self._prior(labels, weight)
+                yield margin - prior[:, None], coef, intercept, float(prior[-1]), True
             return
         import torch
 
@@ -113,7 +116,24 @@ class Fitter:
             else:
                 fitted = linear.fit_mean_difference(X, labels, weight)
             margin, coef = fitted.decision_function(X).cpu().numpy(), fitted.coef[-1].cpu().numpy()
-            yield margin, coef, float(fitted.intercept[-1]), fitted.converged
+            prior = self._prior(labels, weight)
+            last = float(fitted.intercept[-1]), float(prior[-1])
+            yield margin - prior[:, None], coef, *last, fitted.converged
+
+    def _prior(self, labels, weight):
+        """What each fit's margins hold of the error rate in its training folds, (fit,).
+
+        It is lowest where the tested fold has most errors: across folds it ranks the wrong way
+        round, and noise would have an AUROC of 0.41 to 0.47 where error rates differ by answer.
+        """
+        rate = (labels * weight).sum(1) / weight.sum(1)
+        if self.method == "ridge":
+            return 2 * rate - 1
+        if self.method == "mean_difference" or not (
+            isinstance(self.method, str) or hasattr(self.method, "predict_proba")
+        ):
+            return np.zeros(len(rate))
+        return logit(rate)
 
     def _one_by_one(self, X, labels, weight):
         margin = np.empty(labels.shape)
@@ -125,29 +145,37 @@ class Fitter:
                 margin[row] = logit(np.clip(classifier.predict_proba(X)[:, 1], 1e-7, 1 - 1e-7))
         coef = np.ravel(getattr(classifier, "coef_", ()))
         if len(coef) != X.shape[1]:
-            return margin, np.full(X.shape[1], np.nan), np.nan, True
-        return margin, coef, float(np.ravel(classifier.intercept_)[0]), True
+            return margin, np.full(X.shape[1], np.nan), np.nan
+        return margin, coef, float(np.ravel(classifier.intercept_)[0])
 
 
 @one_thread()
 def fit_cell(X, plan, fitter):
-    """All fits of one cell."""
+    """All fits of one cell, and what comes of them.
+
+    X is (example, feature). The result has `log_odds` and `score` (example,), `without` (folds - 1,
+    example), the log-odds of fits that lacked one more fold, and `null` (permutation, example).
+    """
     present = ~np.isnan(X[:, 0])
     n, features = len(X), X.shape[1]
-    cell = {
+    n_permutations = len(plan.wrong) - 1
+    cell = dict.fromkeys(_NUMBERS, np.nan) | {
+        "log_odds": np.full(n, np.nan),
         "score": np.full(n, np.nan),
-        "auroc": np.full(len(plan.wrong), np.nan),
+        "without": np.full((plan.n_others, n), np.nan, np.float32),
+        "null": np.zeros((n_permutations, n), np.float32),
+        "null_auroc": np.full(n_permutations, np.nan),
         "choosing": np.full(plan.n_folds, np.nan),
-        "training_variance": np.nan,
         "coef": np.full(features, np.nan, np.float32),
-        "intercept": np.float32(np.nan),
         "converged": True,
     }
-    X, wrong, fold = X[present].astype(np.float32), plan.wrong[:, present], plan.fold[:, present]
+    X, wrong, fold = X[present], plan.wrong[:, present], plan.fold[:, present]
+    if X.dtype == np.float16:
+        X = X.astype(np.float32)
     fits = plan.fits()
     labels = wrong[fits[:, 0]]
-    test = fold[fits[:, 0]]
-    train = (test != fits[:, 1, None]) & (test != fits[:, 2, None])
+    training = plan.training[..., present]  # (labelling, fold, example)
+    train = training[fits[:, 0], fits[:, 1]] & training[fits[:, 0], fits[:, 2]]
     possible = (labels & train).any(1) & (~labels & train).any(1)  # both classes to learn from
     real = fits[:, 0] == 0
     if not possible[real].all():
@@ -161,7 +189,7 @@ def fit_cell(X, plan, fitter):
     if null.any():
         companies.append((labels[null], weight[null], C[null]))
     fitted = fitter(X, companies)
-    found, coef, intercept, cell["converged"] = next(fitted)
+    found, coef, intercept, prior, cell["converged"] = next(fitted)
     margin = np.full(labels.shape, np.nan, found.dtype)
     margin[real] = found[:-1]
     for found, *_ in fitted:
@@ -175,24 +203,49 @@ def fit_cell(X, plan, fitter):
     choosing, chosen_C = _choices(rows, scores, wrong, fold)
     labelling = np.arange(len(wrong))[:, None]
     C_of_fold = np.take_along_axis(chosen_C, np.maximum(fold, 0), 1)
-    score = scores(np.where(fold < 0, -1, rows[labelling, fold, fold, C_of_fold]))
-    cell["auroc"], cell["choosing"] = auroc(score, wrong), choosing[0]
-    cell["score"][present] = expit(score[0])
-    if plan.n_folds == 1:
-        cell["training_variance"] = 0.0  # trained and tested on different examples
-    else:
-        groups = None if plan.groups is None else plan.groups[present]
-        # Without each example's own fold and one more, (folds - 1, example). Of two folds there is
-        # no other that can be left out, and the row is of their plain fits.
-        steps = np.arange(1, plan.n_folds)[:, None] if plan.n_folds > 2 else np.array([[0]])
-        another = (fold[0] + steps) % plan.n_folds
-        without = scores(rows[0][fold[0], another, C_of_fold[0]])
-        cell["training_variance"] = training_variance(without, wrong[0], groups)
+    log_odds = scores(np.where(fold < 0, -1, rows[labelling, fold, fold, C_of_fold]))
+    # Without each example's own fold and one more, (folds - 1, example). Of two folds there is no
+    # other that can be left out, and the row is of their plain fits.
+    steps = np.arange(1, plan.n_folds)[:, None] if plan.n_folds > 2 else np.array([[0]])
+    another = (fold[0] + steps[: plan.n_others]) % plan.n_folds
+    without = scores(rows[0][fold[0], another, C_of_fold[0]])
+    cell["null_auroc"], cell["choosing"] = auroc(log_odds[1:], wrong[1:]), choosing[0]
+    cell["null"][:, present] = rounded(np.nan_to_num(log_odds[1:]))
+    cell["log_odds"][present], cell["without"][:, present] = log_odds[0], rounded(without)
+    groups = None if plan.groups is None else plan.groups[present]
+    variants = np.vstack([log_odds[:1], cell["without"][:, present]])
+    cell["auroc"], units, cell["n_units"] = measured(variants, wrong[0], groups)
+    cell["error"] = standard_error(units)
+    _, tested, _ = measured(variants[:1], wrong[0], groups)
+    cell["training_error"] = np.sqrt(max(cell["error"] ** 2 - standard_error(tested) ** 2, 0))
+    scored = ~np.isnan(log_odds[0])
+    cell["n_pairs"] = independent_pairs(scored, wrong[0], groups)
+    if 0 < wrong[0][scored].sum() < scored.sum():
+        calibration = Calibration.platt(log_odds[0][scored], wrong[0][scored])
+        cell["slope"], cell["offset"] = calibration.slope, calibration.offset
+        cell["score"][present] = calibration(log_odds[0])
     if len(plan.C) > 1:
         C = plan.C[np.bincount(chosen_C[0]).argmax()]
-        _, coef, intercept, _ = next(fitter(X, [(wrong[:1], everything, np.array([C]))]))
-    cell["coef"], cell["intercept"] = coef.astype(np.float32), np.float32(intercept)
+        _, coef, intercept, prior, _ = next(
+            fitter(X, [(wrong[:1], everything, np.array([C]))])
+        )
+    cell["coef"], cell["intercept"], cell["prior"] = coef.astype(np.float32), intercept, prior
     return cell
+
+
+# What a cell has one number of.
+_NUMBERS = ("auroc", "error", "training_error", "n_units", "n_pairs", "slope", "offset")
+_NUMBERS += ("intercept", "prior")
+
+
+def rounded(values):
+    """Values in single precision with 10 bits of mantissa, of which the last 13 are zero.
+
+    That is exact to a thousandth, compresses well, and sums of many of them in double precision
+    are the same in any order.
+    """
+    bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
+    return ((bits + np.uint32(0x1000)) & np.uint32(0xFFFFE000)).view(np.float32)
 
 
 def _choices(rows, scores, wrong, fold):

@@ -66,6 +66,16 @@ class Plan:
             listed += [(labelling, *pair, c) for pair in left_out for c in range(len(self.C))]
         return np.array(listed)
 
+    @property
+    def training(self):
+        """STUB"""
+        return self.fold[:, None] != np.arange(self.n_folds)[:, None]
+
+    @property
+    def n_others(self):
+        """How many fits score an example that lack one more fold than its own; see `measured`."""
+        return 0 if self.n_folds == 1 else max(self.n_folds - 1, 1)
+
     def rows(self, fits):
         """Where each fit is: over (labelling, fold, fold in either order, C), or -1."""
         rows = np.full((len(self.wrong), self.n_folds, self.n_folds, len(self.C)), -1)
@@ -173,6 +183,11 @@ def example_groups(examples, split):
         alone = np.flatnonzero(np.asarray(values) == "")
         groups[alone] = groups.max() + 1 + np.arange(len(alone))
     return _joined(groups, questions) if repeated else groups
+
+
+def group_counts(groups):
+    counts = np.unique(groups, return_counts=True)[1]
+    return dict(n_groups=len(counts), n_single_groups=int((counts==1).sum()), largest_group=int(counts.max()))
 
 
 def _joined(groups, questions):

@@ -10,9 +10,10 @@ from sklearn.base import clone
 from tqdm import tqdm
 
 from probekit import arguments
-from probekit.probing.auroc import auroc_influence, interval, n_clusters, standard_error
+from probekit.probing.auroc import auroc, interval, measured, standard_error
 from probekit.probing.cells import Fitter, fit_cell, read_cell
-from probekit.probing.folds import Plan, example_groups
+from probekit.probing.folds import Plan, example_groups, group_counts
+from probekit.tokens import FIGURE_TOKENS
 
 _DIMENSIONS = ("example", "layer", "token", "feature")
 _METHODS = ("logistic", "ridge", "discriminant", "mean_difference")
@@ -122,21 +123,22 @@ def probe_grid(
         n_jobs = cpu_count() if all_cores else arguments.whole("n_jobs", n_jobs, 1)
     examples, kept = _usable(activations)
     wrong = ~examples["correct"].to_numpy().astype(bool)
-    plan = Plan.make(
-        wrong, example_groups(examples, split), protocol, folds, C, seed, n_permutations
-    )
+    groups = example_groups(examples, split)
+    plan = Plan.make(wrong, groups, protocol, folds, C, seed, n_permutations)
     cells = list(np.ndindex(activations.sizes["layer"], activations.sizes["token"]))
     fitter = Fitter(classifier, standardize, device)
+    null = _Null(plan, len(examples["layer"]), len(examples["token"]))
     if here:
         n_jobs = _processes(n_jobs, len(cells), activations.sizes["feature"], plan, fitter)
-        results = _fit_here(activations, cells, kept, plan, fitter, n_jobs, progress)
+        results = _fit_here(activations, cells, kept, plan, fitter, n_jobs, null, progress)
     else:
         from probekit.cluster import connected
         from probekit.probing.workers import fit_cells
 
         with connected(scheduler) as client:
-            results = fit_cells(client, activations, cells, kept, plan, fitter, progress)
-    return _assemble(examples, results, plan).assign_attrs(
+            results = fit_cells(client, activations, cells, kept, plan, fitter, null, progress)
+    out = np.setdiff1d(np.arange(activations.sizes["example"]), kept)
+    return _assemble(examples, results, null, plan).assign_attrs(
         {name: activations.attrs.get(name, "unknown") for name in ("model", "revision", "site")},
         split=split,
         protocol=protocol,
@@ -146,10 +148,32 @@ def probe_grid(
         method=method if isinstance(method, str) else repr(method),
         standardize=int(standardize),
         n_permutations=n_permutations,
+        n_left_out=len(out),
+        n_left_out_errors=int((~activations["correct"].to_numpy()[out].astype(bool)).sum()),
+        **group_counts(np.arange(len(wrong)) if groups is None else groups),
     )
 
 
-def _fit_here(activations, cells, kept, plan, fitter, n_jobs, progress):
+class _Null:
+    """Log-odds of permuted labels, summed over the layers and over the tokens as cells come in.
+
+    They are rounded so that sums do not depend on the order, which is that of the workers.
+    """
+
+    def __init__(self, plan, layers, tokens):
+        shape = len(plan.wrong) - 1, plan.wrong.shape[1]
+        self.by_layer = np.zeros((layers, *shape))
+        self.by_token = np.zeros((tokens, *shape))
+
+    def take(self, cell, result):
+        """Add what a cell, (layer, token), has of it; the result keeps only the rest."""
+        log_odds = result.pop("null")
+        self.by_layer[cell[0]] += log_odds
+        self.by_token[cell[1]] += log_odds
+        return result
+
+
+def _fit_here(activations, cells, kept, plan, fitter, n_jobs, null, progress):
     """Fit the probes of the cells in processes of this machine."""
     jobs = (
         delayed(fit_cell)(read_cell(activations, layer, token, kept), plan, fitter)
@@ -159,8 +183,8 @@ def _fit_here(activations, cells, kept, plan, fitter, n_jobs, progress):
     with tqdm(total=len(cells), desc="Probing", unit="cell", disable=not progress) as bar:
         results = []
         try:
-            for result in parallel(jobs):
-                results.append(result)
+            for cell, result in zip(cells, parallel(jobs), strict=True):
+                results.append(null.take(cell, result))
                 bar.update()
         except BrokenProcessPool as error:
             raise ValueError(
@@ -245,45 +269,71 @@ def _usable(activations):
     return activations.drop_vars("activation").isel(example=kept), kept
 
 
-def _assemble(examples, results, plan):
+def _assemble(examples, results, null, plan):
     """Put the cells together and do what takes the whole grid: correction and choice."""
     layers, tokens = examples.sizes["layer"], examples.sizes["token"]
     wrong = plan.wrong[0]
 
     def stack(name):
-        values = np.array([result[name] for result in results])
+        values = np.array([result.pop(name) for result in results])
         return values.reshape(layers, tokens, *values.shape[1:])
 
-    score = stack("score")  # (layer, token, example)
-    area, influence = auroc_influence(score, wrong)
-    training = stack("training_variance")
-    error = np.sqrt(standard_error(influence, plan.groups) ** 2 + training)
-    low, high = interval(area, error, n_units=n_clusters(influence, plan.groups))
-    scored = ~np.isnan(score)
-    areas = stack("auroc")  # (layer, token, labelling)
-    p_value, p_corrected = _p_values(areas, scored, plan.wrong)
+    area = stack("auroc")
+    n_pairs = np.nan_to_num(stack("n_pairs"))
+    low, high = interval(area, stack("error"), n_units=stack("n_units"), n_pairs=n_pairs)
+    log_odds, without = stack("log_odds"), stack("without")
+    null_auroc = stack("null_auroc")
+    scored = ~np.isnan(log_odds)
+    p_value, p_corrected = _p_values(
+        np.concatenate([area[..., None], null_auroc], -1), scored, plan.wrong
+    )
+    on_common, n_common = _on_common(examples, log_odds, wrong)
     cell = ("layer", "token")
     coords = {n: c for n, c in examples.coords.items() if {"example", *cell}.issuperset(c.dims)}
-    return xr.Dataset(
+    best = _best(area, stack("choosing"), log_odds, without, plan, examples)
+    numbers = ("training_error", "converged", "slope", "offset", "intercept", "prior")
+    grid = xr.Dataset(
         {
             "auroc": (cell, area),
             "auroc_low": (cell, low),
             "auroc_high": (cell, high),
-            "training_error": (cell, np.sqrt(training)),
             "p_value": (cell, p_value),
             "p_corrected": (cell, p_corrected),
             "n_examples": (cell, scored.sum(-1)),
             "n_errors": (cell, (scored & wrong).sum(-1)),
-            "converged": (cell, stack("converged")),
-            "score": (("example", *cell), np.moveaxis(score, -1, 0)),
+            "auroc_common": (cell, on_common, {"n_examples": n_common}),
+            **{name: (cell, stack(name)) for name in numbers},
+            "score": (("example", *cell), np.moveaxis(stack("score"), -1, 0)),
             "coef": ((*cell, "feature"), stack("coef")),
-            "intercept": (cell, stack("intercept")),
             "fold": ("example", plan.fold[0]),
-            "null_auroc": ((*cell, "permutation"), areas[..., 1:]),
+            "training": (("left_out", "example"), plan.training[0]),
+            "null_auroc": ((*cell, "permutation"), null_auroc),
+            "null_by_layer": (("layer", "permutation", "example"), null.by_layer.astype("f4")),
+            "null_by_token": (("token", "permutation", "example"), null.by_token.astype("f4")),
+            "null_wrong": (("permutation", "example"), plan.wrong[1:]),
         },
         coords=coords,
-        attrs=_best(area, stack("choosing"), score, training, plan, examples),
+        attrs=best | {"n_below_chance": int((high < 0.5).sum())},
     )
+    if plan.n_others:
+        others = np.moveaxis(without, (2, 3), (0, 1))
+        grid["log_odds_without"] = (("other", "example", *cell), others)
+    return grid
+
+
+def _on_common(examples, log_odds, wrong):
+    """Areas on the examples that have all of the figure's tokens, and how many these are.
+
+    Tokens that only long responses have are measured on those, and would be compared with the
+    others all the same.
+    """
+    drawn = np.array([str(token) in FIGURE_TOKENS for token in examples["token"].to_numpy()])
+    there = ~np.isnan(log_odds)
+    # A token that no example has, or that has no probes, can't be asked for.
+    drawn &= there.any((0, 2))
+    both = there[:, drawn].all((0, 1)) if drawn.any() else np.zeros(len(wrong), bool)
+    area = auroc(np.where(both, log_odds, np.nan), wrong)
+    return np.where(drawn, area, np.nan), int(both.sum())
 
 
 def _p_values(area, scored, labellings):
@@ -291,8 +341,8 @@ def _p_values(area, scored, labellings):
 
     Areas are measured in standard errors under the null, so that cells of different size, and
     labellings of different balance, compare. Corrected: how often the largest of a permuted grid
-    reaches a cell (Westfall and Young 1993). Alone: how often any cell of the permuted grids does,
-    as all share one null.
+    reaches a cell (Westfall and Young 1993), and beyond all of these by `largest_tail`. Alone: how
+    often any cell of the permuted grids does, as all share one null.
 
     `area` (layer, token, labelling), `scored` (layer, token, example), `labellings` (labelling,
     example); each p-value (layer, token).
@@ -312,10 +362,29 @@ def _p_values(area, scored, labellings):
     reached = len(pool) - np.searchsorted(pool, z, side="left")
     alone = (1 + reached) / (1 + len(pool))
     corrected = (1 + (largest >= z[..., None]).sum(-1)) / (1 + len(largest))
+    beyond = z > largest.max()
+    corrected[beyond] = np.minimum(corrected[beyond], largest_tail(z[beyond], largest))
     return np.where(empty, np.nan, alone), np.where(empty, np.nan, corrected)
 
 
-def _best(area, choosing, score, training, plan, examples):
+def largest_tail(z, largest, draws=20_000, seed=0):
+    """Chance that the largest of one more permuted grid reaches z, where none of some did.
+
+    Few permutations count only to 1 in so many. Largest values of many cells are close to a Gumbel
+    distribution, of which these are a sample: how far one more lies from their mean, in their
+    standard deviations, has a distribution that depends on their number alone, and is drawn here.
+    It allows for how uncertain so few make both.
+    """
+    if len(largest) < 10 or not largest.std() > 0:
+        return np.ones(np.shape(z))
+    random = np.random.default_rng(seed)
+    sample = random.gumbel(size=(draws, len(largest)))
+    pivot = np.sort((random.gumbel(size=draws) - sample.mean(1)) / sample.std(1))
+    reached = draws - np.searchsorted(pivot, (z - largest.mean()) / largest.std())
+    return (1 + reached) / (1 + draws)
+
+
+def _best(area, choosing, log_odds, without, plan, examples):
     """The best cell, and its area chosen and measured on different data."""
     if np.isnan(area).all():
         return {}
@@ -326,15 +395,14 @@ def _best(area, choosing, score, training, plan, examples):
     }
     if np.isnan(choosing).all():
         return best
-    honest, variance = np.full(score.shape[-1], np.nan), []
+    honest = np.full((1 + without.shape[2], log_odds.shape[-1]), np.nan)
     for k in range(plan.n_folds):
         # Chosen by fits and examples that had nothing of fold k.
         chosen = np.unravel_index(np.nanargmax(choosing[..., k]), area.shape)
         tested = plan.fold[0] == k
-        honest[tested] = score[chosen][tested]
-        variance.append(training[chosen])
-    value, influence = auroc_influence(honest, plan.wrong[0])
-    error = np.sqrt(standard_error(influence, plan.groups) ** 2 + np.mean(variance))
-    low, high = interval(value, error, n_units=n_clusters(influence, plan.groups))
+        honest[0, tested] = log_odds[chosen][tested]
+        honest[1:, tested] = without[chosen][:, tested]
+    value, units, n_units = measured(honest, plan.wrong[0], plan.groups)
+    low, high = interval(value, standard_error(units), n_units=n_units)
     best |= {"best_auroc": float(value), "best_auroc_low": float(low)}
     return best | {"best_auroc_high": float(high)}

@@ -1,7 +1,7 @@
 """A probe of a finished run, as a scikit-learn classifier.
 
-It is built from the coefficients in the grid's file, so nothing has to be unpickled, and it was
-fitted on all examples of the run, not on training folds only.
+It is built from the coefficients in the grid's file, so nothing has to be unpickled. It was fitted
+on all examples of the run, and calibrated on their out-of-fold scores, as the grid's P(error) is.
 """
 
 import numpy as np
@@ -23,8 +23,8 @@ def load_probe(run, layer, token, split="random"):
     token : str
         Such as ``"exact_answer_last"``.
     split : str
-        Which of the run's grids. The probe is fitted on all examples, so splits differ only where
-        C was chosen in their folds.
+        Which of the run's grids. The probe is fitted on all examples, so splits differ only in its
+        calibration, and where C was chosen in their folds.
 
     Returns
     -------
@@ -76,6 +76,9 @@ def load_probe(run, layer, token, split="random"):
             f"Layer {layer}, token {token} has no probe: too few wrong or too few right answers "
             "have this token to train without each fold. Take another cell."
         )
+    if "slope" in grid:  # older runs have no calibration
+        slope, offset, prior = (float(cell[name]) for name in ("slope", "offset", "prior"))
+        coef, intercept = slope * coef.astype(float), slope * (intercept - prior) + offset
     source = f"{grid.attrs.get('site', 'the')} activations at layer {layer}, token {token}"
     return SavedProbe(coef, intercept, source)
 
@@ -99,7 +102,7 @@ class SavedProbe(ClassifierMixin, BaseEstimator):
         return self
 
     def decision_function(self, X):
-        """Log-odds that each answer is wrong."""
+        """Calibrated log-odds that each answer is wrong."""
         expected = "X must be numbers of shape (examples, features), got"
         given = X
         try:

@@ -14,7 +14,7 @@ from probekit.probing.cells import fit_cell, read_cell
 _LARGEST_BLOCK = 16  # cells that are lost at most when a worker dies
 
 
-def fit_cells(client, activations, cells, kept, plan, fitter, progress):
+def fit_cells(client, activations, cells, kept, plan, fitter, null, progress):
     """Fit the probes of many cells; `kept` are the numbers of the examples that count."""
     threads = sum(client.nthreads().values())
     size = int(np.clip(len(cells) // (4 * threads), 1, _LARGEST_BLOCK))
@@ -30,7 +30,7 @@ def fit_cells(client, activations, cells, kept, plan, fitter, progress):
 
     with tqdm(total=len(cells), desc="Probing", unit="cell", disable=not progress) as bar:
         for start, results in completed(client, fit, tasks(), bar=bar):
-            fitted[start] = results
+            fitted[start] = [null.take(*each) for each in zip(blocks[start], results, strict=True)]
             bar.update(len(results))
     return [result for start in blocks for result in fitted[start]]
 

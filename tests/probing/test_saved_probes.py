@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import xarray as xr
+from scipy.special import expit, logit
 from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
@@ -55,15 +56,23 @@ def cell(activations):
     return X, ~activations["correct"].to_numpy()
 
 
+def calibrated(run, reference, X, wrong, split="random"):
+    """P(wrong) by a reference's margins and the calibration of the run's out-of-fold scores."""
+    cell = run.grid(split).sel(layer=7, token="-1")
+    odds = reference.decision_function(X) - logit(wrong.mean())
+    return expit(float(cell["slope"]) * odds + float(cell["offset"]))
+
+
 def test_it_equals_scikit_learns_probe_of_the_same_data(run, cell):
     X, wrong = cell
     reference = LogisticRegression(tol=1e-10, max_iter=10_000).fit(X.astype(float), wrong)
     probe = load_probe(run, layer=7, token="-1")
-    np.testing.assert_allclose(probe.predict_proba(X), reference.predict_proba(X), atol=2e-3)
+    expected = calibrated(run, reference, X.astype(float), wrong)
+    np.testing.assert_allclose(probe.predict_proba(X)[:, 1], expected, atol=2e-3)
     ours, theirs = (p.decision_function(X.astype(float)) for p in (probe, reference))
     assert roc_auc_score(wrong, ours) == pytest.approx(roc_auc_score(wrong, theirs), abs=1e-3)
-    agree = np.abs(theirs) > 0.01
-    np.testing.assert_array_equal(probe.predict(X)[agree], reference.predict(X)[agree])
+    agree = np.abs(expected - 0.5) > 0.01
+    np.testing.assert_array_equal(probe.predict(X)[agree], (expected > 0.5)[agree])
     np.testing.assert_array_equal(probe.classes_, reference.classes_)
     assert probe.coef_.shape == reference.coef_.shape
     assert probe.intercept_.shape == reference.intercept_.shape
@@ -76,8 +85,8 @@ def test_scaling_is_worked_into_the_coefficients(run, cell):
     scaled = X / X.std(0)
     reference = LogisticRegression(tol=1e-10, max_iter=10_000).fit(scaled, wrong)
     probe = load_probe(run, 7, "-1", split="scaled")
-    expected = reference.predict_proba(scaled)
-    np.testing.assert_allclose(probe.predict_proba(X), expected, atol=5e-3)
+    expected = calibrated(run, reference, scaled, wrong, "scaled")
+    np.testing.assert_allclose(probe.predict_proba(X)[:, 1], expected, atol=5e-3)
 
 
 def test_it_is_a_scikit_learn_classifier(run, cell):

@@ -1,0 +1,545 @@
+"""The whole grid as one detector: nothing is picked, so nothing has to be corrected for picking.
+
+The log-odds of all cells are averaged into one number an answer. It is calibrated into P(error),
+can be held against the controls, saved, and given to answers that the run has not seen.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from scipy.special import logit
+from scipy.stats import beta, t
+
+from probekit import arguments
+from probekit.probing.auroc import (
+    auroc,
+    cluster_sums,
+    independent_pairs,
+    interval,
+    measured,
+    standard_error,
+)
+from probekit.probing.calibration import Calibration, reliability
+from probekit.probing.folds import example_groups
+from probekit.run.files import parse_json, replacing
+
+_FILES = "detector.safetensors", "detector.json"
+# What of a grid says where its detector may be used and what it was made of.
+_ORIGIN = ("model", "revision", "site", "split", "protocol", "folds", "C", "seed", "method")
+
+
+def detector(grid, controls=None, *, tokens=None, layers=None):
+    """Make one detector of all cells of a grid: the mean of their out-of-fold log-odds.
+
+    Parameters
+    ----------
+    grid : Dataset
+        From `probe_grid`, cross-validated.
+    controls : Dataset, optional
+        From `controls`, of this grid: what the detector has to beat.
+    tokens : sequence of str, optional
+        Only the cells of these tokens, named before looking at the grid. All by default.
+    layers : sequence of int, optional
+        Only the cells of these layers, likewise.
+
+    Returns
+    -------
+    Detector
+
+    Raises
+    ------
+    TypeError
+        If an argument is of the wrong kind.
+    ValueError
+        If the grid is of one split into training and test, is of an older version, lacks a token
+        or layer, or has no probe in any of the cells.
+    """
+    arguments.grid(grid, ("score", "auroc"), ("split", "folds"))
+    if grid.sizes.get("other", 0) < 1 or "slope" not in grid:
+        raise ValueError(
+            'A detector takes a cross-validated grid of this version, with `log_odds_without`. '
+            "Make it with pk.probe_grid(activations); a grid of the published protocol, of an "
+            "example run or of an older version has too little to measure it by."
+        )
+    there = [str(token) for token in grid["token"].to_numpy()]
+    wanted = None if tokens is None else arguments.labels("token", tokens, there)
+    rows = grid["layer"].to_numpy().tolist()
+    band = None if layers is None else arguments.labels("layer", layers, rows)
+    columns = np.isin(there, wanted) if wanted is not None else np.ones(len(there), bool)
+    chosen = np.isin(rows, band) if band is not None else np.ones(len(rows), bool)
+    cells = chosen[:, None] & columns & grid["auroc"].notnull().to_numpy()
+    if not cells.any():
+        raise ValueError("None of these cells has a probe, so there is nothing to pool.")
+    pooled = _Pooled(grid)
+    variants, n_cells = pooled.mean(cells)
+    measures = pooled.measures(variants)
+    p_error, final = _calibrated(grid, variants, pooled.wrong)
+    gain = dict.fromkeys(("gain", "gain_low", "gain_high", "absorbed"), np.nan)
+    if controls is not None:
+        from probekit.probing.baselines import gain_of_scores
+
+        gain = gain_of_scores(variants, grid, controls)
+    scored = ~np.isnan(p_error)
+    quality = reliability(p_error[scored], pooled.wrong[scored])
+    of_example = {n: c for n, c in grid.coords.items() if c.dims == ("example",)}
+    probes = {name: grid[name].to_numpy() for name in ("coef", "intercept", "prior") if name in grid}
+    return Detector(
+        **measures,
+        **gain,
+        **quality,
+        p_value=pooled.p_value(measures["auroc"], chosen, columns),
+        p_error=xr.DataArray(p_error, of_example, ("example",)),
+        log_odds=xr.DataArray(variants[0], of_example, ("example",)),
+        n_cells=xr.DataArray(n_cells, of_example, ("example",)),
+        by_layer=pooled.table("layer", rows, cells),
+        by_token=pooled.table("token", there, cells),
+        calibration=final,
+        groups=pooled.groups,
+        cells=cells,
+        layers=np.array(rows),
+        tokens=tuple(there),
+        probes=probes if "coef" in probes else None,
+        origin={name: _plain(grid.attrs[name]) for name in _ORIGIN if name in grid.attrs},
+    )
+
+
+class _Pooled:
+    """A grid's log-odds, to be averaged over cells and measured."""
+
+    def __init__(self, grid):
+        self.grid = grid
+        self.wrong = ~grid["correct"].to_numpy().astype(bool)
+        self.groups = example_groups(grid, grid.attrs["split"])
+        score = grid["score"].transpose("layer", "token", "example").to_numpy()
+        slope, offset = (grid[n].to_numpy()[..., None] for n in ("slope", "offset"))
+        # Of a P(error) so near 1 that doubles can't tell, the largest log-odds that they can.
+        edge = 1 - np.finfo(float).epsneg
+        own = (logit(np.clip(score, 1 - edge, edge)) - offset) / slope
+        others = grid["log_odds_without"].transpose("layer", "token", "other", "example")
+        self.log_odds = np.concatenate([own[:, :, None], others.to_numpy()], 2)
+
+    def mean(self, cells):
+        """Mean log-odds over cells (layer, token): (variant, example), and of how many cells."""
+        chosen = self.log_odds[cells]
+        n_cells = (~np.isnan(chosen[:, 0])).sum(0)
+        with np.errstate(invalid="ignore"):
+            return np.nansum(chosen, 0) / np.where(n_cells, n_cells, np.nan), n_cells
+
+    def measures(self, variants):
+        """Area with its interval, and the number of answers."""
+        area, units, n_units = measured(variants, self.wrong, self.groups)
+        scored = ~np.isnan(variants[0])
+        n_pairs = independent_pairs(scored, self.wrong, self.groups)
+        low, high = interval(area, standard_error(units), n_units=n_units, n_pairs=n_pairs)
+        return {
+            "auroc": float(area),
+            "auroc_low": float(low),
+            "auroc_high": float(high),
+            "n_examples": int(scored.sum()),
+            "n_errors": int((scored & self.wrong).sum()),
+        }
+
+    def p_value(self, area, layers, tokens):
+        """P-value of the pooled area, from the permuted grids pooled in the same way.
+
+        Their areas are close to normal: how far the real one lies from their mean, in their
+        standard deviations, has Student's t distribution. Below ten permutations they are counted.
+        Only whole layers or whole tokens are kept of the permuted grids; else it is NaN.
+        """
+        if layers.all():
+            kept = self.grid["null_by_token"].transpose("token", "permutation", "example")
+            null = kept.to_numpy()[tokens].sum(0)
+        elif tokens.all():
+            kept = self.grid["null_by_layer"].transpose("layer", "permutation", "example")
+            null = kept.to_numpy()[layers].sum(0)
+        else:
+            return np.nan
+        cells = (layers[:, None] & tokens) & self.grid["auroc"].notnull().to_numpy()
+        n_cells = (~np.isnan(self.log_odds[cells][:, 0])).sum(0)
+        null = null / np.where(n_cells, n_cells, np.nan)
+        labels = self.grid["null_wrong"].transpose("permutation", "example").to_numpy().astype(bool)
+        areas = np.array([auroc(row, wrong) for row, wrong in zip(null, labels, strict=True)])
+        areas = areas[~np.isnan(areas)]
+        n = len(areas)
+        if n < 10 or not areas.std() > 0:
+            return float((1 + (areas >= area).sum()) / (1 + n)) if n else np.nan
+        z = (area - areas.mean()) / (areas.std(ddof=1) * np.sqrt(1 + 1 / n))
+        return float(t.sf(z, n - 1))
+
+    def table(self, dimension, names, cells):
+        """The same for each layer over the tokens, or for each token over the layers."""
+        rows = []
+        for i, name in enumerate(names):
+            chosen = np.zeros_like(cells)
+            which = (i, slice(None)) if dimension == "layer" else (slice(None), i)
+            chosen[which] = cells[which]
+            row = {dimension: name}
+            if chosen.any():
+                layers, tokens = chosen.any(1), chosen.any(0)
+                whole = np.ones(cells.shape[dimension == "layer"], bool)
+                if dimension == "layer" and cells.any(0).all():
+                    tokens = whole
+                elif dimension == "token" and cells.any(1).all():
+                    layers = whole
+                row |= self.measures(self.mean(chosen)[0])
+                row["p_value"] = self.p_value(row["auroc"], layers, tokens)
+            rows.append(row)
+        columns = [dimension, "auroc", "auroc_low", "auroc_high", "p_value", "n_examples"]
+        return pd.DataFrame(rows).reindex(columns=columns)
+
+
+def _calibrated(grid, variants, wrong):
+    """P(error) of each answer by a map that its fold had no part in, and the map for new answers.
+
+    For a fold, the map is fitted on the other folds' answers, scored by fits that lacked this fold
+    as well as their own; whether Platt's or isotonic is decided among these answers.
+    """
+    fold = grid["fold"].to_numpy()
+    n_folds = variants.shape[0] if grid.attrs["folds"] > 2 else 2
+    p_error = np.full(len(wrong), np.nan)
+    scored = ~np.isnan(variants[0])
+    for k in range(n_folds):
+        rest = scored & (fold != k)
+        if n_folds == 2:  # no fit lacks both folds: those of the other fold have seen this one
+            inner = variants[0]
+        else:
+            # Of an example of fold j, the fit that also lacks fold k is the (k - j)-th other.
+            other = (k - fold) % n_folds
+            inner = variants[np.where(fold == k, 0, other), np.arange(len(wrong))]
+        fit = Calibration.better if n_folds > 2 else lambda x, y, _: Calibration.platt(x, y)
+        tested = scored & (fold == k)
+        p_error[tested] = fit(inner[rest], wrong[rest], fold[rest])(variants[0][tested])
+    return p_error, Calibration.better(variants[0][scored], wrong[scored], fold[scored])
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """A threshold on P(error), and what it guarantees."""
+
+    p_error: float
+    """Answer if P(error) is at most this; NaN if no threshold has the guarantee."""
+    answered: float
+    """Share of the run's answers that are given then."""
+    error_rate: float
+    """Share of these that are wrong."""
+    bound: float
+    """Upper confidence bound of that share."""
+    target: float
+    confidence: float
+
+    def __str__(self):
+        wanted = f"an error rate of at most {self.target:.0%}"
+        if np.isnan(self.p_error):
+            return f"No threshold on P(error) has {wanted} with {self.confidence:.0%} confidence."
+        return (
+            f"Answer if P(error) is at most {self.p_error:.2f}: {wanted}, with "
+            f"{self.confidence:.0%} confidence. {self.answered:.0%} are answered, and "
+            f"{self.error_rate:.0%} of these are wrong."
+        )
+
+
+@dataclass(frozen=True, repr=False)
+class Detector:
+    """The cells of a grid as one detector of wrong answers. Made by `detector`."""
+
+    auroc: float
+    """Of detecting wrong answers, out of fold."""
+    auroc_low: float
+    auroc_high: float
+    """Its 95 % interval, which counts the sampling of the answers and the training."""
+    p_value: float
+    """Against the permuted grids, pooled in the same way."""
+    n_examples: int
+    n_errors: int
+    p_error: xr.DataArray
+    """Calibrated P(error), (example,), by fits and a map that the answer's fold had no part in."""
+    log_odds: xr.DataArray
+    """Mean log-odds of the cells, (example,), out of fold."""
+    n_cells: xr.DataArray
+    """Over how many cells, (example,): those whose token the response has."""
+    gain: float
+    gain_low: float
+    gain_high: float
+    """AUROC less that of all controls together, with its 95 % interval; NaN without controls."""
+    absorbed: float
+    """Share of the signal that the controls have as well."""
+    ece: float
+    """Expected calibration error: mean distance of P(error) and the share of errors, in tenths."""
+    brier: float
+    brier_base: float
+    """Brier score of P(error), and of the error rate in its place."""
+    by_layer: pd.DataFrame
+    by_token: pd.DataFrame
+    """The same measures for the cells of each layer, and of each token."""
+    calibration: Calibration
+    groups: np.ndarray | None
+    cells: np.ndarray
+    layers: np.ndarray
+    tokens: tuple
+    probes: dict | None
+    origin: dict
+
+    def __repr__(self):
+        text = (
+            f"Detector of {int(self.cells.sum())} cells: AUROC {self.auroc:.2f} "
+            f"[{self.auroc_low:.2f}, {self.auroc_high:.2f}]"
+        )
+        if np.isfinite(self.p_value):
+            text += f", p = {self.p_value:.2g}"
+        if np.isfinite(self.gain):
+            text += (
+                f"; over all controls together {self.gain:+.2f} "
+                f"[{self.gain_low:+.2f}, {self.gain_high:+.2f}]"
+            )
+        return f"{text}; ECE {self.ece:.2f}, Brier {self.brier:.3f} ({self.brier_base:.3f})"
+
+    def threshold(self, error_rate=0.2, confidence=0.95):
+        """Find how high P(error) may be for the answers below it to be mostly right, guaranteed.
+
+        Parameters
+        ----------
+        error_rate : float
+            Highest share of wrong answers among those that are given.
+        confidence : float
+
+        Returns
+        -------
+        Threshold
+            Prints as a sentence. For answers like those that were tested on: with random folds,
+            new questions with the same answers.
+
+        Notes
+        -----
+        Thresholds that give 10 %, 15 %, ... of the answers are tested in this order, each by an
+        upper bound of its error rate, until the first fails: so the level holds for all together
+        (fixed-sequence testing; Angelopoulos et al., *Learn then Test*, 2021). The bound is
+        Clopper and Pearson's, with groups of answers on as many answers as they are worth (Korn
+        and Graubard, Survey Methodology 1998).
+        """
+        arguments.number("error_rate", error_rate, 0, 1)
+        arguments.number("confidence", confidence, 0.5, 1)
+        wrong = ~self.p_error["correct"].to_numpy().astype(bool)
+        p = self.p_error.to_numpy()
+        scored = np.flatnonzero(~np.isnan(p))
+        order = scored[np.argsort(p[scored], kind="stable")]
+        best = (np.nan, 0.0, np.nan, np.nan)
+        for share in np.arange(10, 101, 5) / 100:
+            limit = p[order[max(int(np.ceil(share * len(order))), 1) - 1]]
+            given = order[p[order] <= limit]  # with all that tie
+            bound = _highest_rate(wrong[given], self.groups, given, confidence)
+            if bound > error_rate:
+                break
+            best = limit, len(given) / len(order), wrong[given].mean(), bound
+        return Threshold(*map(float, best), float(error_rate), float(confidence))
+
+    def __call__(self, activations):
+        """P(error) of new answers from their activations, NaN where they have no token of it.
+
+        Parameters
+        ----------
+        activations : Dataset
+            ``activation(example, layer, token, feature)``, of the same model and site.
+
+        Returns
+        -------
+        DataArray
+            Over example.
+        """
+        log_odds, _ = self._log_odds(activations)
+        coords = {n: c for n, c in activations.coords.items() if c.dims == ("example",)}
+        return xr.DataArray(self.calibration(log_odds), coords, ("example",))
+
+    def _log_odds(self, activations):
+        """Mean log-odds of the cells, (example,), and of how many."""
+        if self.probes is None:
+            raise ValueError(
+                "This detector has no probes: it is of an example run, whose coefficients were "
+                "left out to keep it small. Make one from a run of your own."
+            )
+        array = arguments.variable(
+            activations, "activation", ("example", "layer", "token", "feature"), "activations"
+        )
+        for name in ("model", "revision", "site"):
+            here, there = activations.attrs.get(name), self.origin.get(name)
+            if None not in (here, there) and here != there:
+                raise ValueError(
+                    f"The activations are of {name} {arguments.shown(here)}, and the detector is "
+                    f"of {arguments.shown(there)}. It can't read others."
+                )
+        total = np.zeros(array.sizes["example"])
+        n_cells = np.zeros(array.sizes["example"], int)
+        coef, intercept, prior = (self.probes[n] for n in ("coef", "intercept", "prior"))
+        for i, j in zip(*np.nonzero(self.cells), strict=True):
+            cell = array.sel(layer=self.layers[i], token=self.tokens[j])
+            X = cell.transpose("example", "feature").to_numpy().astype(float)
+            there = ~np.isnan(X[:, 0])
+            total[there] += X[there] @ coef[i, j].astype(float) + intercept[i, j] - prior[i, j]
+            n_cells += there
+        with np.errstate(invalid="ignore"):
+            return total / np.where(n_cells, n_cells, np.nan), n_cells
+
+    def predict(self, lm, questions, **options):
+        """Ask a model new questions, and say how likely each of its answers is wrong.
+
+        Parameters
+        ----------
+        lm : LanguageModel
+            The model that the detector was made with, from `load_model`.
+        questions : DataFrame or sequence of str
+            From `read_questions`; or questions alone, whose answers nobody knows.
+        **options
+            Such as `max_new_tokens`; as for `extract`.
+
+        Returns
+        -------
+        DataFrame
+            `question`, `response`, `exact_answer` and `p_error`, and `correct` where accepted
+            answers are known. NaN where the response has none of the detector's tokens.
+        """
+        answers, activations = lm.answer(questions, site=self.origin["site"], **options)
+        p_error = self(activations).to_numpy()
+        shown = ["id", "question", "response", "exact_answer", "correct"]
+        return answers[[n for n in shown if n in answers]].assign(p_error=p_error)
+
+    def save(self, folder):
+        """Save it: arrays as safetensors, the rest as JSON.
+
+        Parameters
+        ----------
+        folder : path
+            Made if it is not there.
+
+        Returns
+        -------
+        list of Path
+        """
+        from safetensors.numpy import save
+
+        folder = arguments.path("folder", folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        arrays = {"cells": self.cells, "layers": self.layers, **(self.probes or {})}
+        of_example = ("p_error", "log_odds", "n_cells")
+        arrays |= {name: getattr(self, name).to_numpy() for name in of_example}
+        arrays["correct"] = self.p_error["correct"].to_numpy()
+        if self.groups is not None:
+            arrays["groups"] = self.groups
+        if self.calibration.points is not None:
+            arrays["points"] = self.calibration.points
+        numbers = {n: v for n, v in vars(self).items() if isinstance(v, (int, float))}
+        about = {
+            "format": 1,
+            **numbers,
+            "calibration": [self.calibration.slope, self.calibration.offset],
+            "tokens": list(self.tokens),
+            "ids": self.p_error["id"].to_numpy().astype(str).tolist(),
+            "by_layer": self.by_layer.to_dict("list"),
+            "by_token": self.by_token.to_dict("list"),
+            "origin": self.origin,
+        }
+        contents = (
+            save({name: np.ascontiguousarray(array) for name, array in arrays.items()}),
+            json.dumps(_without_nan(about), allow_nan=False).encode(),
+        )
+        paths = [folder / name for name in _FILES]
+        for path, content in zip(paths, contents, strict=True):
+            with replacing(path) as temporary:
+                temporary.write_bytes(content)
+        return paths
+
+
+def load_detector(tensors, about):
+    """A detector from the contents of its two files, as bytes; nothing of it is run.
+
+    Raises
+    ------
+    ValueError
+        If they are not what `Detector.save` wrote.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    try:
+        arrays, said = load(tensors), parse_json(about.decode())
+        if said.pop("format") != 1:
+            raise ValueError("it is of a later version of probekit")
+        slope, offset = (np.nan if v is None else float(v) for v in said.pop("calibration"))
+        tokens, ids = tuple(map(str, said.pop("tokens"))), said.pop("ids")
+        tables = {name: pd.DataFrame(said.pop(name)).astype(_COLUMNS, errors="ignore") for name in ("by_layer", "by_token")}
+        origin = {str(k): v for k, v in said.pop("origin").items()}
+        cells = arrays["cells"].astype(bool)
+        shape, n = cells.shape, len(ids)
+        coords = {"id": ("example", np.array(ids, object)), "correct": ("example", arrays["correct"].astype(bool))}
+        of_example = {
+            name: xr.DataArray(arrays[name], coords, ("example",))
+            for name in ("p_error", "log_odds", "n_cells")
+        }
+        probes = None
+        if "coef" in arrays:
+            probes = {name: arrays[name] for name in ("coef", "intercept", "prior")}
+            if probes["coef"].shape[:2] != shape or any(probes[n_].shape != shape for n_ in ("intercept", "prior")):
+                raise ValueError("its probes are not over its cells")
+        if shape != (len(arrays["layers"]), len(tokens)):
+            raise ValueError("its cells are not over its layers and tokens")
+        numbers = {name: np.nan if said[name] is None else said[name] for name in _SAVED_NUMBERS}
+        if not all(isinstance(v, (int, float)) for v in numbers.values()):
+            raise ValueError("a measure is no number")
+        groups = arrays.get("groups")
+        if groups is not None and groups.shape != (n,):
+            raise ValueError("its groups are not over its examples")
+    except (KeyError, TypeError, AttributeError, UnicodeDecodeError, SafetensorError) as error:
+        raise ValueError(f"it is no detector: {error}") from error
+    return Detector(
+        **numbers,
+        **of_example,
+        **tables,
+        calibration=Calibration(slope, offset, arrays.get("points")),
+        groups=groups,
+        cells=cells,
+        layers=arrays["layers"],
+        tokens=tokens,
+        probes=probes,
+        origin=origin,
+    )
+
+
+_MEASURES = ("auroc", "auroc_low", "auroc_high", "p_value", "n_examples")
+_COLUMNS = dict.fromkeys(_MEASURES, float)
+_SAVED_NUMBERS = (*_MEASURES, "n_errors", "gain", "gain_low", "gain_high", "absorbed", "ece", "brier", "brier_base")
+
+
+def _highest_rate(wrong, groups, members, confidence):
+    """Upper confidence bound of the share of wrong ones, where groups are alike inside."""
+    n, k = len(wrong), wrong.sum()
+    worth = n
+    if groups is not None:
+        errors = cluster_sums(wrong - wrong.mean(), groups[members])
+        n_groups = len(errors)
+        plain = n * wrong.mean() * (1 - wrong.mean())
+        if n_groups < 2:
+            return 1.0
+        if plain > 0:
+            # How many times as uncertain as independent answers; never less than those.
+            design = max((errors**2).sum() * n_groups / (n_groups - 1) / plain, 1.0)
+            worth = n / design * (t.ppf(confidence, n - 1) / t.ppf(confidence, n_groups - 1)) ** 2
+        else:
+            worth = n_groups
+    found = k * worth / n
+    return float(beta.ppf(confidence, found + 1, worth - found)) if found < worth else 1.0
+
+
+def _plain(value):
+    return value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value
+
+
+def _without_nan(value):
+    """The same with None for what JSON has no number for."""
+    if isinstance(value, dict):
+        return {key: _without_nan(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(each) for each in value]
+    value = _plain(value)
+    return None if isinstance(value, float) and not np.isfinite(value) else value
