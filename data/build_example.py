@@ -2,6 +2,7 @@
 
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,15 +12,15 @@ from probekit.run.directory import Run
 from probekit.run.files import replacing, sha256, write_json
 from probekit.run.manifest import STAGES, sealed
 
-# Steps of the log-odds of the scores. All scores of a cell lie on a few hundred values then, which
-# compress; steps in P(error) itself would merge the many that are near 0 and 1.
-STEPS = 16
+# Steps in which log-odds are kept, in parts of their standard deviation in a cell: those of the
+# scores, and those of the fits that lacked one more fold, which only intervals are made of.
+SCORE, WITHOUT = 32, 8
 
 
 def make_example(run, folder):
     """Make an example of a finished run: all but activations, probes, and figures that aren't PNG.
 
-    Scores are rounded to 1/16 in log-odds and to single precision, which moves a cell's AUROC by
+    Scores are rounded in log-odds and to single precision, which moves a cell's AUROC by
     thousandths at most; the areas themselves, with their intervals, are the run's. The manifests
     list what is there, and under ``left_out`` what isn't.
     """
@@ -34,6 +35,8 @@ def make_example(run, folder):
     example.save_grids({split: _small(run.grid(split)) for split in splits}, shuffle=False)
     controls = [split for split in splits if split != "published"]
     example.save_grids({split: run.controls(split) for split in controls}, "controls.nc")
+    # A detector's own numbers are small; its probes are not.
+    example.save_detectors({s: replace(run.detector(s), probes=None) for s in controls})
     copied = ["answers.parquet", "description.md", "claims.csv"]
     copied += [name for name in manifests["visualize"]["outputs"] if name.endswith(".png")]
     for name in copied:
@@ -46,11 +49,22 @@ def make_example(run, folder):
 
 
 def _small(grid):
-    """A grid without its probes, and with rounded scores."""
-    score = expit(np.round(logit(grid["score"]) * STEPS) / STEPS).astype(np.float32)
-    score.attrs["rounded"] = f"to 1/{STEPS} in log-odds, and to single precision"
-    small = grid.drop_vars(["coef", "intercept"]).assign(score=score)
-    return small.assign_attrs(left_out="coef, intercept: probes can't be loaded from the example")
+    """A grid without its probes and permuted grids, and with rounded scores."""
+    slope, offset = grid["slope"], grid["offset"]
+    log_odds = (logit(grid["score"]) - offset) / slope
+    spread = log_odds.std("example")
+    step = spread / SCORE
+    score = expit(slope * np.round(log_odds / step) * step + offset)
+    score = score.transpose(*grid["score"].dims).astype(np.float32)
+    score.attrs["rounded"] = f"to 1/{SCORE} of a cell's spread in log-odds"
+    left_out = [n for n in ("coef", "null_by_layer", "null_by_token", "null_wrong") if n in grid]
+    small = grid.drop_vars(left_out).assign(score=score)
+    if "log_odds_without" in grid:
+        step = spread / WITHOUT
+        without = np.round(grid["log_odds_without"] / step) * step
+        without = without.transpose(*grid["log_odds_without"].dims).astype(np.float32)
+        small["log_odds_without"] = without
+    return small.assign_attrs(left_out="coef: probes can't be loaded from the example")
 
 
 def _of_example(manifest, folder):

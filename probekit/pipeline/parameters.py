@@ -44,6 +44,7 @@ _MAY_BE = {
     "C": partial(arguments.number, least=1e-6, most=1e6),
     "n_permutations": partial(arguments.whole, most=10_000),
     "measure": partial(arguments.one_of, known=("auroc", "correlation")),
+    "error_rate": partial(arguments.number, least=0, most=1),
     "seed": lambda _, value: arguments.seed(value),
 }
 

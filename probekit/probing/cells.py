@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
-from scipy.special import expit, logit
+from scipy.special import logit
 from sklearn.base import clone
 from threadpoolctl import ThreadpoolController
 
@@ -226,9 +226,7 @@ def fit_cell(X, plan, fitter):
         cell["score"][present] = calibration(log_odds[0])
     if len(plan.C) > 1:
         C = plan.C[np.bincount(chosen_C[0]).argmax()]
-        _, coef, intercept, prior, _ = next(
-            fitter(X, [(wrong[:1], everything, np.array([C]))])
-        )
+        _, coef, intercept, prior, _ = next(fitter(X, [(wrong[:1], everything, np.array([C]))]))
     cell["coef"], cell["intercept"], cell["prior"] = coef.astype(np.float32), intercept, prior
     return cell
 

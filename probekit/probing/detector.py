@@ -5,8 +5,7 @@ can be held against the controls, saved, and given to answers that the run has n
 """
 
 import json
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -27,7 +26,7 @@ from probekit.probing.calibration import Calibration, reliability
 from probekit.probing.folds import example_groups
 from probekit.run.files import parse_json, replacing
 
-_FILES = "detector.safetensors", "detector.json"
+FILES = "detector.safetensors", "detector.json"
 # What of a grid says where its detector may be used and what it was made of.
 _ORIGIN = ("model", "revision", "site", "split", "protocol", "folds", "C", "seed", "method")
 
@@ -61,7 +60,7 @@ def detector(grid, controls=None, *, tokens=None, layers=None):
     arguments.grid(grid, ("score", "auroc"), ("split", "folds"))
     if grid.sizes.get("other", 0) < 1 or "slope" not in grid:
         raise ValueError(
-            'A detector takes a cross-validated grid of this version, with `log_odds_without`. '
+            "A detector takes a cross-validated grid of this version, with `log_odds_without`. "
             "Make it with pk.probe_grid(activations); a grid of the published protocol, of an "
             "example run or of an older version has too little to measure it by."
         )
@@ -86,7 +85,7 @@ def detector(grid, controls=None, *, tokens=None, layers=None):
     scored = ~np.isnan(p_error)
     quality = reliability(p_error[scored], pooled.wrong[scored])
     of_example = {n: c for n, c in grid.coords.items() if c.dims == ("example",)}
-    probes = {name: grid[name].to_numpy() for name in ("coef", "intercept", "prior") if name in grid}
+    probes = {name: grid[name].to_numpy() for name in _PROBES if name in grid}
     return Detector(
         **measures,
         **gain,
@@ -148,8 +147,11 @@ class _Pooled:
 
         Their areas are close to normal: how far the real one lies from their mean, in their
         standard deviations, has Student's t distribution. Below ten permutations they are counted.
-        Only whole layers or whole tokens are kept of the permuted grids; else it is NaN.
+        Only whole layers or whole tokens are kept of the permuted grids; else it is NaN, as in an
+        example run, which keeps none of them.
         """
+        if "null_by_token" not in self.grid:
+            return np.nan
         if layers.all():
             kept = self.grid["null_by_token"].transpose("token", "permutation", "example")
             null = kept.to_numpy()[tokens].sum(0)
@@ -360,9 +362,12 @@ class Detector:
                 "This detector has no probes: it is of an example run, whose coefficients were "
                 "left out to keep it small. Make one from a run of your own."
             )
-        array = arguments.variable(
-            activations, "activation", ("example", "layer", "token", "feature"), "activations"
-        )
+        if not isinstance(activations, xr.Dataset) or "activation" not in activations:
+            raise TypeError(
+                "activations must be a Dataset with `activation(example, layer, token, feature)`; "
+                f"got {arguments.shown(activations)}."
+            )
+        array = activations["activation"]
         for name in ("model", "revision", "site"):
             here, there = activations.attrs.get(name), self.origin.get(name)
             if None not in (here, there) and here != there:
@@ -372,7 +377,15 @@ class Detector:
                 )
         total = np.zeros(array.sizes["example"])
         n_cells = np.zeros(array.sizes["example"], int)
-        coef, intercept, prior = (self.probes[n] for n in ("coef", "intercept", "prior"))
+        lacking = {*self.tokens} - {str(token) for token in array["token"].to_numpy()}
+        lacking |= {*self.layers.tolist()} - {*array["layer"].to_numpy().tolist()}
+        if lacking:
+            raise ValueError(
+                f"The activations lack {arguments.listed(sorted(map(str, lacking)))} of the "
+                "detector's layers and tokens."
+            )
+        array = array.assign_coords(token=[str(token) for token in array["token"].to_numpy()])
+        coef, intercept, prior = (self.probes[n] for n in _PROBES)
         for i, j in zip(*np.nonzero(self.cells), strict=True):
             cell = array.sel(layer=self.layers[i], token=self.tokens[j])
             X = cell.transpose("example", "feature").to_numpy().astype(float)
@@ -429,10 +442,9 @@ class Detector:
             arrays["groups"] = self.groups
         if self.calibration.points is not None:
             arrays["points"] = self.calibration.points
-        numbers = {n: v for n, v in vars(self).items() if isinstance(v, (int, float))}
         about = {
             "format": 1,
-            **numbers,
+            **{name: getattr(self, name) for name in _NUMBERS},
             "calibration": [self.calibration.slope, self.calibration.offset],
             "tokens": list(self.tokens),
             "ids": self.p_error["id"].to_numpy().astype(str).tolist(),
@@ -444,7 +456,7 @@ class Detector:
             save({name: np.ascontiguousarray(array) for name, array in arrays.items()}),
             json.dumps(_without_nan(about), allow_nan=False).encode(),
         )
-        paths = [folder / name for name in _FILES]
+        paths = [folder / name for name in FILES]
         for path, content in zip(paths, contents, strict=True):
             with replacing(path) as temporary:
                 temporary.write_bytes(content)
@@ -464,51 +476,62 @@ def load_detector(tensors, about):
 
     try:
         arrays, said = load(tensors), parse_json(about.decode())
-        if said.pop("format") != 1:
+        if said["format"] != 1:
             raise ValueError("it is of a later version of probekit")
-        slope, offset = (np.nan if v is None else float(v) for v in said.pop("calibration"))
-        tokens, ids = tuple(map(str, said.pop("tokens"))), said.pop("ids")
-        tables = {name: pd.DataFrame(said.pop(name)).astype(_COLUMNS, errors="ignore") for name in ("by_layer", "by_token")}
-        origin = {str(k): v for k, v in said.pop("origin").items()}
-        cells = arrays["cells"].astype(bool)
-        shape, n = cells.shape, len(ids)
-        coords = {"id": ("example", np.array(ids, object)), "correct": ("example", arrays["correct"].astype(bool))}
-        of_example = {
-            name: xr.DataArray(arrays[name], coords, ("example",))
-            for name in ("p_error", "log_odds", "n_cells")
+        ids, tokens = [np.array([*map(str, said[name])], object) for name in ("ids", "tokens")]
+        layers, cells, n = arrays["layers"], arrays["cells"], len(ids)
+        over = {name: arrays[name].shape for name in arrays.keys() & {*_OF_CELLS, *_OF_EXAMPLES}}
+        wanted = {name: (len(layers), len(tokens)) if name in _OF_CELLS else (n,) for name in over}
+        if over != wanted or not {"cells", "correct", *_SCORES} <= {*over}:
+            raise ValueError("its arrays are not over its cells and answers")
+        probes = {name: arrays[name] for name in _PROBES} if "coef" in arrays else None
+        if probes and probes["coef"].shape[:2] != cells.shape:
+            raise ValueError("its probes are not over its cells")
+        points, platt = arrays.get("points"), said["calibration"]
+        flat = points is not None and (points.ndim != 2 or len(points) != 2 or not points.size)
+        if flat or len(platt) != 2:
+            raise ValueError("its calibration is not a map")
+        numbers = {name: _number(said[name]) for name in _NUMBERS}
+        slope, offset = map(_number, platt)
+        tables = {
+            f"by_{kind}": pd.DataFrame(said[f"by_{kind}"])[[kind, *_MEASURES]].astype(
+                dict.fromkeys(_MEASURES, float)
+            )
+            for kind in ("layer", "token")
         }
-        probes = None
-        if "coef" in arrays:
-            probes = {name: arrays[name] for name in ("coef", "intercept", "prior")}
-            if probes["coef"].shape[:2] != shape or any(probes[n_].shape != shape for n_ in ("intercept", "prior")):
-                raise ValueError("its probes are not over its cells")
-        if shape != (len(arrays["layers"]), len(tokens)):
-            raise ValueError("its cells are not over its layers and tokens")
-        numbers = {name: np.nan if said[name] is None else said[name] for name in _SAVED_NUMBERS}
-        if not all(isinstance(v, (int, float)) for v in numbers.values()):
-            raise ValueError("a measure is no number")
-        groups = arrays.get("groups")
-        if groups is not None and groups.shape != (n,):
-            raise ValueError("its groups are not over its examples")
-    except (KeyError, TypeError, AttributeError, UnicodeDecodeError, SafetensorError) as error:
-        raise ValueError(f"it is no detector: {error}") from error
+        origin = {str(name): value for name, value in said["origin"].items()}
+    except (LookupError, TypeError, AttributeError, UnicodeDecodeError, SafetensorError) as error:
+        raise ValueError(f"it is not what Detector.save writes: {error!r}") from error
+    coords = {"id": ("example", ids), "correct": ("example", arrays["correct"].astype(bool))}
     return Detector(
         **numbers,
-        **of_example,
+        **{name: xr.DataArray(arrays[name], coords, ("example",)) for name in _SCORES},
         **tables,
-        calibration=Calibration(slope, offset, arrays.get("points")),
-        groups=groups,
-        cells=cells,
-        layers=arrays["layers"],
-        tokens=tokens,
+        calibration=Calibration(slope, offset, points),
+        groups=arrays.get("groups"),
+        cells=cells.astype(bool),
+        layers=layers,
+        tokens=tuple(tokens),
         probes=probes,
         origin=origin,
     )
 
 
+# What is saved of a detector besides its tables: numbers, and arrays over cells and answers.
 _MEASURES = ("auroc", "auroc_low", "auroc_high", "p_value", "n_examples")
-_COLUMNS = dict.fromkeys(_MEASURES, float)
-_SAVED_NUMBERS = (*_MEASURES, "n_errors", "gain", "gain_low", "gain_high", "absorbed", "ece", "brier", "brier_base")
+_NUMBERS = (*_MEASURES, "n_errors", "gain", "gain_low", "gain_high", "absorbed")
+_NUMBERS += ("ece", "brier", "brier_base")
+_SCORES = ("p_error", "log_odds", "n_cells")
+_PROBES = ("coef", "intercept", "prior")
+_OF_CELLS = ("cells", "intercept", "prior")
+_OF_EXAMPLES = ("correct", "groups", *_SCORES)
+
+
+def _number(value):
+    """A number of a JSON file, where NaN is null."""
+    if not (value is None or isinstance(value, (int, float))):
+        raise TypeError(f"{arguments.shown(value)} is not a number")
+    return np.nan if value is None else value
 
 
 def _highest_rate(wrong, groups, members, confidence):

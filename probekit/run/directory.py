@@ -6,6 +6,7 @@ No file is read that is not as its stage left it.
 import io
 import json
 import os
+import shutil
 import stat
 import time
 from dataclasses import dataclass, field
@@ -322,6 +323,38 @@ class Run:
         return self._load("controls.nc", split)
 
     @arguments.plainly()
+    def detector(self, split=None):
+        """Detector that the probe stage made of a split's whole grid.
+
+        Parameters
+        ----------
+        split : str, optional
+            By default the strictest there is: answers held out, else groups, else random folds.
+
+        Returns
+        -------
+        Detector
+        """
+        from probekit.probing.detector import FILES, load_detector
+
+        folder = self._intact("detector", "probe")
+        with reading(folder):
+            there = sorted(path.name for path in folder.iterdir())
+        if split is None:
+            split = next((name for name in ("answer", "group") if name in there), "random")
+        arguments.text("split", split, such_as="random")
+        _check_there(folder, "detector of split", split, there)
+        contents = []
+        for name in FILES:
+            path = self._inside(f"detector/{split}/{name}")
+            with reading(path):
+                contents.append(path.read_bytes())
+        try:
+            return load_detector(*contents)
+        except ValueError as error:
+            raise _damaged(folder / split, error, "probe") from error
+
+    @arguments.plainly()
     def _load(self, name, split):
         arguments.text("split", split, such_as="random")
         path, content = self._content(name, "probe")
@@ -365,6 +398,28 @@ class Run:
         with replacing(path) as temporary:
             temporary.write_bytes(netcdf(grids, **storage))
         return path
+
+    def save_detectors(self, detectors):
+        """Save detectors of the probe stage, in place of those that are there.
+
+        Parameters
+        ----------
+        detectors : dict of {str: Detector}
+            Per split, as `detector` will be asked for it.
+
+        Returns
+        -------
+        Path
+        """
+        for split in detectors:
+            arguments.text("The name of a split", split, such_as="random")
+        lock.occupy(self.path)
+        folder = self._inside("detector")
+        if folder.exists():
+            shutil.rmtree(folder)  # those of splits that this run no longer has
+        for split, detector in detectors.items():
+            detector.save(self._inside(f"detector/{split}"))
+        return folder
 
     def write_text(self, name, text):
         """Write a text file into the run directory.
