@@ -151,10 +151,10 @@ def check_claims(grid, claims=None, held_out=None, controls=None):
             "claims must be from probekit.interpretation.claims.read_claims, which takes a file's "
             f"path; got {arguments.shown(claims)}."
         )
+    arguments.grid(grid, ("score", "correct", "n_examples"))
     if controls is not None:
         check_controls(controls, ("auroc",))
-    if held_out is not None:
-        arguments.grid(held_out, ("score", "correct", "n_examples"), name="held_out")
+    check_same_run(grid, controls, held_out)
     named = _tokens_named(content["claims"])
     measured = areas(grid, named)
     shared = shared_answers(grid, named)
@@ -192,6 +192,23 @@ def check_claims(grid, claims=None, held_out=None, controls=None):
         apart = check_claims(held_out, content)["verdict"]
         table.insert(list(table).index("verdict") + 1, "verdict_held_out", apart)
     return table
+
+
+def check_same_run(grid, controls=None, held_out=None):
+    """Refuse controls, or a grid of held-out answers, that are not of this grid's examples."""
+    if held_out is not None:
+        arguments.grid(held_out, ("score", "correct", "n_examples"), name="held_out")
+    for name, other in (("controls", controls), ("held_out", held_out)):
+        if other is None:
+            continue
+        if not all("id" in each.coords for each in (grid, other)):
+            raise ValueError(f"grid and {name} need the coordinate id, to match their examples.")
+        if sorted(grid["id"].to_numpy()) != sorted(other["id"].to_numpy()):
+            raise ValueError(
+                f"grid and {name} have different examples. Take both from the same run."
+            )
+    if controls is not None and not np.array_equal(grid["id"], controls["id"]):
+        raise ValueError("The controls have the examples in another order. Make them anew.")
 
 
 def _tokens_named(claims):

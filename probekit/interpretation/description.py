@@ -12,7 +12,7 @@ import numpy as np
 
 from probekit import arguments
 from probekit.interpretation import observations
-from probekit.interpretation.claims import read_claims
+from probekit.interpretation.claims import check_same_run, read_claims
 from probekit.interpretation.contrasts import (
     BANDS,
     MIN_PER_CLASS,
@@ -33,6 +33,7 @@ from probekit.interpretation.wording import (
     sentence,
 )
 from probekit.probing.baselines import check_controls, gain_over_controls
+from probekit.probing.detector import Detector
 from probekit.probing.folds import example_groups, held_out_splits
 from probekit.probing.summary import left_out_in_words
 from probekit.tokens import FIGURE_TOKENS
@@ -80,8 +81,8 @@ def describe(grid, controls=None, held_out=None, detector=None):
     held_out : Dataset, optional
         The same run's grid with ``split="answer"``, where this one's split is random; or with
         ``split="group"``, where answers can't be held out.
-    detector : object, optional
-        From `probekit.detector`, of this grid: all its cells as one detector.
+    detector : Detector, optional
+        From `detector`, of this grid: all its cells as one detector.
 
     Returns
     -------
@@ -94,7 +95,13 @@ def describe(grid, controls=None, held_out=None, detector=None):
         If an argument is of the wrong kind, or controls or held_out are of other examples.
     """
     arguments.grid(grid, ("score", "correct", "n_examples"))
-    _check_same_run(grid, controls, held_out)
+    if controls is not None:
+        check_controls(controls, (*_AREA, "chance", "score"))
+    if not (detector is None or isinstance(detector, Detector)):
+        raise TypeError(
+            f"detector must be from pk.detector(grid), got {arguments.shown(detector)}."
+        )
+    check_same_run(grid, controls, held_out)
     kinds = len(_DIFFERENCES) + 2 * (held_out is not None)
     view = View.of(grid, _ALPHA / kinds)
     nothing = [
@@ -148,25 +155,6 @@ def describe(grid, controls=None, held_out=None, detector=None):
         }
     parts = chain.from_iterable((f"### {title}", *text) for title, text in sections.items())
     return "\n\n".join(["## Heatmap: Layer vs. Token Correlation", *parts]) + "\n"
-
-
-def _check_same_run(grid, controls, held_out):
-    """Refuse controls, or a grid of held-out answers, that are not of this grid's examples."""
-    if controls is not None:
-        check_controls(controls, ("auroc", "auroc_low", "auroc_high", "chance", "score"))
-    if held_out is not None:
-        arguments.grid(held_out, ("score", "correct", "n_examples"), name="held_out")
-    for name, other in (("controls", controls), ("held_out", held_out)):
-        if other is None:
-            continue
-        if not all("id" in each.coords for each in (grid, other)):
-            raise ValueError(f"grid and {name} need the coordinate id, to match their examples.")
-        if sorted(grid["id"].to_numpy()) != sorted(other["id"].to_numpy()):
-            raise ValueError(
-                f"grid and {name} have different examples. Take both from the same run."
-            )
-    if controls is not None and not np.array_equal(grid["id"], controls["id"]):
-        raise ValueError("The controls have the examples in another order. Make them anew.")
 
 
 def _overview(view):
@@ -262,7 +250,7 @@ def _how_sure(view):
     if groups is not None:
         sizes = np.bincount(groups)
         sizes = sizes[sizes > 0]
-        what = {"random": "equal questions", "group": "groups of questions"}
+        what = {"random": "groups of equal questions", "group": "groups of questions"}
         what = what.get(split, "groups of answers")
         unit = f"{len(sizes)} {what}"
         kept = f" ({(sizes == 1).sum()} of one answer only; the largest has {sizes.max()})"
@@ -286,8 +274,8 @@ def _how_sure(view):
         )
     return text + (
         " This grid does not say how much the probes depend on which answers trained them, so "
-        "differences are stated by chance more often than in one of twenty descriptions. A new "
-        "grid would."
+        "differences are stated by chance more often than in one of twenty descriptions. A grid "
+        "made with this version of probekit says it."
     )
 
 
@@ -484,38 +472,43 @@ def _what_is_left(view, held_out):
     sets = {where: cells for where, cells in sets.items() if cells.any()}
     if not sets:
         return "**Held-out answers.** The two grids have no cell with an AUROC in common."
-    (value, units), (value_there, units_there) = (
-        each.means(sets.values()) for each in (here, there)
-    )
+    value, units = here.means(sets.values())
+    value_there, units_there = there.means(sets.values())
     difference, paired = value_there - value, units_there - units
     half_width = here.half_width(paired, largest_error(paired, view.alpha))
     fell = np.flatnonzero(difference < -half_width)
     split = held_out.attrs.get("split", "unknown")
     what = "groups of questions" if split == "group" else "answers"
     text = f"**Held-out {what}** (split: {escape(split)}). "
+    left = View.of(held_out, view.alpha)
     if len(fell):
         i = fell[difference[fell].argmin()]
+        # Each with its interval in its own grid: what is kept together differs.
+        cells = list(sets.values())[i]
+        before, after = (
+            area(mean, *each.interval(mean, its))
+            for each in (view.areas, left.areas)
+            for mean, its in [each.mean(cells)]
+        )
         text += (
             f"Of {len(sets)} means over a band of layers and a group of tokens, {len(fell)} "
             f"{'is' if len(fell) == 1 else 'are'} lower. The largest fall is that of "
-            f"{list(sets)[i]}, from {area(value[i], *here.interval(value[i], units[i]))} to "
-            f"{area(value_there[i], *there.interval(value_there[i], units_there[i]))}, by "
+            f"{list(sets)[i]}, from {before} to {after}, by "
             f"{by_how_much(difference[i], half_width[i])}."
         )
     else:
         text += "No mean over a band of layers and a group of tokens is lower."
-    there = View.of(held_out, view.alpha)
-    row, column, value, _ = there.listed
+    row, column, value, _ = left.listed
     if not len(row):
         return text
-    above, _ = above_chance(there)
+    above, _ = above_chance(left)
     i = value.argmax()
     text += (
-        f" With {what} held out, {above or 'none'} of {there.areas.usable.sum()} cells "
+        f" With {what} held out, {above or 'none'} of {left.areas.usable.sum()} cells "
         f"{'is' if above == 1 else 'are'} above chance; the highest is "
-        f"{place(there.compared, row[i], column[i])}, {cell(there.compared, row[i], column[i])}."
+        f"{place(left.compared, row[i], column[i])}, {cell(left.compared, row[i], column[i])}."
     )
-    return " ".join([text, *_below_chance(there.areas)])
+    return " ".join([text, *_below_chance(left.areas)])
 
 
 def _conjecture(n_above, found):

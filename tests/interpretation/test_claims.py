@@ -321,6 +321,8 @@ def test_verdicts_of_held_out_answers_stand_beside():
     grid = make_grid(true, 2000, shared=0.3)
     true[:] = 0.55
     held_out = make_grid(true, 2000, shared=0.3, groups=500)
+    with pytest.raises(ValueError, match="different examples"):
+        check_claims(grid, held_out=held_out.isel(example=range(9)))
     table = check_claims(grid, held_out=held_out).set_index("id")
     assert table["verdict_held_out"].tolist() == check_claims(held_out)["verdict"].tolist()
     assert table["verdict"].tolist() == check_claims(grid)["verdict"].tolist()

@@ -1,4 +1,4 @@
-from types import SimpleNamespace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -21,6 +21,8 @@ from probekit.interpretation.wording import (
     spans,
 )
 from probekit.probing.auroc import standard_error
+from probekit.probing.detector import Detector
+from probekit.probing.grid import probe_grid
 from probekit.tokens import FIGURE_TOKENS
 
 SECTIONS = [
@@ -576,13 +578,55 @@ def test_all_controls_together_are_the_bar():
 
 def test_the_detector_is_one_sentence():
     grid = make_grid(flat(0.7, 3))
-    detector = SimpleNamespace(
-        auroc=0.78, auroc_low=0.72, auroc_high=0.85, gain=0.1, gain_low=-0.01, gain_high=0.19
-    )
+    numbers = {"auroc": 0.78, "auroc_low": 0.72, "auroc_high": 0.85}
+    numbers |= {"gain": 0.1, "gain_low": -0.01, "gain_high": 0.19}
+    detector = Detector(**dict.fromkeys(f.name for f in fields(Detector)) | numbers)
     text = describe(grid, detector=detector)
     assert "AUROC 0.78 [0.72, 0.85], which is +0.10 [-0.01, +0.19] against all controls" in text
-    detector.gain = detector.gain_low = detector.gain_high = np.nan
-    assert "AUROC 0.78 [0.72, 0.85]." in describe(grid, detector=detector)
+    alone = replace(detector, gain=np.nan, gain_low=np.nan, gain_high=np.nan)
+    assert "AUROC 0.78 [0.72, 0.85]." in describe(grid, detector=alone)
+    with pytest.raises(TypeError, match="pk.detector"):
+        describe(grid, detector="all")
+
+
+@pytest.mark.parametrize("n, groups", [(120, None), (300, 32)])
+def test_probes_of_noise_have_no_findings_without_any_permutation(n, groups):
+    """Real fits: what an answer trains is in all cells, and with it what the cells lean to."""
+    said, above, seeds = 0, 0, range(quarter(40))
+    for seed in seeds:
+        noise = noise_activations(seed, n, groups)
+        split = "random" if groups is None else "answer"
+        grid = probe_grid(noise, split=split, n_permutations=0, n_jobs=1, progress=False)
+        text = describe(grid)
+        said += NONE not in text
+        above += "In none of the 48 cells" not in text
+        mine = areas(grid)
+        for name, values in zip(("auroc_low", "auroc_high"), mine.intervals(), strict=True):
+            np.testing.assert_allclose(values, grid[name], atol=1e-9)
+    assert said <= most(len(seeds))
+    assert above <= most(len(seeds))
+
+
+def noise_activations(seed, n, groups):
+    """Activations with nothing of the error in them, but with the answer if there are groups."""
+    random, tokens = np.random.default_rng(seed), ["last_q", "first_answer", "-2", "-1"]
+    X = random.standard_normal((n, 12, 4, 20)) + random.standard_normal((n, 1, 1, 20))
+    answer, wrong = np.arange(n) // 3, random.random(n) < 0.5
+    if groups is not None:
+        answer = random.integers(groups, size=n)
+        wrong = random.random(n) < random.beta(1, 1, size=groups)[answer]
+        X += 1.5 * random.standard_normal((groups, 1, 1, 20))[answer]
+        X += 0.7 * random.standard_normal((groups, 12, 4, 20))[answer]
+    return xr.Dataset(
+        {"activation": (("example", "layer", "token", "feature"), X.astype(np.float32))},
+        coords={
+            "layer": range(12),
+            "token": tokens,
+            "correct": ("example", ~wrong),
+            "exact_answer": ("example", np.array([f"answer {a}" for a in answer], object)),
+            "id": ("example", np.array([f"q{i}" for i in range(n)], object)),
+        },
+    )
 
 
 def test_the_rate_of_chance_findings_is_said_only_where_it_holds():
