@@ -196,7 +196,7 @@ def _below_chance(areas):
         f"**Warning.** {count(len(row), 'cell')} {'is' if len(row) == 1 else 'are'} below chance, "
         f"{'its' if len(row) == 1 else 'their'} whole interval under 0.5:{more} {listing(named)}. "
         f"Of {areas.usable.sum()} cells without any signal, about {0.025 * areas.usable.sum():.0f} "
-        "would be. More of them show that training and test folds lean to opposite sides."
+        "would be. More than that is a sign that training and test folds lean to opposite sides."
     ]
 
 
@@ -239,17 +239,21 @@ def _axes(view):
                 "right answers and are left out below."
             )
         lines.append(text)
+    answers = _group_sizes(view.grid, "answer")
+    if answers is not None:
+        lines.append(
+            f"* **Groups of equal answers:** {len(answers)}, {(answers == 1).sum()} of them of a "
+            f"single answer; the largest has {answers.max()}."
+        )
     return "\n".join(lines)
 
 
 def _how_sure(view):
     """What the intervals are of, and what they hold for."""
     split = view.grid.attrs.get("split", "random")
-    groups = example_groups(view.grid, split)
+    sizes = _group_sizes(view.grid, split)
     unit, kept = "answers", ""
-    if groups is not None:
-        sizes = np.bincount(groups)
-        sizes = sizes[sizes > 0]
+    if sizes is not None:
         what = {"random": "groups of equal questions", "group": "groups of questions"}
         what = what.get(split, "groups of answers")
         unit = f"{len(sizes)} {what}"
@@ -286,8 +290,9 @@ def _on_which_answers(view):
     if shared.n < shared.n_any:
         texts.append(
             f"Tokens are compared on the {shared.n} answers that have all of them "
-            f"({shared.n_rarest} have the rarest alone), so means and differences are of these; "
-            "single cells that are listed are on all answers that have the token, as in the chart."
+            f"({shared.n_rarest} have the rarest alone), so means, peaks and differences are of "
+            "these. The cells that the reference names, and the range of all, are on all answers "
+            "that have the token, as in the chart."
         )
     if shared.left_out:
         texts.append(
@@ -413,10 +418,16 @@ def _against_controls(view, controls):
 
 def _mostly_single(grid):
     """Whether most answers occur once, so that holding answers out changes nothing."""
-    if not {"answer", "exact_answer"} & {*grid.coords}:
-        return False
-    sizes = np.bincount(example_groups(grid, "answer"))
-    return bool((sizes == 1).sum() > len(grid["example"]) / 2)
+    sizes = _group_sizes(grid, "answer")
+    return sizes is not None and bool((sizes == 1).sum() > sizes.sum() / 2)
+
+
+def _group_sizes(grid, split):
+    """How many answers each group has that a split keeps together; None without groups."""
+    if split == "answer" and not {"answer", "exact_answer"} & {*grid.coords}:
+        return None
+    groups = example_groups(grid, split)
+    return None if groups is None else np.unique(groups, return_counts=True)[1]
 
 
 def _against_held_out(view, held_out):

@@ -558,6 +558,9 @@ def test_what_the_intervals_hold_for():
     random, held_out = make_grid(flat(0.7, 3)), make_grid(flat(0.7, 3), groups=80)
     assert "hold for new questions with the same answers, not for other answers" in describe(random)
     assert "They hold for other answers." in describe(held_out)
+    assert "Groups of equal answers:** 134, 1 of them of a single answer; the largest has 3" in (
+        describe(random)
+    )
 
 
 def test_where_answers_occur_once_nothing_is_held_out():
@@ -585,7 +588,7 @@ def test_the_detector_is_one_sentence():
     assert "AUROC 0.78 [0.72, 0.85], which is +0.10 [-0.01, +0.19] against all controls" in text
     alone = replace(detector, gain=np.nan, gain_low=np.nan, gain_high=np.nan)
     assert "AUROC 0.78 [0.72, 0.85]." in describe(grid, detector=alone)
-    with pytest.raises(TypeError, match="pk.detector"):
+    with pytest.raises(TypeError, match="detector"):
         describe(grid, detector="all")
 
 
