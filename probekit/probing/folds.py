@@ -13,6 +13,10 @@ from probekit.questions.grading import normalize
 _ALIKE = 8  # groups of about the same size, between which labels are permuted
 _NO_FOLD = -1  # marks the examples that are trained on only, in the published protocol
 
+# A name is dropped from training if a fold holds a third of its errors, and that is far more than
+# the fold's share of all errors.
+_MUCH, _FAR_MORE = 1 / 3, 5 / 3
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -27,10 +31,14 @@ class Plan:
     n_folds: int
     C: np.ndarray
     groups: np.ndarray | None  # (example,)
+    training: np.ndarray  # (labelling, fold, example): who may train a fit that this fold tests
 
     @classmethod
-    def make(cls, wrong, groups, protocol, folds, C, seed, n_permutations):
-        """Divide examples into folds, and permute their labels; both are (example,)."""
+    def make(cls, wrong, groups, protocol, folds, C, seed, n_permutations, names=None):
+        """Divide examples into folds, and permute their labels; both are (example,).
+
+        `names` are what is held out and what goes with it, (2, example): see `held_names`.
+        """
         published = protocol == "published"
         random = np.random.default_rng(seed)
         labellings, fold = [wrong], [_folds(wrong, groups, published, folds, seed)]
@@ -50,7 +58,11 @@ class Plan:
                 f"{given} takes one value of C, got {len(C)}: to choose one inside the training "
                 "folds takes at least 3 folds."
             )
-        return cls(np.array(labellings), np.array(fold), n_folds, C, groups)
+        training = [
+            _training(f, n_folds, labels, names) for f, labels in zip(fold, labellings, strict=True)
+        ]
+        _check_training(training[0], wrong)
+        return cls(np.array(labellings), np.array(fold), n_folds, C, groups, np.array(training))
 
     def fits(self):
         """Per fit: labelling, folds left out (one twice, or two), and number of C.
@@ -65,11 +77,6 @@ class Plan:
                 left_out += [(j, k) for k in range(self.n_folds) for j in range(k)]
             listed += [(labelling, *pair, c) for pair in left_out for c in range(len(self.C))]
         return np.array(listed)
-
-    @property
-    def training(self):
-        """STUB"""
-        return self.fold[:, None] != np.arange(self.n_folds)[:, None]
 
     @property
     def n_others(self):
@@ -130,6 +137,93 @@ def _folds(wrong, groups, published, folds, seed):
     return fold
 
 
+def _training(fold, n_folds, wrong, names):
+    """Which examples may train a fit that a fold tests: (fold, example).
+
+    A right answer is its question's own accepted answer. To hold out the answer X takes the right
+    answers to X's questions out of training and leaves their wrong ones: whatever shows that X
+    would be right is then learned as a sign of errors. So all questions to which X is the right
+    answer are left out as well. And where a fold holds most wrong answers that are given to Y's
+    questions, since Y is confused with few others, training would be left with Y's right ones, and
+    leaves Y out too. (Of two noise cells that hold only what would be right, the AUROC was 0.13 and
+    0.19 without this; it is 0.49 to 0.51.)
+    """
+    tested = fold == np.arange(n_folds)[:, None]
+    if names is None:
+        return ~tested
+    held, other = names
+    n_names = names.max() + 1
+    training = ~tested
+    errors = np.bincount(other[wrong], minlength=n_names)
+    for k in range(n_folds):
+        here = np.bincount(other[wrong & tested[k]], minlength=n_names)
+        fair = here.sum() / max(errors.sum(), 1) * errors
+        drop = (here > 0) & (here >= _MUCH * errors) & (here >= _FAR_MORE * fair)
+        drop[held[tested[k]]] = True
+        training[k] &= ~drop[other]
+    return training
+
+
+def _check_training(training, wrong):
+    """Refuse folds without which, and without what goes with them, one class is left."""
+    pairs = [(j, k) for k in range(len(training)) for j in range(k + 1)]
+    for j, k in pairs:
+        left = training[j] & training[k]
+        if not (wrong & left).any() or not (~wrong & left).any():
+            without = f"fold {k}" if j == k else f"folds {j} and {k}"
+            raise ValueError(
+                f"Without {without}, and without the questions whose accepted answers are held "
+                f"out there, the {left.sum()} answers that are left to train on are of one class. "
+                "Use fewer folds, a random split, or more varied questions."
+            )
+
+
+def held_names(examples, split):
+    """What a split holds out by name, and what goes with it: (2, example), or None.
+
+    With answers held out, the exact answers and the accepted ones; with accepted ones held out,
+    the other way round. Two names are the same if any of their accepted forms is. None where
+    nothing is held out by name, or it isn't known what was accepted (older runs).
+    """
+    if split not in ("answer", "gold") or "accepted" not in examples.coords:
+        return None
+    accepted = _by_forms(examples["accepted"].to_numpy())
+    forms = {}
+    for group, text in zip(accepted, examples["accepted"].to_numpy(), strict=True):
+        forms |= dict.fromkeys(_forms(text), group)
+    given = examples["answer" if "answer" in examples.coords else "exact_answer"].to_numpy()
+    right = examples["correct"].to_numpy().astype(bool)
+    new = iter(range(accepted.max() + 1, accepted.max() + 1 + len(accepted)))
+    answers = np.empty_like(accepted)
+    for i, text in enumerate(given):
+        name = normalize(text)
+        if right[i]:
+            answers[i] = accepted[i]
+        else:
+            if name not in forms:
+                forms[name] = next(new)
+            answers[i] = forms[name]
+    return np.array([answers, accepted] if split == "answer" else [accepted, answers])
+
+
+def _forms(accepted):
+    """Normalized forms in which an accepted answer may be given."""
+    return {normalize(form) for form in str(accepted).split("|")}
+
+
+def _by_forms(accepted):
+    """Groups of examples, (example,), whose accepted answers share a form."""
+    rows, columns, numbers = [], [], {}
+    for row, text in enumerate(accepted):
+        for form in sorted(_forms(text)):
+            rows.append(row)
+            columns.append(numbers.setdefault(form, len(numbers)))
+    shape = len(accepted), max(len(numbers), 1)
+    links = coo_array((np.ones(len(rows)), (rows, columns)), shape=shape)
+    both = block_array([[None, links], [links.T, None]])
+    return connected_components(both, directed=False)[1][: len(accepted)]
+
+
 def _permuted(wrong, groups, random):
     """Labels that have nothing to do with the activations but are as alike within groups.
 
@@ -160,7 +254,15 @@ def example_groups(examples, split):
     repeated = len(np.unique(questions)) < len(questions)
     if split == "random":
         return np.unique(questions, return_inverse=True)[1] if repeated else None
-    if split == "answer":
+    if split == "gold":
+        if "accepted" not in examples.coords:
+            raise ValueError(
+                'split="gold" holds accepted answers out and needs the coordinate accepted on '
+                "example, which runs of earlier versions lack. Extract again, or use "
+                'split="answer".'
+            )
+        values = _by_forms(examples["accepted"].to_numpy())
+    elif split == "answer":
         name = "answer" if "answer" in examples.coords else "exact_answer"
         if name not in examples.coords:
             raise ValueError('split="answer" needs the coordinate exact_answer on example.')
@@ -186,8 +288,13 @@ def example_groups(examples, split):
 
 
 def group_counts(groups):
-    counts = np.unique(groups, return_counts=True)[1]
-    return dict(n_groups=len(counts), n_single_groups=int((counts==1).sum()), largest_group=int(counts.max()))
+    """How many groups of answers there are, how many of one answer, and how large the largest is.
+
+    `groups` (example,), or None where each answer is alone.
+    """
+    sizes = np.unique(groups, return_counts=True)[1]
+    single, largest = int((sizes == 1).sum()), int(sizes.max())
+    return {"n_groups": len(sizes), "n_single_groups": single, "largest_group": largest}
 
 
 def _joined(groups, questions):
@@ -203,6 +310,8 @@ def held_out_splits(dataset, *, folds=5, seed=0, needed="random"):
     """Which splits can hold whole answers or groups of questions out, and why others can't.
 
     Where the answers are yes and no, no fold can be tested by probes that never saw its answers.
+    Where more than half of the answers were given once, holding them out is the same as random
+    folds, and tests nothing.
 
     Parameters
     ----------
@@ -239,17 +348,40 @@ def held_out_splits(dataset, *, folds=5, seed=0, needed="random"):
         groups = example_groups(labels, split)
         obstacles[split] = ""
         try:
-            _folds(wrong, groups, False, folds, seed)
+            fold = _folds(wrong, groups, False, folds, seed)
+            _check_training(_training(fold, folds, wrong, held_names(labels, split)), wrong)
         except ValueError as error:
             if split == needed:
                 raise
             obstacles[split] = _obstacle(labels, split, groups, folds, str(error))
+            continue
+        counts = group_counts(groups)
+        if counts["n_single_groups"] > len(wrong) / 2 and split != needed:
+            obstacles[split] = _untested(split, len(wrong), **counts)
     return obstacles
+
+
+def _untested(split, n, n_groups, n_single_groups, largest_group):
+    """In a sentence: why holding single answers out tests nothing, and what that leaves open."""
+    what, read = _WHAT[split]
+    return (
+        f"Held-out {what}: not testable here. Of {n_groups} different {what}, {n_single_groups} "
+        f"were given once and the most frequent {largest_group} times ({n} in all), so to hold "
+        f"them out is nearly the same as random folds. Whether the probes read {read} can't be "
+        "tested by it, and no gain over the controls shows that they don't."
+    )
+
+
+# Of a split: what it holds out, and what the probes may have read instead of errors.
+_WHAT = {
+    "answer": ("answers", "which answer was given"),
+    "group": ("groups of questions", "which group a question is of"),
+}
 
 
 def _obstacle(labels, split, groups, folds, reason):
     """In a sentence: why a split can't be made, and what then can't be ruled out."""
-    what = "answers" if split == "answer" else "groups of questions"
+    what, read = _WHAT[split]
     reason = reason.split(". ")[0]
     reason = reason[0].lower() + reason[1:]
     if (n := len(np.unique(groups))) < folds:
@@ -259,7 +391,6 @@ def _obstacle(labels, split, groups, folds, reason):
         reason = f"there are only {n} different {what} ({names})"
         if n == 1:
             reason = f"there is only one, {names}"
-    read = "which answer was given" if split == "answer" else "which group a question is of"
     return (
         f"{what.capitalize()} can't be held out in {folds} folds: {reason}. So it can't be ruled "
         f"out by holding {what} out that the probes read {read}. Use random folds, and compare "

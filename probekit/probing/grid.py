@@ -2,6 +2,7 @@
 
 import numbers
 from concurrent.futures.process import BrokenProcessPool
+from functools import cache
 
 import numpy as np
 import xarray as xr
@@ -12,7 +13,7 @@ from tqdm import tqdm
 from probekit import arguments
 from probekit.probing.auroc import auroc, interval, measured, standard_error
 from probekit.probing.cells import Fitter, fit_cell, read_cell
-from probekit.probing.folds import Plan, example_groups, group_counts
+from probekit.probing.folds import Plan, example_groups, group_counts, held_names
 from probekit.tokens import FIGURE_TOKENS
 
 _DIMENSIONS = ("example", "layer", "token", "feature")
@@ -49,9 +50,10 @@ def probe_grid(
         left out.
     split : str
         ``"random"``: stratified folds. ``"answer"``: no exact answer is both in training and test
-        folds; `held_out_splits` says whether there are enough. ``"group"``: groups of questions
-        are kept together, if the question file has them. Or the name of any other coordinate on
-        `example`, whose values are kept together.
+        folds, and questions to which a held-out answer would be right train nothing;
+        `held_out_splits` says whether there are enough. ``"gold"``: the same for accepted answers.
+        ``"group"``: groups of questions are kept together, if the question file has them. Or the
+        name of any other coordinate on `example`, whose values are kept together.
     protocol : {"cross-validated", "published"}
         ``"published"`` is one stratified split: 80 % to train, 20 % to test.
     folds : int
@@ -124,7 +126,8 @@ def probe_grid(
     examples, kept = _usable(activations)
     wrong = ~examples["correct"].to_numpy().astype(bool)
     groups = example_groups(examples, split)
-    plan = Plan.make(wrong, groups, protocol, folds, C, seed, n_permutations)
+    names = held_names(examples, split)
+    plan = Plan.make(wrong, groups, protocol, folds, C, seed, n_permutations, names)
     cells = list(np.ndindex(activations.sizes["layer"], activations.sizes["token"]))
     fitter = Fitter(classifier, standardize, device)
     null = _Null(plan, len(examples["layer"]), len(examples["token"]))
@@ -364,24 +367,31 @@ def _p_values(area, scored, labellings):
     corrected = (1 + (largest >= z[..., None]).sum(-1)) / (1 + len(largest))
     beyond = z > largest.max()
     corrected[beyond] = np.minimum(corrected[beyond], largest_tail(z[beyond], largest))
+    alone = np.minimum(alone, corrected)
     return np.where(empty, np.nan, alone), np.where(empty, np.nan, corrected)
 
 
-def largest_tail(z, largest, draws=20_000, seed=0):
+def largest_tail(z, largest):
     """Chance that the largest of one more permuted grid reaches z, where none of some did.
 
     Few permutations count only to 1 in so many. Largest values of many cells are close to a Gumbel
     distribution, of which these are a sample: how far one more lies from their mean, in their
-    standard deviations, has a distribution that depends on their number alone, and is drawn here.
-    It allows for how uncertain so few make both.
+    standard deviations, has a distribution that depends on their number alone, and is drawn. It
+    allows for how uncertain so few make both.
     """
     if len(largest) < 10 or not largest.std() > 0:
         return np.ones(np.shape(z))
-    random = np.random.default_rng(seed)
-    sample = random.gumbel(size=(draws, len(largest)))
-    pivot = np.sort((random.gumbel(size=draws) - sample.mean(1)) / sample.std(1))
-    reached = draws - np.searchsorted(pivot, (z - largest.mean()) / largest.std())
-    return (1 + reached) / (1 + draws)
+    drawn = _gumbel_distances(len(largest))
+    reached = len(drawn) - np.searchsorted(drawn, (z - largest.mean()) / largest.std())
+    return (1 + reached) / (1 + len(drawn))
+
+
+@cache
+def _gumbel_distances(n, draws=20_000):
+    """Distances of one more from the mean of n, in their standard deviations, in order."""
+    random = np.random.default_rng(0)
+    sample = random.gumbel(size=(draws, n))
+    return np.sort((random.gumbel(size=draws) - sample.mean(1)) / sample.std(1))
 
 
 def _best(area, choosing, log_odds, without, plan, examples):

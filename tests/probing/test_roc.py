@@ -2,13 +2,16 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import norm
 from sklearn.metrics import roc_auc_score
 
 from probekit.probing.auroc import (
     auroc,
     auroc_influence,
     critical,
+    independent_pairs,
     interval,
+    measured,
     n_clusters,
     standard_error,
 )
@@ -199,3 +202,80 @@ def test_the_interval_holds_the_area_and_stays_in_range(examples, level):
         assert 0 <= low <= area + 1e-5
         assert area - 1e-5 <= high <= 1
         assert auroc(-score, positive) == pytest.approx(1 - area)
+
+
+# One model of uncertainty
+
+
+def test_units_are_the_influences_and_the_jackknife_of_the_training():
+    random = np.random.default_rng(0)
+    positive = random.random(80) < 0.4
+    cluster = random.integers(15, size=80)
+    scores = random.normal(positive * 0.8, 1, (3, 5, 80))
+    scores[1, :, :20] = np.nan
+    for groups in (None, cluster):
+        area, units, n_units = measured(scores, positive, groups)
+        for cell in range(3):
+            expected, influence = auroc_influence(scores[cell], positive)
+            deviation = influence[1:] - influence[1:].mean(0)
+            training = (3 / 4) * (standard_error(deviation, groups) ** 2).sum()
+            variance = standard_error(influence[0], groups) ** 2 + training
+            assert area[cell] == expected[0]
+            assert standard_error(units[cell]) ** 2 == pytest.approx(variance, rel=1e-9)
+        assert (n_units == (np.inf if groups is None else 15)).all()
+
+
+def test_without_training_there_is_only_the_sampling_and_of_two_folds_twice_that():
+    score, positive = scores_with_ties(0)
+    alone, twice = (np.stack([score] * n, 1) for n in (1, 2))
+    expected = standard_error(auroc_influence(score, positive)[1])
+    np.testing.assert_allclose(standard_error(measured(alone, positive)[1]), expected)
+    np.testing.assert_allclose(standard_error(measured(twice, positive)[1]), expected * np.sqrt(2))
+
+
+def test_where_all_pairs_are_in_order_the_interval_has_a_bound():
+    low, high = interval([1.0, 0.0, 0.8], [0.0, 0.0, 0.05], n_pairs=[20, 20, 20])
+    assert low[0] == pytest.approx(0.025 ** (1 / 20))
+    assert (high[0], low[1]) == (1, 0)
+    assert high[1] == pytest.approx(1 - 0.025 ** (1 / 20))
+    assert (low[2], high[2]) == interval(0.8, 0.05)
+
+
+@pytest.mark.parametrize("area", [0.8, 0.9, 0.97])
+def test_the_bound_holds_the_area_as_often_as_it_says(area):
+    """Six of either class: all in order happens often, and the area is then above the bound."""
+    random = np.random.default_rng(0)
+    positive = np.arange(12) < 6
+    score = random.normal(np.sqrt(2) * norm.ppf(area) * positive, 1, (20_000, 12))
+    found, influence = auroc_influence(score, positive)
+    pairs = independent_pairs(np.ones_like(score, bool), positive)
+    low, _ = interval(found, standard_error(influence), n_pairs=pairs)
+    assert (pairs == 6).all()
+    assert np.mean((found == 1) & (low > area)) <= 0.025
+    assert np.mean(found == 1) > (0.3 if area == 0.97 else 0.01), "else nothing is tested"
+
+
+def most_pairs(groups, positive):
+    """Most pairs of a positive and a negative without a group in common, by trying all."""
+    kinds = [{bool(p) for p in positive[groups == g]} for g in np.unique(groups)]
+
+    def best(left):
+        if not left:
+            return 0
+        first, rest = left[0], left[1:]
+        found = best(rest)
+        for i, other in enumerate(rest):
+            if any(a != b for a in first for b in other):
+                found = max(found, 1 + best(rest[:i] + rest[i + 1 :]))
+        return found
+
+    return best(kinds)
+
+
+def test_independent_pairs_are_as_many_as_can_be_made():
+    random = np.random.default_rng(0)
+    for _ in range(60):
+        groups = random.integers(7, size=random.integers(2, 12))
+        positive = random.random(len(groups)) < random.choice([0.2, 0.5, 0.8])
+        there = np.ones(len(groups), bool)
+        assert independent_pairs(there, positive, groups) == most_pairs(groups, positive)
