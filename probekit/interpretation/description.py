@@ -63,6 +63,11 @@ _DIFFERENCES = {
 # Chance that a description of pure noise states any difference.
 _ALPHA = 0.05
 
+_SINGLE = (
+    "**Held-out answers: not testable here.** Most answers occur only once, so holding answers out "
+    "is nearly the same as random folds. It can't show whether probes read the question's topic."
+)
+
 # Of the cells below chance, how many are named.
 _NAMED = 5
 
@@ -261,6 +266,7 @@ def _how_sure(view):
     reach = {
         "random": "new questions with the same answers, not for other answers",
         "answer": "other answers",
+        "gold": "other accepted answers",
         "group": "other groups of questions",
     }.get(split, f"others of {escape(split)}")
     if split == "random" and _mostly_single(view.grid):
@@ -433,18 +439,16 @@ def _group_sizes(grid, split):
 def _against_held_out(view, held_out):
     """What is left of the grid when no answer, or no group, is in both training and test folds."""
     split = (view.grid if held_out is None else held_out).attrs.get("split", "random")
-    impossible = [] if split == "answer" else _not_possible(view.grid)
-    if not impossible and split in ("random", "answer") and _mostly_single(view.grid):
-        return [
-            "**Held-out answers: not testable here.** Most answers occur only once, so holding "
-            "answers out is the same as random folds. It can't show whether the probes read the "
-            "question's topic."
-        ]
+    by_name = split in ("answer", "gold")
+    if split == "answer" and _mostly_single(view.grid):
+        return [_SINGLE]
+    impossible = [] if by_name else _not_possible(view.grid)
     if held_out is not None:
         return [_what_is_left(view, held_out), *impossible]
-    if split == "answer":
+    if by_name:
+        which = "exact" if split == "answer" else "accepted"
         return [
-            "**Held-out answers.** In this grid no exact answer is in both training and test "
+            f"**Held-out answers.** In this grid no {which} answer is in both training and test "
             "folds, so a probe can't have learned which answers tend to be wrong."
         ]
     return impossible or [
@@ -454,9 +458,11 @@ def _against_held_out(view, held_out):
 
 
 def _not_possible(grid):
-    """Why no grid with answers held out can be made of these answers, if so."""
+    """Why no grid with answers held out can be made of these answers, or is of no use, if so."""
     if not {"answer", "exact_answer"} & {*grid.coords}:
         return []
+    if _mostly_single(grid):
+        return [_SINGLE]
     folds = max(5 * (grid.attrs.get("protocol") == "published"), grid.attrs.get("folds", 5), 2)
     obstacle = held_out_splits(grid, folds=folds, seed=grid.attrs.get("seed", 0))["answer"]
     return [f"**Held-out answers: not possible.** {escape(obstacle)}"] if obstacle else []
