@@ -1,50 +1,123 @@
-"""Baselines that need no activations, and what the probes add to the best of them.
+"""Baselines that need no activations, and what the probes add to all of them together.
 
 A probe that beats chance may have read which answer was given, how hard the question is, or how
 unsure the model was of its words. Each control detects errors from one of these alone, on the same
-examples and folds as the grid.
+examples and folds as the grid; the last one from all of them.
 """
 
 import numpy as np
 import pandas as pd
 import xarray as xr
+from scipy.special import logit
+from scipy.stats import rankdata
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
 
 from probekit import arguments
 from probekit.probing.auroc import (
     auroc,
-    auroc_influence,
     critical,
+    independent_pairs,
     interval,
-    n_clusters,
+    measured,
+    out_of_fold,
     standard_error,
-    training_variance,
 )
 from probekit.probing.cells import one_thread
 from probekit.probing.folds import example_groups
+from probekit.probing.simultaneous import largest_error, widened
 from probekit.questions.grading import normalize
 
-#: What each control is, in a sentence. Those of chance come last and never count as the best.
+#: What each control is, in a few words and in a sentence. Those of chance come last.
 CONTROLS = {
-    "answer": "How often this answer was wrong in the training folds, no network at all.",
-    "question": "Logistic regression on the question's words (TF-IDF).",
-    "length": "Tokens of the response: whichever of long and short goes with errors.",
-    "logprob_mean": "Low mean log-probability of the response's tokens.",
-    "logprob_min": "Low log-probability of the response's least likely token.",
-    "answer_logprob_mean": "Low mean log-probability of the exact answer's tokens.",
-    "answer_logprob_min": "Low log-probability of the exact answer's least likely token.",
-    "p_true": "Low probability that the model gives to its own answer being true.",
-    "random_features": "A logistic regression on random numbers in place of activations.",
-    "shuffled_labels": "The probes on permuted labels: mean and middle 95 % over cells.",
-    "shuffled_best": "The best cell on permuted labels: mean and middle 95 % of whole grids.",
+    "answer": (
+        "how often the answer is wrong elsewhere",
+        "How often this answer was wrong in the training folds, no network at all.",
+    ),
+    "question": (
+        "the question's words",
+        "Logistic regression on the question's words (TF-IDF).",
+    ),
+    "question_characters": (
+        "the question's characters",
+        "Logistic regression on the question's characters, two to four in a row (TF-IDF).",
+    ),
+    "response": (
+        "the response's words",
+        "Logistic regression on the response's words and pairs of words (TF-IDF).",
+    ),
+    "form": (
+        "the response's form",
+        "The same without the exact answer: a mask stands in its place.",
+    ),
+    "position": (
+        "where the exact answer stands",
+        "Where the exact answer begins in the response: whichever of early and late goes with "
+        "errors.",
+    ),
+    "length": (
+        "the response's length",
+        "Tokens of the response: whichever of long and short goes with errors.",
+    ),
+    "logprob_mean": (
+        "the response's mean log-probability",
+        "Low mean log-probability of the response's tokens.",
+    ),
+    "logprob_min": (
+        "the response's least log-probability",
+        "Low log-probability of the response's least likely token.",
+    ),
+    "answer_logprob_mean": (
+        "the exact answer's mean log-probability",
+        "Low mean log-probability of the exact answer's tokens.",
+    ),
+    "answer_logprob_min": (
+        "the exact answer's least log-probability",
+        "Low log-probability of the exact answer's least likely token.",
+    ),
+    "answer_entropy_mean": (
+        "the exact answer's mean entropy",
+        "High mean entropy of the model's distribution at the exact answer's tokens.",
+    ),
+    "answer_entropy_max": (
+        "the exact answer's highest entropy",
+        "High entropy of the model's distribution at one of the exact answer's tokens.",
+    ),
+    "p_true": (
+        "the model's own P(True)",
+        "Low probability that the model gives to its own answer being true.",
+    ),
+    "outputs": (
+        "all numbers of the output",
+        "Logistic regression on log-probabilities, entropies, length and position together.",
+    ),
+    "all": (
+        "all controls together",
+        "Logistic regression on the scores of all of these, by fits that lacked the tested fold.",
+    ),
+    "random_features": (
+        "random numbers",
+        "A logistic regression on random numbers in place of activations.",
+    ),
+    "shuffled_labels": (
+        "permuted labels, all cells",
+        "The probes on permuted labels: mean and middle 95 % over cells.",
+    ),
+    "shuffled_best": (
+        "permuted labels, best cell",
+        "The best cell on permuted labels: mean and middle 95 % of whole grids.",
+    ),
 }
 
 CHANCE = ("random_features", "shuffled_labels", "shuffled_best")
 
-# Columns of the answers of which a low value predicts an error, with nothing to train.
-_OUTPUTS = ("logprob_mean", "logprob_min", "answer_logprob_mean", "answer_logprob_min", "p_true")
+# Columns of the answers that say how sure the model was, with nothing to train: a low value, or a
+# high one, predicts an error.
+_OUTPUTS = {
+    **dict.fromkeys(("logprob_mean", "logprob_min", "answer_logprob_mean"), -1),
+    **dict.fromkeys(("answer_logprob_min", "p_true"), -1),
+    **dict.fromkeys(("answer_entropy_mean", "answer_entropy_max"), 1),
+}
 
 # What a grid says of how it was made.
 _ATTRIBUTES = ("split", "protocol", "folds", "seed")
@@ -65,11 +138,14 @@ def controls(answers, grid):
     -------
     Dataset
         Over `control`: `auroc` of detecting wrong answers, with its 95 % interval `auroc_low` and
-        `auroc_high`, `training_error` as in a grid, `n_examples`, `description`, and `chance`,
-        which is true of controls that know nothing.
+        `auroc_high`, `training_error` as in a grid, `n_examples`, `label`, `description`, and
+        `chance`, which is true of controls that know nothing. The control ``"all"`` is a logistic
+        regression on the scores of all others, nested so that no label scores its own example; it
+        takes at least three folds.
         ``score(control, example)``: higher means more likely wrong; out of fold, if the control is
         trained. NaN where an example was not tested or lacks what the control reads, and for
-        shuffled labels, whose areas are the grid's own null. `control_table` shows it.
+        shuffled labels, whose areas are the grid's own null. ``score_without(other, control,
+        example)`` is by fits that lacked one more fold. `control_table` shows it.
 
     Raises
     ------
@@ -80,58 +156,173 @@ def controls(answers, grid):
     """
     answers = _matched(answers, grid)
     wrong = ~grid["correct"].to_numpy().astype(bool)
-    fold = grid["fold"].to_numpy()
     groups = example_groups(grid, grid.attrs["split"])
-    names = answers["answer" if "answer" in answers else "exact_answer"]
-    answer = np.array([normalize(each) for each in names], dtype=object)
-    question = answers["question"].to_numpy(str)
-    random = np.random.default_rng(grid.attrs["seed"])
-    noise = random.standard_normal((len(wrong), grid.sizes["feature"]), dtype=np.float32)
-    C = float(np.max(grid.attrs["C"]))
-    learned = {
-        "answer": lambda train: _answer_rate(answer, wrong, train),
-        "question": lambda train: _question_words(question, wrong, train),
-        "random_features": lambda train: _logistic(noise, wrong, train, C),
+    folds = _Folds(grid, wrong)
+    scores = {name: folds.fitted(predict) for name, predict in _learned(answers, grid).items()}
+    numbers = {
+        name: sign * answers[name].to_numpy(float)
+        for name, sign in _OUTPUTS.items()
+        if name in answers
     }
-    scores, training = {}, {}
-    for name, predict in learned.items():
-        scores[name], training[name] = _cross_validated(predict, fold, wrong, groups)
-    length = np.where(fold >= 0, answers["n_tokens"], np.nan)
-    # The direction comes from the same examples, which flatters this control by a little. Taken
-    # from the training folds it is worse than chance where there is next to nothing to learn: what
-    # the other folds lean to, the tested one leans against.
-    scores["length"] = length if auroc(length, wrong) >= 0.5 else -length
-    for name in _OUTPUTS:
-        if name in answers:
-            scores[name] = np.where(fold >= 0, -answers[name].to_numpy(float), np.nan)
+    # The direction comes from the same examples, which flatters these by a little. Taken from the
+    # training folds it is worse than chance where there is next to nothing to learn: what the
+    # other folds lean to, the tested one leans against.
+    for name, values in (("length", answers["n_tokens"]), ("position", _begins(answers))):
+        values = np.where(folds.tested, np.asarray(values, float), np.nan)
+        numbers[name] = values if auroc(values, wrong) >= 0.5 else -values
+    outputs = np.array(list(numbers.values())).T
+    scores["outputs"] = folds.fitted(lambda train: _standardised(outputs, outputs, wrong, train))
+    scores |= {name: folds.constant(values) for name, values in numbers.items()}
+    if folds.n > 2:
+        known = [score for name, score in scores.items() if name not in CHANCE]
+        scores["all"] = folds.stacked(known)
     null = _shuffled(grid)
-    scores |= dict.fromkeys(null, np.full(len(wrong), np.nan))
+    scores |= dict.fromkeys(null, folds.constant(np.full(len(wrong), np.nan)))
     names = [name for name in CONTROLS if name in scores]
-    score = np.array([scores[name] for name in names])
-    variance = np.array([training.get(name, 0.0) for name in names])
-    area, influence = auroc_influence(score, wrong)
-    error = np.sqrt(standard_error(influence, groups) ** 2 + variance)
-    low, high = interval(area, error, n_units=n_clusters(influence, groups))
-    n = (~np.isnan(score)).sum(-1)
+    variants = np.array([folds.variants(scores[name]) for name in names])
+    area, units, n_units = measured(variants, wrong, groups)
+    error, tested = (
+        standard_error(units),
+        standard_error(measured(variants[:, :1], wrong, groups)[1]),
+    )
+    there = ~np.isnan(variants[:, 0])
+    n_pairs = independent_pairs(there, wrong, groups)
+    low, high = interval(area, error, n_units=n_units, n_pairs=n_pairs)
+    n = there.sum(-1)
     for name, areas in null.items():
         i = names.index(name)
-        area[i], n[i] = areas.mean(), (fold >= 0).sum()
+        area[i], n[i] = areas.mean(), folds.tested.sum()
         low[i], high[i] = np.quantile(areas, (0.025, 0.975))
-    return xr.Dataset(
+    found = xr.Dataset(
         {
             "auroc": ("control", area),
             "auroc_low": ("control", low),
             "auroc_high": ("control", high),
-            "training_error": ("control", np.sqrt(variance)),
+            "training_error": ("control", np.sqrt(np.maximum(error**2 - tested**2, 0))),
             "n_examples": ("control", n),
             "chance": ("control", [name in CHANCE for name in names]),
-            "description": ("control", np.array([CONTROLS[n] for n in names], object)),
-            "score": (("control", "example"), score),
+            "label": ("control", np.array([CONTROLS[n][0] for n in names], object)),
+            "description": ("control", np.array([CONTROLS[n][1] for n in names], object)),
+            "score": (("control", "example"), variants[:, 0]),
         },
         coords={"control": np.array(names, object)}
         | {name: grid[name] for name in ("id", "correct", "fold")},
         attrs={name: grid.attrs[name] for name in _ATTRIBUTES},
     )
+    if variants.shape[1] > 1:
+        others = np.moveaxis(variants[:, 1:], 1, 0).astype(np.float32)
+        found["score_without"] = (("other", "control", "example"), others)
+    return found
+
+
+def _learned(answers, grid):
+    """Controls that are trained: functions from which examples train to scores of all."""
+    wrong = ~grid["correct"].to_numpy().astype(bool)
+    names = answers["answer" if "answer" in answers else "exact_answer"]
+    answer = np.array([normalize(each) for each in names], dtype=object)
+    noise = np.random.default_rng(grid.attrs["seed"]).standard_normal(
+        (len(wrong), grid.sizes["feature"]), dtype=np.float32
+    )
+    C = float(np.max(grid.attrs["C"]))
+    # Every character counts: digits and signs are the words of a sum.
+    words = {"token_pattern": r"\w+|[^\w\s]", "sublinear_tf": True}
+    texts = {
+        "question": (answers["question"], words),
+        "question_characters": (
+            answers["question"],
+            {"analyzer": "char_wb", "ngram_range": (2, 4), "sublinear_tf": True},
+        ),
+    }
+    if "response" in answers:
+        texts["response"] = answers["response"], words | {"ngram_range": (1, 2)}
+        if "answer_start" in answers:
+            texts["form"] = _masked(answers), words | {"ngram_range": (1, 2)}
+    learned = {"answer": lambda train: _answer_rate(answer, wrong, train)}
+    for name, (text, options) in texts.items():
+        # How often words occur is no label, so all texts may be counted at once.
+        matrix = TfidfVectorizer(**options).fit_transform(text.to_numpy(str))
+        learned[name] = lambda train, X=matrix: _text(X, wrong, train)
+    learned["random_features"] = lambda train: _logistic(noise, wrong, train, C)
+    return learned
+
+
+def _masked(answers):
+    """Responses with a mask in place of the exact answer."""
+    rows = zip(answers["response"], answers["answer_start"], answers["answer_end"], strict=True)
+    masked = [f"{text[: max(a, 0)]} ANSWER {text[max(b, 0) :]}" for text, a, b in rows]
+    return pd.Series(masked)
+
+
+def _begins(answers):
+    """Where the exact answer begins, in characters of the response; NaN if that isn't known."""
+    if "answer_start" not in answers:
+        return np.full(len(answers), np.nan)
+    start = answers["answer_start"].to_numpy(float)
+    return np.where(start < 0, np.nan, start)
+
+
+class _Folds:
+    """The folds of a grid: what is learned from some of them, and scored in the others.
+
+    Scores of a control are by the folds that were left out: an array over (fold, fold, example),
+    with the fits that lacked one fold on the diagonal.
+    """
+
+    def __init__(self, grid, wrong):
+        self.wrong = wrong
+        self.fold = grid["fold"].to_numpy()
+        self.tested = self.fold >= 0
+        self.n = len(np.unique(self.fold[self.tested]))
+        training = self.fold != np.arange(self.n)[:, None]
+        if "training" in grid:
+            training = grid["training"].transpose("left_out", "example").to_numpy().astype(bool)
+        self.training = training
+
+    def trains(self, *left_out):
+        """Which examples train a fit that lacks some folds, (example,)."""
+        return self.training[list(left_out)].all(0)
+
+    def fitted(self, predict):
+        """Scores by what is learned without each fold, and without each two."""
+        scores = np.full((self.n, self.n, len(self.fold)), np.nan)
+        for k in range(self.n):
+            for j in range(k + 1):
+                train = self.trains(j, k)
+                # Without two folds, all others may be of one class.
+                both = len(np.unique(self.wrong[train])) == 2
+                scores[j, k] = scores[k, j] = predict(train) if both else 0.0
+        return scores
+
+    def constant(self, values):
+        """Scores that nothing was learned for."""
+        shape = self.n, self.n, len(self.fold)
+        return np.broadcast_to(np.where(self.tested, values, np.nan), shape)
+
+    def variants(self, scores):
+        """Each example by the fit without its fold, then by those that also lacked another.
+
+        That is (variant, example), as `measured` takes it.
+        """
+        fold, example = np.maximum(self.fold, 0), np.arange(len(self.fold))
+        steps = range(max(self.n, 1)) if self.n != 2 else (0, 0)
+        rows = [scores[fold, (fold + step) % self.n, example] for step in steps]
+        return np.where(self.tested, rows, np.nan)
+
+    def stacked(self, known):
+        """Scores by all of some controls together: a logistic regression on their scores.
+
+        To score fold k, it learns from the training examples' scores by fits that lacked their
+        own fold and k. Without another fold j as well, it learns without those of j; that their
+        scores are by fits that had j is an approximation, else three folds had to be left out.
+        """
+        known = np.array(known)  # (control, fold, fold, example)
+        fold, example = np.maximum(self.fold, 0), np.arange(len(self.fold))
+        scores = np.full(known.shape[1:], np.nan)
+        for k in range(self.n):
+            inner = known[:, fold, k, example].T  # (example, control)
+            for j in range(self.n):
+                scores[k, j] = _standardised(inner, known[:, k, j].T, self.wrong, self.trains(j, k))
+        return scores
 
 
 def control_table(controls):
@@ -161,32 +352,35 @@ def control_table(controls):
 
 
 def best_control(controls):
-    """Name of the control with the highest AUROC, of those that know something."""
-    known = controls["auroc"].where(~controls["chance"])
+    """Name of the single control with the highest AUROC, of those that know something."""
+    single = ~controls["chance"] & (controls["control"] != "all")
+    known = controls["auroc"].where(single)
     if not bool(known.notnull().any()):
         raise ValueError("No control has an AUROC: none can score both right and wrong answers.")
     return str(controls["control"].to_numpy()[int(known.argmax("control"))])
 
 
 def gain_over_controls(grid, controls):
-    """How much higher each cell's AUROC is than the best control's.
+    """How much higher each cell's AUROC is than that of all controls together.
 
-    Both are measured on the same examples, those that have the cell's token. The best control is
-    chosen on the data that it is measured on, which flatters it, so the gain errs on the low side;
-    the interval ignores that choice.
+    Both are measured on the same examples, those that have the cell's token.
 
     Parameters
     ----------
     grid : Dataset
         From `probe_grid`.
     controls : Dataset
-        From `controls`, of this grid.
+        From `controls`, of this grid. If it has no control ``"all"``, as with two folds, the best
+        one takes its place; that it was chosen on the same data makes the gain err on the low side.
 
     Returns
     -------
     Dataset
         Over (layer, token): `gain`, a difference of AUROCs, with its 95 % interval `gain_low` and
-        `gain_high`, and `n_examples`; the attribute `control` names the best control.
+        `gain_high`, and those that hold for all cells at once, `gain_low_simultaneous` and
+        `gain_high_simultaneous`. `absorbed`: the share of the cell's rank correlation with errors
+        that is gone when the controls' scores are partialled out; NaN where the cell has none to
+        speak of. `n_examples`. The attribute `control` names the control.
 
     Raises
     ------
@@ -195,44 +389,102 @@ def gain_over_controls(grid, controls):
     ValueError
         If the controls are of another grid.
     """
+    name = _rival(grid, controls)
+    rows = []
+    for i in range(grid.sizes["layer"]):  # of all layers at once, the scores would be large
+        (scores,) = out_of_fold(grid.isel(layer=[i]))  # (token, variant, example)
+        rows.append(_compared(scores, grid, controls, name))
+    gain, units, n_units, absorbed, n = map(np.array, zip(*rows, strict=True))
+    error = standard_error(units)
+    there = ~np.isnan(gain)
+    family = largest_error(units[there], 0.05)
+    few = np.maximum(n_units[there].min(initial=np.inf), 2)
+    cell = ("layer", "token")
+    ends = {}
+    for suffix, reach in (
+        ("", critical(n_units=n_units)),
+        ("_simultaneous", family * widened(few)),
+    ):
+        ends["gain_low" + suffix] = (cell, np.maximum(gain - reach * error, -1))
+        ends["gain_high" + suffix] = (cell, np.minimum(gain + reach * error, 1))
+    return xr.Dataset(
+        {"gain": (cell, gain), **ends, "absorbed": (cell, absorbed), "n_examples": (cell, n)},
+        coords={"layer": grid["layer"], "token": grid["token"]},
+        attrs={"control": name, "description": CONTROLS[name][1], "split": grid.attrs["split"]},
+    )
+
+
+def gain_of_scores(variants, grid, controls):
+    """The same for one score an answer, (variant, example), as `measured` takes it.
+
+    Gives `gain`, `gain_low`, `gain_high` and `absorbed`.
+    """
+    name = _rival(grid, controls)
+    gain, units, n_units, absorbed, _ = (
+        each[0] for each in _compared(variants[None], grid, controls, name)
+    )
+    reach = critical(n_units=n_units) * standard_error(units)
+    ends = max(gain - reach, -1.0), min(gain + reach, 1.0)
+    names = ("gain", "gain_low", "gain_high", "absorbed")
+    return dict(zip(names, map(float, (gain, *ends, absorbed)), strict=True))
+
+
+def _rival(grid, controls):
+    """The control to beat; refuses controls of another grid."""
     arguments.grid(grid, ("score", "correct", "fold", "id"), ("split",))
     same = ("id", "correct", "fold")
-    check_controls(controls, ("auroc", "chance", "score", "training_error", *same))
-    if "training_error" not in grid:
-        raise ValueError(
-            "The grid has no training_error: an older version of probekit made it. Make it again."
-        )
+    check_controls(controls, ("auroc", "chance", "score", *same))
     if not all(np.array_equal(grid[name], controls[name]) for name in same):
         raise ValueError(
             "The controls are of another grid: examples, labels or folds differ. Make them from "
             "this one: pk.controls(answers, grid)."
         )
-    name = best_control(controls)
+    everything = controls["auroc"].where(controls["control"] == "all")
+    return "all" if bool(everything.notnull().any()) else best_control(controls)
+
+
+def _compared(scores, grid, controls, name):
+    """Scores (cell, variant, example) against a control: gain, units, n_units, absorbed, n."""
     wrong = ~grid["correct"].to_numpy().astype(bool)
-    score = grid["score"].transpose("layer", "token", "example").to_numpy()
-    rival = controls["score"].sel(control=name).to_numpy()
-    both = ~np.isnan(score) & ~np.isnan(rival)
-    area, influence = auroc_influence(np.where(both, score, np.nan), wrong)
-    rival_area, rival_influence = auroc_influence(np.where(both, rival, np.nan), wrong)
     groups = example_groups(grid, grid.attrs["split"])
-    paired = influence - rival_influence
-    variance = standard_error(paired, groups) ** 2
-    for trained in (grid, controls.sel(control=name)):
-        # As if they were independent: what is common to both would cancel.
-        variance = variance + trained["training_error"].to_numpy() ** 2
-    gain = area - rival_area
-    reach = critical(n_units=n_clusters(paired, groups)) * np.sqrt(variance)
-    cell = ("layer", "token")
-    return xr.Dataset(
-        {
-            "gain": (cell, gain),
-            "gain_low": (cell, np.maximum(gain - reach, -1)),
-            "gain_high": (cell, np.minimum(gain + reach, 1)),
-            "n_examples": (cell, both.sum(-1)),
-        },
-        coords={"layer": grid["layer"], "token": grid["token"]},
-        attrs={"control": name, "description": CONTROLS[name], "split": grid.attrs["split"]},
-    )
+    own = controls.sel(control=name)
+    rival = own["score"].to_numpy()[None]
+    if "score_without" in controls and scores.shape[1] > 1:
+        others = own["score_without"].transpose("other", "example").to_numpy()
+        rival = np.concatenate([rival, others])
+    # A side without fits that lacked one more fold is as if they were all the same.
+    n = max(scores.shape[1], len(rival))
+    scores = np.concatenate([scores, *[scores[:, :1]] * (n - scores.shape[1])], 1)
+    rival = np.concatenate([rival, *[rival[:1]] * (n - len(rival))])
+    both = ~np.isnan(scores[:, :1]) & ~np.isnan(rival[:1])
+    area, units, n_units = measured(np.where(both, scores, np.nan), wrong, groups)
+    rival_area, rival_units, _ = measured(np.where(both, rival, np.nan), wrong, groups)
+    known = controls["score"].sel(control=~controls["chance"].to_numpy()).to_numpy()
+    absorbed = [_absorbed(each, wrong, known) for each in np.where(both, scores, np.nan)[:, 0]]
+    return area - rival_area, units - rival_units, n_units, absorbed, both[:, 0].sum(-1)
+
+
+def _absorbed(score, wrong, known):
+    """Share of the rank correlation of score and error that the controls take away.
+
+    `score` (example,), `known` (control, example). NaN within two standard errors of none.
+    """
+    there = ~np.isnan(score)
+    n = int(there.sum())
+    ranks = [
+        rankdata(np.where(np.isnan(c), np.nanmean(c), c))
+        for c in known[:, there]
+        if np.isfinite(c).any()
+    ]
+    if n < len(ranks) + 3 or not 0 < wrong[there].sum() < n:
+        return np.nan
+    sides = np.stack([rankdata(score[there]), wrong[there]], 1).astype(float)
+    plain = np.corrcoef(sides.T)[0, 1]
+    if not plain > 2 / np.sqrt(n):
+        return np.nan
+    X = np.column_stack([np.ones(n), *ranks])
+    left = sides - X @ np.linalg.lstsq(X, sides, rcond=None)[0]
+    return float(np.clip(1 - np.corrcoef(left.T)[0, 1] / plain, 0, 1))
 
 
 def check_controls(controls, variables):
@@ -295,34 +547,6 @@ def _matched(answers, grid):
     return answers
 
 
-def _cross_validated(predict, fold, wrong, groups):
-    """Scores of each fold's examples by what was learned from the others, and `training_variance`.
-
-    `predict` takes which examples to learn from, and scores them all.
-    """
-    folds = np.unique(fold[fold >= 0])
-
-    def scored(train):
-        # Without two folds, all others may be of one class.
-        return predict(train) if len(np.unique(wrong[train])) == 2 else np.zeros(len(wrong))
-
-    score = np.full(len(fold), np.nan)
-    for k in folds:
-        score[fold == k] = scored(fold != k)[fold == k]
-    if len(folds) == 1:
-        return score, 0.0
-    if len(folds) == 2:
-        return score, training_variance(score[None], wrong, groups)
-    without_another = np.full((len(folds) - 1, len(fold)), np.nan)
-    for k in folds:
-        for j in folds[folds < k]:
-            both = scored((fold != j) & (fold != k))
-            for tested, other in ((j, k), (k, j)):
-                row = (other - tested) % len(folds) - 1
-                without_another[row, fold == tested] = both[fold == tested]
-    return score, training_variance(without_another, wrong, groups)
-
-
 def _answer_rate(answer, wrong, train):
     """How much more often than the others an answer is wrong; 0 if training never saw it.
 
@@ -334,20 +558,33 @@ def _answer_rate(answer, wrong, train):
     return rate.reindex(answer, fill_value=0.0).to_numpy()
 
 
-def _question_words(question, wrong, train):
-    # Every character counts: digits and signs are the words of a sum.
-    words = TfidfVectorizer(token_pattern=r"\w+|[^\w\s]", sublinear_tf=True)  # noqa: S106
-    model = make_pipeline(words, LogisticRegression(C=10.0, max_iter=1000))
-    margin = model.fit(question[train], wrong[train]).decision_function(question)
-    # Less the training folds' error rate, which is lowest where the tested fold's is highest.
-    rate = wrong[train].mean()
-    return margin - np.log(rate / (1 - rate))
+def _text(X, wrong, train):
+    """Log-odds by a logistic regression on words, less those of the training error rate."""
+    model = LogisticRegression(C=10.0, solver="liblinear", max_iter=1000)
+    margin = model.fit(X[train], wrong[train]).decision_function(X)
+    return margin - logit(wrong[train].mean())
+
+
+def _standardised(X, tested, wrong, train):
+    """Log-odds of `tested` (example, number) by a logistic regression on those of X that train."""
+    scale = np.nanstd(X[train], 0) if train.any() else np.ones(X.shape[1])
+    known = np.isfinite(scale) & (scale > 0)
+    if not known.any() or len(np.unique(wrong[train])) < 2:
+        return np.zeros(len(tested))
+    mean = np.nanmean(X[train][:, known], 0)
+
+    def prepared(values):
+        return np.nan_to_num((values[:, known] - mean) / scale[known])
+
+    model = LogisticRegression(max_iter=1000).fit(prepared(X[train]), wrong[train])
+    return model.decision_function(prepared(tested)) - logit(wrong[train].mean())
 
 
 def _logistic(X, wrong, train, C):
     from probekit.probing.logistic import fit_logistic
 
-    return fit_logistic(X, wrong, train, C).decision_function(X).numpy()[0]
+    margin = fit_logistic(X, wrong, train, C).decision_function(X).numpy()[0]
+    return margin - logit(wrong[train].mean())
 
 
 def _shuffled(grid):

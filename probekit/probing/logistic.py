@@ -7,7 +7,7 @@ So a fit depends on its company, within the tolerance: on their mean curvature, 
 them stops, on the order of summation. Fits that must not depend on others get a call of their own,
 and the others a second call that begins from it (`begin`), which saves the whitening.
 
-The method is preconditioned nonlinear conjugate gradients. Three things make it quick:
+The method is preconditioned nonlinear conjugate gradients. What makes it quick, and right:
 
 - One preconditioner, M = X' D X + I, serves every fit. D is the curvature of the loss, a mean over
   the fits. It begins at half the value where all of them start, and is renewed when it has halved,
@@ -16,6 +16,8 @@ The method is preconditioned nonlinear conjugate gradients. Three things make it
   is two matrix products and no third.
 - The margins X w + b are carried along, so a line search costs no matrix product and can be
   exact. The intercept is one more coordinate, which the penalty leaves out.
+- A fit is done when its gradient says so, measured once more at the end from its coefficients.
+  Fits that single precision does not bring there are made again in double precision.
 - With fewer examples than features, the solution lies in the span of the examples, and X is
   replaced by the square Cholesky factor of X X'.
 """
@@ -26,7 +28,7 @@ from itertools import pairwise
 import torch
 from torch.linalg import vecdot
 
-from probekit.probing.linear import LinearProbes, as_fits
+from probekit.probing.linear import LinearProbes, as_fits, centred
 
 
 def fit_logistic(
@@ -49,43 +51,57 @@ def fit_logistic(
     them is given once, all fits share it. `begin` are probes of the same X, standardize and dtype.
     """
     X, y, weight, C = as_fits(X, y, sample_weight, C, dtype)
-    if begin is None:
-        # In X's own precision: the intercepts get back just what is taken away here.
-        everywhere = weight.mean(0).to(X.dtype)
-        mean = everywhere @ X / everywhere.sum()
-        X = (X - mean).to(dtype)
-        span = None
-        if X.shape[0] < X.shape[1] and not standardize:
-            X, span = _in_span(X)
-        begun = _Begun(mean, X, span, {})
-    else:
-        begun = begin.begun
-        mean, X, span = begun.mean, begun.design, begun.span
-    y = y.to(dtype)
-    penalty, constant = _fold_variance(X, weight, mean) if standardize else (None, None)
+    begun = _begin(X, weight, standardize, dtype) if begin is None else begin.begun
+    design, mean, span = begun.design, begun.mean, begun.span
+    penalty, constant = _fold_variance(design, weight, mean) if standardize else (None, None)
 
-    coef = X.new_zeros(len(y), X.shape[1])
-    intercept = X.new_zeros(len(y))
-    converged = True
+    coef = design.new_zeros(len(y), design.shape[1])
+    offset = design.new_zeros(len(y), dtype=torch.float64)
+    converged = torch.zeros_like(y[:, 0])
     # One preconditioner cannot serve penalties of different orders of magnitude.
     scale = torch.log2(C).round().long()
     for value in scale.unique().tolist():
         rows = torch.nonzero(scale == value)[:, 0]
         loss_weight = weight[rows] * C[rows, None]
         own = None if penalty is None else penalty[rows]
-        first = begun.coordinates.get(value)
-        *found, all_converged, first = _solve(X, y[rows], loss_weight, own, tol, max_iter, first)
-        coef[rows], intercept[rows] = found
-        converged = converged and all_converged
-        begun.coordinates[value] = first
+        coef[rows], offset[rows], converged[rows], begun.coordinates[value] = _solve(
+            design,
+            begun.reach,
+            y[rows].to(dtype),
+            loss_weight,
+            own,
+            tol,
+            max_iter,
+            begun.coordinates.get(value),
+        )
     if span is not None:
         coef = span(coef)
     if constant is not None:
         # The penalty alone holds these at 0, too weakly to be found exactly.
-        intercept += (coef * constant.nan_to_num()).sum(1)
+        offset += (coef * constant.nan_to_num()).sum(1)
         coef[~constant.isnan()] = 0
-    intercept = (intercept.double() - coef.double() @ mean.double()).to(dtype)
-    return LinearProbes(coef, intercept, converged, begun)
+    lost = ~converged
+    if dtype != torch.float64 and lost.any():
+        again = fit_logistic(
+            X,
+            y[lost],
+            weight[lost],
+            C[lost],
+            standardize=standardize,
+            # With examples far out, the preconditioner may overstate a fit's curvature there, and
+            # so understate what is left.
+            tol=tol / 100 if bool((begun.reach < 1).any()) else tol,
+            max_iter=max_iter,
+            dtype=torch.float64,
+            begin=begun.again[-1] if begun.again else None,
+        )
+        begun.again[:] = [again]
+        if again.converged:
+            converged[lost] = True
+            coef[lost] = again.coef.to(dtype)
+            # At the mean taken away here, which is the other one but for rounding.
+            offset[lost] = again.offset + coef[lost].double() @ (mean.double() - again.mean)
+    return LinearProbes(coef, offset, mean, bool(converged.all()), begun)
 
 
 @dataclass(frozen=True)
@@ -94,8 +110,42 @@ class _Begun:
 
     mean: torch.Tensor
     design: torch.Tensor  # X centred, or its square factor
+    reach: torch.Tensor  # (example,), of its curvature what the preconditioner knows
     span: object  # from coefficients over the factor to those over X
     coordinates: dict  # the first ones and their shared penalty, by the order of magnitude of C
+    again: list  # of fits that had to be made in double precision, the latest probes
+
+
+def _begin(X, weight, standardize, dtype):
+    """What fits with these weights have in common."""
+    X = X.to(torch.promote_types(X.dtype, dtype))
+    everywhere = weight.sum(0, dtype=torch.float64)
+    reach = 1.0
+    for _ in range(2):
+        share = everywhere * reach / (everywhere * reach).sum()
+        # Seen from one example, as the sum of large numbers has large errors.
+        mean = X[0] + share.to(X.dtype) @ (X - X[0])
+        design, span = centred(X, mean, dtype), None
+        # A mean that one example far from all others moves is far from all of them.
+        reach = _reach(design)
+        if bool((reach == 1).all()):
+            break
+    if X.shape[0] < X.shape[1] and not standardize:
+        design, span = _in_span(design)
+    if dtype == torch.float64:
+        # This precision can hold more of them, which is quicker where there are many.
+        reach = reach.sqrt()
+    return _Begun(mean, design, reach, span, {}, [])
+
+
+def _reach(X):
+    """Weight of each centred example, below 1 where it is far from nearly all others.
+
+    In the preconditioner such an example would hide the others from the fits that lack it, and
+    from those that are sure of it, for which it has no curvature left.
+    """
+    square = vecdot(X, X)
+    return (10 * square.quantile(0.9) / square).nan_to_num(1.0).clamp_max(1)
 
 
 def _fold_variance(X, weight, mean):
@@ -163,9 +213,10 @@ class _Coordinates:
         jitter = torch.finfo(X.dtype).eps
         while True:
             factor, failed = torch.linalg.cholesky_ex(hessian)
-            if not bool(failed):
+            if not bool(failed) or jitter > 1:
                 break
-            diagonal.mul_(1 + jitter)
+            # A curvature of 0 has to be raised as well, where a fit is sure of all examples.
+            diagonal.mul_(1 + jitter).add_(torch.finfo(X.dtype).tiny)
             jitter *= 10
         total = float(curvature.sum())
         if own_penalty:
@@ -179,14 +230,15 @@ class _Coordinates:
 
 
 @torch.inference_mode()  # which takes a quarter off what an iteration of few fits costs
-def _solve(X, y, loss_weight, penalty, tol, max_iter, first):
+def _solve(X, reach, y, loss_weight, penalty, tol, max_iter, first):
     """Minimise all fits from zero.
 
     X (examples, features) is centred; y and loss_weight = C * sample_weight are (fits, examples);
+    reach (examples,) multiplies the curvature of examples in the preconditioner;
     penalty (fits, features) multiplies the squared coefficients, None for all ones. `first` is
     None, or the last value of an earlier call: coordinates to begin in, and the shared penalty.
 
-    Returns coef, intercept, whether all converged, and `first` for a later call.
+    Returns coef, intercept, whether each converged, and `first` for a later call.
     """
     fits, features = len(y), X.shape[1]
     X = torch.nn.functional.pad(X, (0, 1), value=1.0)
@@ -206,6 +258,7 @@ def _solve(X, y, loss_weight, penalty, tol, max_iter, first):
     run |= {"sign": sign, "margin": margin}
     run["first"], run["second"] = _derivatives(run, margin)
     at, left = None, []  # coordinates, and the fits that have stopped in them
+    converged, enough = torch.zeros_like(run["fit"], dtype=torch.bool), X.new_zeros(fits)
     for iteration in range(max_iter + 1):
         examples = run["second"][:, : len(X)]
         curvature = examples.sum(1)
@@ -219,7 +272,7 @@ def _solve(X, y, loss_weight, penalty, tol, max_iter, first):
                 # A part of it spread evenly: examples that most fits are sure of and one is not
                 # would otherwise give that one a curvature far above the preconditioner's.
                 shared = examples.mean(0)
-                shared = (3 * shared + shared.mean()) / 4
+                shared = (3 * shared + shared.mean()) / 4 * reach
                 if at is None:
                     # All fits start where the curvature is greatest, and soon leave.
                     shared /= 2
@@ -235,11 +288,13 @@ def _solve(X, y, loss_weight, penalty, tol, max_iter, first):
         decrement = vecdot(gradient, gradient).clamp_min_(torch.finfo(X.dtype).tiny)
         # The preconditioner overstates the curvature of a fit that is sure of most examples.
         gap = decrement * curvature.clamp_min(at.total) / curvature
+        if iteration == 0:
+            run["gain"] = gap
         done = gap <= run["enough"]
         finished = int(done.sum())
         if finished:
             # Objectives only fall: one from before can be too high and never too low.
-            run["enough"] = 2 * tol * _objective(run, at)
+            run["enough"] = _enough(_objective(run, at), run["gain"], tol)
             done = gap <= run["enough"]
             finished = int(done.sum())
         # Dropping rows copies the others, so a few are waited for.
@@ -247,6 +302,7 @@ def _solve(X, y, loss_weight, penalty, tol, max_iter, first):
             last = iteration == max_iter or finished == len(done)
             stop = torch.ones_like(done) if last else done
             left.append((run["fit"][stop], run["place"][stop]))
+            converged[left[-1][0]], enough[left[-1][0]] = done[stop], run["enough"][stop]
             if last:
                 break
             run = {name: values[~stop] for name, values in run.items()}
@@ -261,7 +317,43 @@ def _solve(X, y, loss_weight, penalty, tol, max_iter, first):
         run |= {"direction": direction, "gradient": gradient, "decrement": decrement}
         _line_search(run, slope, at)
     _settle(coef, left, at)
-    return coef[:, :-1], coef[:, -1], finished == len(done), first
+    coef, intercept = coef[:, :-1], coef[:, -1].double()
+    # Rounding of the coefficients alone takes it to 30 times as much where classes are separable.
+    gap = _gap(X, y, coef, intercept, loss_weight, penalty, at)
+    return coef, intercept, converged & (gap <= 100 * enough), first
+
+
+def _gap(X, y, coef, intercept, loss_weight, penalty, at):
+    """Twice what Newton's method expects to be left of each fit's objective, (fits,).
+
+    From the coefficients and the examples alone. Coordinates may have lost the penalty or weak
+    directions to rounding, and what is computed in them then looks like a solution and is none.
+    The intercepts are brought to their optimum in place, in double precision: small features move
+    margins by less than single precision of the intercept.
+    """
+    margin = coef @ X[:, :-1].T
+    for dtype in (X.dtype, torch.float64):  # two steps of Newton's, the first one rough
+        probability = torch.sigmoid(margin.to(dtype) + intercept[:, None].to(dtype))
+        pull = (probability - y).mul_(loss_weight)
+        if dtype == X.dtype:  # which hardly changes any more
+            curvature = vecdot(loss_weight, probability * (1 - probability)).double()
+        step = pull.sum(1, dtype=torch.float64) / curvature
+        # The curvature changes by no more than the share that a step is long.
+        intercept -= torch.where(step.abs() < 0.1, step, 0)
+    gradient = pull.to(X.dtype) @ X
+    gradient[:, :-1] += coef if penalty is None else penalty * coef
+    gradient = torch.linalg.solve_triangular(at.factor.T, gradient, upper=True, left=False)
+    return vecdot(gradient, gradient) * (at.total / curvature.to(X.dtype)).clamp_min(1)
+
+
+def _enough(objective, gain, tol):
+    """Gap at which a fit is done, (fits,).
+
+    A share of the objective, and of what the features can take off it at all, which is little
+    where they are small or tell little. Not less than rounding leaves.
+    """
+    rounding = 10 * torch.finfo(objective.dtype).eps ** 2
+    return torch.minimum(2 * tol * objective, (32 * tol * gain).clamp_min(rounding * objective))
 
 
 def _settle(coef, left, at):
@@ -289,16 +381,17 @@ def _line_search(run, slope, at):
         # Just below the slope, and so never zero where that is.
         begin = slope - tiny
         along = -slope / (vecdot(second, square) + bend).clamp_min_(tiny)
-        for attempt in range(6):
+        for attempt in range(7):
             reached = step + along
             margin = torch.addcmul(run["margin"], reached[:, None], ahead)
             first, second = _derivatives(run, margin)
             slope = torch.addcmul(vecdot(first, ahead) + pull, reached, bend)
             left = slope / begin  # the share of it that is left, below zero where it now rises
-            # Coefficients and margins have to agree, so no cut after the last look.
-            if attempt == 5 or float(left.min()) >= -0.5:
+            if float(left.min()) >= -0.5 or attempt == 6:
                 break
-            along = torch.where(left < -0.5, along / (1 - left), along)
+            # Coefficients and margins have to agree, so the last look is at what is kept. It is
+            # where the fit came from if no cut was enough: one far out may find no way back.
+            along = torch.where(left < -0.5, along / (1 - left) if attempt < 5 else 0, along)
         step = reached
         if float(left.abs().max()) <= 0.3:
             break

@@ -84,7 +84,6 @@ def test_an_error_signal_is_what_it_would_be_without_the_country():
     """Beside the country: what the same probes find for unseen countries that go with no error."""
     seeds = range(quarter(80))
     held_out = areas(seeds, "answer", signal=1.5)
-    biased = areas(seeds, "answer", known=False, signal=1.5)
     pure = []
     for seed in seeds:
         activations = confused(seed, signal=1.5)
@@ -97,7 +96,6 @@ def test_an_error_signal_is_what_it_would_be_without_the_country():
         ).assign_coords(other=("example", country))
         pure.append(float(probe_grid(activations, split="other", **QUICK)["auroc"].squeeze()))
     assert np.mean(held_out) == pytest.approx(np.mean(pure), abs=0.05)
-    assert np.mean(biased) < np.mean(pure) - 0.1
 
 
 def test_no_question_trains_to_which_a_held_out_answer_would_be_right():

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 from nightly import quarter
+from scipy.special import expit
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.linear_model import LogisticRegression, RidgeClassifier
 from sklearn.metrics import roc_auc_score
@@ -244,12 +245,154 @@ def test_says_when_it_did_not_converge():
     assert torch.isfinite(probes.coef).all()
 
 
+def hard_cell(kind, n=400, d=60):
+    """Normal features with a weak signal, and what single precision finds hard."""
+    rng = np.random.default_rng(20)
+    Z = rng.normal(size=(n, d))
+    y = rng.random(n) < 1 / (1 + np.exp(-Z @ rng.normal(size=d) / np.sqrt(d)))
+    if kind == "small spread around 100":
+        return 100 + 1e-4 * Z, y
+    if kind == "tiny":
+        return 1e-6 * Z, y
+    if kind == "scales from 1e-6 to 1e6":
+        return Z * 10.0 ** rng.integers(-6, 7, size=d), y
+    Z[7] *= 3e4
+    if kind == "several outliers":
+        Z[50:60] *= 100
+    return Z, y
+
+
+HARD = [
+    "small spread around 100",
+    "tiny",
+    "scales from 1e-6 to 1e6",
+    "outlier",
+    "several outliers",
+]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("kind", HARD)
+def test_hard_features_in_single_precision(kind, dtype):
+    X, y = hard_cell(kind)
+    X = X.astype(dtype)
+    train = make_folds(X, y)
+    probes = fit_logistic(X, y, train)
+    assert probes.converged
+    assert probes.coef.dtype == torch.float32
+    shifted = X.astype(np.float64) - 100 * (kind == "small spread around 100")
+    margin = probes.decision_function(X).numpy()
+    saved = probes.coef.double().numpy() @ X.T.astype(float) + probes.intercept.numpy()[:, None]
+    for fold, rows in enumerate(train):
+        best = newton(shifted[rows], y[rows])
+        expected = shifted @ best[:-1] + best[-1]
+        # One of ten is left out: an outlier's margin is found as well as single precision can.
+        spread = np.quantile(expected, 0.9) - np.quantile(expected, 0.1)
+        for found in (margin[fold], saved[fold]):
+            assert np.quantile(abs(found - expected), 0.9) < 0.02 * spread
+    assert roc_auc_score(y, out_of_fold(probes, X, train)) == pytest.approx(
+        roc_auc_score(y, newton_out_of_fold(shifted, y, train)), abs=0.002
+    )
+
+
+def newton(X, y):
+    """Optimum in double precision, (feature + 1,): scikit-learn stops too early where X is tiny."""
+    X = np.column_stack([X, np.ones(len(X))])
+    penalty = np.append(np.ones(X.shape[1] - 1), 0)
+
+    def value(w):
+        return (penalty * w**2).sum() / 2 + np.logaddexp(0, np.where(y, -1, 1) * (X @ w)).sum()
+
+    w = np.append(np.zeros(X.shape[1] - 1), np.log(y.mean() / (1 - y.mean())))
+    for _ in range(200):
+        probability = expit(X @ w)
+        gradient = X.T @ (probability - y) + penalty * w
+        hessian = (X.T * (probability * (1 - probability))) @ X + np.diag(penalty)
+        step = np.linalg.solve(hessian, gradient)
+        if gradient @ step < 1e-14:
+            return w
+        while value(w - step) > value(w) - 1e-4 * gradient @ step and abs(step).max() > 1e-15:
+            step, gradient = step / 2, gradient / 2
+        w = w - step
+    raise AssertionError("the reference did not converge")
+
+
+def newton_out_of_fold(X, y, train):
+    score = np.empty(len(y))
+    for rows in train:
+        w = newton(X[rows], y[rows])
+        score[~rows] = X[~rows] @ w[:-1] + w[-1]
+    return score
+
+
+def test_few_examples_with_an_outlier():
+    X, y = hard_cell("outlier", 60, 100)
+    train = make_folds(X, y)
+    probes = fit_logistic(X.astype(np.float32), y, train)
+    assert probes.converged
+    for fold, rows in enumerate(train):
+        best = newton(X[rows], y[rows])
+        expected = X @ best[:-1] + best[-1]
+        found = probes.decision_function(X)[fold].numpy()
+        assert np.quantile(abs(found - expected), 0.9) < 0.05 * expected[rows].std()
+
+
+@pytest.mark.parametrize("kind", ["ordinary", *HARD])
+def test_says_when_iterations_were_too_few(kind):
+    X, y = make_cell(np.random.default_rng(21)) if kind == "ordinary" else hard_cell(kind)
+    # Of tiny features a single step finds the optimum.
+    few = 0 if kind in ("tiny", "small spread around 100") else 1
+    assert not fit_logistic(X, y, max_iter=few).converged
+
+
+def test_further_fits_in_double_precision_are_as_those_alone():
+    X, y = hard_cell("several outliers", 900, 200)
+    rng = np.random.default_rng(22)
+    labels = np.stack([rng.permutation(y) for _ in range(3)])
+    first = fit_logistic(X, y)
+    more, alone = fit_logistic(X, labels, begin=first), fit_logistic(X, labels)
+    assert first.begun.again, "all was done in single precision, so this tests nothing"
+    assert first.converged
+    assert more.converged
+    spread = alone.decision_function(X).std(1)
+    error = (more.decision_function(X) - alone.decision_function(X)).abs().quantile(0.9, 1)
+    assert (error < 0.03 * spread).all()
+
+
+@pytest.mark.parametrize("fit", [fit_mean_difference, fit_discriminant, fit_ridge])
+def test_closed_forms_around_a_large_mean(fit):
+    rng = np.random.default_rng(23)
+    Z = rng.normal(size=(300, 20))
+    y = rng.random(300) < expit(Z @ rng.normal(size=20) / 3)
+    X = (100 + 1e-4 * Z).astype(np.float32)
+    expected = fit(X.astype(np.float64) - 100, y).decision_function(X.astype(np.float64) - 100)
+    probes = fit(X, y)
+    assert probes.coef.dtype == torch.float32
+    spread = float(expected.std())
+    np.testing.assert_allclose(probes.decision_function(X), expected, atol=1e-3 * spread)
+    saved = probes.coef.double() @ torch.from_numpy(X).double().T + probes.intercept[:, None]
+    np.testing.assert_allclose(saved, expected, atol=1e-3 * spread)
+
+
+@pytest.mark.parametrize(("n", "d"), [(150, 40), (30, 100)])
+def test_ridge_of_repeated_large_examples(n, d):
+    rng = np.random.default_rng(24)
+    X, y = make_cell(rng, n, d)
+    X, y = np.repeat(X, 2, axis=0).astype(np.float32) * 10_000, np.repeat(y, 2)
+    X[:, -1] = X[:, 0]
+    probes = fit_ridge(X, y)
+    model = RidgeClassifier(solver="svd").fit(X.astype(np.float64), y)
+    expected = model.decision_function(X.astype(np.float64))
+    np.testing.assert_allclose(probes.decision_function(X)[0], expected, atol=2e-3 * expected.std())
+
+
 def test_float16_and_tensors_are_taken():
     X, y = make_cell(np.random.default_rng(12))
     half = torch.as_tensor(X, dtype=torch.float16)
     probes = fit_logistic(half, torch.as_tensor(y))
     again = fit_logistic(half.double().numpy(), y)
     assert probes.coef.dtype == torch.float32
+    assert probes.intercept.dtype == torch.float64
     np.testing.assert_allclose(probes.coef, again.coef, atol=2e-3)
 
 
