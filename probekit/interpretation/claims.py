@@ -16,8 +16,9 @@ import yaml
 
 from probekit import arguments
 from probekit.interpretation import wording
-from probekit.interpretation.contrasts import BANDS, Areas, areas, largest_error, shared_answers
+from probekit.interpretation.contrasts import BANDS, Areas, areas, shared_answers
 from probekit.probing.baselines import check_controls
+from probekit.probing.simultaneous import largest_error
 from probekit.run.files import resource
 from probekit.tokens import FIGURE_TOKENS, TOKENS
 

@@ -3,15 +3,12 @@
 Any such number is a weighted sum of areas, so its error follows from the same weighted sum of the
 units that `measured` gives: what each answer, or group of answers, contributes to a cell's sampling
 error and to its training error. An answer that two cells share counts in both, and one that a cell
-lacks contributes nothing there. What holds for many numbers at once comes from the largest of their
-standardised errors, drawn with random weights on the units (the multiplier bootstrap; Chernozhukov,
-Chetverikov and Kato, Annals of Statistics 2013).
+lacks contributes nothing there. `largest_error` says what holds for many of them at once.
 """
 
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.stats import norm
 
 from probekit import arguments
 from probekit.probing.auroc import (
@@ -23,6 +20,7 @@ from probekit.probing.auroc import (
     standard_error,
 )
 from probekit.probing.folds import example_groups
+from probekit.probing.simultaneous import widened
 from probekit.tokens import FIGURE_TOKENS
 
 #: With fewer wrong or right answers, the error of an area cannot be estimated.
@@ -41,11 +39,7 @@ BANDS = {
     "30": (30 / 32, 32 / 32),
 }
 
-_TAIL = 1e-4
 _ROUNDING = 1e-6
-_MIN_DRAWS, _DRAWS = 500, 2000
-_MAX_WORK = 1e8  # of differences times draws
-_CACHED = 128  # draws whose differences stay in the processor's cache
 
 
 @dataclass(frozen=True)
@@ -120,7 +114,7 @@ class Areas:
         error = self.error
         if family is not None:
             few = np.maximum(np.minimum(self.n_units, self.rarer), 2)
-            error = error * family * _widened(few) / critical(n_units=self.n_units)
+            error = error * family * widened(few) / critical(n_units=self.n_units)
         return interval(self.value, error, n_units=self.n_units, n_pairs=self.n_pairs)
 
     def interval(self, value, units, family=None):
@@ -135,16 +129,12 @@ class Areas:
         return np.maximum(self.reach(family) * standard_error(units), _ROUNDING)
 
     def reach(self, family=None):
-        """Half the width of an interval, in standard errors over so few groups.
-
-        A family's normal quantile is widened at a small tail: which of its numbers errs most is
-        drawn from the same few groups, which makes the numbers look more alike than they are.
-        """
+        """Half the width of an interval, in standard errors over so few groups."""
         n_units = self.n_units.astype(float)[self.usable].max(initial=2)
         if family is None:
             return float(critical(n_units=n_units))
         rarest = self.rarer.astype(float)[self.usable].min(initial=np.inf)
-        return family * float(_widened(max(2, min(n_units, rarest))))
+        return family * float(widened(max(2, min(n_units, rarest))))
 
     def argmax_shares(self, value, units):
         """How often each of several areas is the highest when the examples are drawn anew."""
@@ -159,12 +149,6 @@ class Areas:
         size, direction = np.linalg.eigh(cells.astype(float) @ cells.T.astype(float))
         units = direction * np.sqrt(np.maximum(size, 0))
         return replace(self, units=units.reshape(*self.value.shape, -1).astype(np.float32))
-
-
-def _widened(n):
-    # Student's t against the normal distribution, at a small tail.
-    level = 1 - 2 * _TAIL
-    return critical(level, n) / critical(level)
 
 
 def areas(grid, tokens=FIGURE_TOKENS, groups=None, only=None):
@@ -283,54 +267,6 @@ def with_training_apart(one, other, n):
         training, gap = each.units[..., n:], np.zeros_like(another.units[..., n:])
         parts = [each.units[..., :n], *((gap, training) if last else (training, gap))]
         yield replace(each, units=np.concatenate(parts, -1))
-
-
-def largest_error(influence, alpha, pairs=False, seed=0):
-    """How many standard errors the largest of many errors stays within, but for a share `alpha`.
-
-    `influence` (number, unit); with `pairs` a list of such, of whose rows the differences count.
-    """
-    blocks = [np.asarray(block, np.float32) for block in (influence if pairs else [influence])]
-    n = sum(len(b) * (len(b) - 1) // 2 if pairs else len(b) for b in blocks)
-    if n == 0:
-        return float(norm.isf(alpha / 2))
-    draws = int(np.clip(_MAX_WORK / n, _MIN_DRAWS, _DRAWS))
-    weights = np.random.default_rng(seed).standard_normal((blocks[0].shape[-1], draws))
-    weights = weights.astype(np.float32)
-    largest = np.zeros(draws, np.float32)
-    for block in blocks:
-        error = block @ weights  # (row, draw)
-        if pairs:
-            _raise_to_pairs(largest, error, _inverse(_pair_errors(block)))
-        else:
-            largest = np.maximum(
-                largest, np.abs(error * _inverse(standard_error(block))[:, None]).max(0)
-            )
-    return float(np.quantile(largest, 1 - alpha, method="higher"))
-
-
-def _raise_to_pairs(largest, error, scale):
-    """Raise each draw's largest error to that of the differences between all pairs of rows."""
-    for start in range(0, error.shape[1], _CACHED):
-        drawn = error[:, start : start + _CACHED]
-        top = largest[start : start + _CACHED]
-        for i in range(len(drawn) - 1):
-            difference = drawn[i + 1 :] - drawn[i]
-            difference *= scale[i, i + 1 :, None]
-            np.maximum(top, difference.max(0), out=top)
-            np.maximum(top, -difference.min(0), out=top)
-
-
-def _pair_errors(influence):
-    """Standard errors of the differences between all pairs of rows."""
-    product = np.asarray(influence, float) @ np.asarray(influence, float).T
-    square = np.diag(product)
-    return np.sqrt(np.maximum(square[:, None] + square - 2 * product, 0))
-
-
-def _inverse(error):
-    # Contrasts that no example moves, such as the difference of two equal cells, have no error.
-    return np.where(error > 1e-6, 1 / np.maximum(error, 1e-6), 0).astype(np.float32)
 
 
 def argmax_shares(value, influence, draws=1000, seed=0):

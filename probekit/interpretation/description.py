@@ -17,7 +17,6 @@ from probekit.interpretation.contrasts import (
     BANDS,
     MIN_PER_CLASS,
     areas,
-    largest_error,
     with_training_apart,
 )
 from probekit.interpretation.observations import GROUPS, View, above_chance, cell, place
@@ -32,23 +31,12 @@ from probekit.interpretation.wording import (
     percent,
     sentence,
 )
-from probekit.probing.baselines import check_controls, gain_over_controls
+from probekit.probing.baselines import CONTROLS, check_controls, gain_over_controls
 from probekit.probing.detector import Detector
 from probekit.probing.folds import example_groups, held_out_splits
+from probekit.probing.simultaneous import largest_error
 from probekit.probing.summary import left_out_in_words
 from probekit.tokens import FIGURE_TOKENS
-
-# What each control is called in a sentence.
-_CONTROLS = {
-    "answer": "how often the answer is right elsewhere",
-    "question": "the question's words",
-    "length": "the response's length",
-    "logprob_mean": "the response's mean log-probability",
-    "logprob_min": "the response's least log-probability",
-    "answer_logprob_mean": "the exact answer's mean log-probability",
-    "answer_logprob_min": "the exact answer's least log-probability",
-    "p_true": "the model's own P(True)",
-}
 
 # Per kind of difference that was found, how the interpretation sums it up.
 _DIFFERENCES = {
@@ -387,7 +375,7 @@ def _against_controls(view, controls):
     if not known.sizes["control"]:
         return "**Controls.** None has an AUROC, so nothing was compared."
     names = known["control"].to_numpy().astype(str)
-    words = known["label"].to_numpy() if "label" in known else [_CONTROLS.get(n, n) for n in names]
+    words = [CONTROLS[name][0] if name in CONTROLS else name for name in names]
     columns = [known[name].to_numpy() for name in ("auroc", "auroc_low", "auroc_high")]
     each = {
         name: f"{escape(word)} {area(*values)}"

@@ -17,10 +17,10 @@ from probekit.interpretation.contrasts import (
     Areas,
     Shared,
     areas,
-    largest_error,
     shared_answers,
 )
 from probekit.interpretation.wording import by_how_much, change, code, listing, percent, spans
+from probekit.probing.simultaneous import largest_error
 from probekit.tokens import FIGURE_TOKENS, TOKENS
 
 #: The groups of tokens that a description speaks of, by name.

@@ -8,7 +8,7 @@ from scipy.stats import binom
 from synthetic import flat, long_and_short, make_grid, measured_anew, with_training
 
 from probekit import findings
-from probekit.interpretation.contrasts import BANDS, areas, largest_error, shared_answers
+from probekit.interpretation.contrasts import BANDS, areas, shared_answers
 from probekit.interpretation.description import describe
 from probekit.interpretation.wording import area as area_in_words
 from probekit.interpretation.wording import (
@@ -23,6 +23,7 @@ from probekit.interpretation.wording import (
 from probekit.probing.auroc import standard_error
 from probekit.probing.detector import Detector
 from probekit.probing.grid import probe_grid
+from probekit.probing.simultaneous import largest_error
 from probekit.tokens import FIGURE_TOKENS
 
 SECTIONS = [
@@ -370,7 +371,8 @@ def make_controls(grid, areas_):
             "chance": ("control", [name == "random_features" for name in names]),
             "score": (("control", "example"), score),
         },
-        coords={"control": np.array(names, object), "id": grid["id"], "correct": grid["correct"]},
+        coords={"control": np.array(names, object)}
+        | {name: grid[name] for name in ("id", "correct", "fold")},
     )
 
 
@@ -379,8 +381,8 @@ def test_cells_are_compared_with_the_best_control():
     true.loc[2, EXACT] = 0.95
     grid = make_grid(true, n=800)
     text = describe(grid, make_controls(grid, {"answer": 0.75, "length": 0.5}))
-    assert "how often the answer is right elsewhere 0.7" in text
-    assert "The bar is the best of these, how often the answer is right elsewhere." in text
+    assert "how often the answer is wrong elsewhere 0.7" in text
+    assert "The bar is the best of these, how often the answer is wrong elsewhere." in text
     assert "Of 56 cells, 3 exceed it, 53 fall short of it" in text
 
 
@@ -577,6 +579,14 @@ def test_all_controls_together_are_the_bar():
     text = describe(grid, make_controls(grid, {"answer": 0.75, "all": 0.7}))
     assert "The bar is all of them together, 0." in text
     assert "all of cells" not in text
+
+
+def test_gains_with_groups_of_answers_held_out():
+    true = flat(0.6, 3)
+    true.loc[2, EXACT] = 0.99
+    grid = make_grid(true, n=600, groups=100)
+    text = describe(grid, make_controls(grid, {"answer": 0.6, "all": 0.65}))
+    assert "Of 42 cells, 3 exceed it" in text
 
 
 def test_the_detector_is_one_sentence():
