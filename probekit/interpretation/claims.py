@@ -41,6 +41,7 @@ _FIELDS = {
 
 _NAMES = {
     FIGURE_TOKENS: "all tokens",
+    FIGURE_TOKENS[1:]: "all other tokens",
     TOKENS[-8:]: "-8 to -1",
     TOKENS[1:3]: "first_answer and second_answer",
     TOKENS[3:6]: "the exact-answer tokens",
@@ -179,9 +180,10 @@ def check_claims(grid, claims=None, held_out=None, controls=None):
                 )
             except _NotMeasuredError as error:
                 lacking.append(str(error))
-            if rule["kind"] not in ("within", "not_testable") and compared is not measured:
-                on = f"Compared on the {shared.n} answers that have all tokens."
-                notes = [on, *remarks]
+        if _not_testable(claim):
+            notes = []
+        elif any(number.areas is not measured for number in found):
+            notes = [f"Compared on the {shared.n} answers that have all tokens.", *remarks]
         numbers += found
         rows.append((claim, rules, found, list(dict.fromkeys(lacking)), notes))
     if numbers:

@@ -507,10 +507,11 @@ def _what_is_left(view, held_out):
     if not len(row):
         return text
     above, _ = above_chance(left)
+    on = ", on the answers that have all tokens," if left.shared.n < left.shared.n_any else ""
     i = value.argmax()
     text += (
         f" With {what} held out, {above or 'none'} of {left.areas.usable.sum()} cells "
-        f"{'is' if above == 1 else 'are'} above chance; the highest is "
+        f"{'is' if above == 1 else 'are'} above chance; the highest{on} is "
         f"{place(left.compared, row[i], column[i])}, {cell(left.compared, row[i], column[i])}."
     )
     return " ".join([text, *_below_chance(left.areas)])
