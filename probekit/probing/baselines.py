@@ -398,7 +398,7 @@ def gain_over_controls(grid, controls):
     error = standard_error(units)
     there = ~np.isnan(gain)
     family = largest_error(units[there], 0.05)
-    few = np.maximum(n_units[there].min(initial=np.inf), 2)
+    few = max(2.0, n_units[there].astype(float).min(initial=np.inf))
     cell = ("layer", "token")
     ends = {}
     for suffix, reach in (
@@ -567,14 +567,16 @@ def _text(X, wrong, train):
 
 def _standardised(X, tested, wrong, train):
     """Log-odds of `tested` (example, number) by a logistic regression on those of X that train."""
-    scale = np.nanstd(X[train], 0) if train.any() else np.ones(X.shape[1])
-    known = np.isfinite(scale) & (scale > 0)
+    known = np.isfinite(X[train]).sum(0) > 1
+    if known.any():
+        scale = np.nanstd(X[train][:, known], 0)
+        known[known] = scale > 0
     if not known.any() or len(np.unique(wrong[train])) < 2:
         return np.zeros(len(tested))
-    mean = np.nanmean(X[train][:, known], 0)
+    mean, scale = np.nanmean(X[train][:, known], 0), scale[scale > 0]
 
     def prepared(values):
-        return np.nan_to_num((values[:, known] - mean) / scale[known])
+        return np.nan_to_num((values[:, known] - mean) / scale)
 
     model = LogisticRegression(max_iter=1000).fit(prepared(X[train]), wrong[train])
     return model.decision_function(prepared(tested)) - logit(wrong[train].mean())

@@ -3,21 +3,33 @@ import pandas as pd
 import pytest
 import xarray as xr
 from nightly import most, quarter
+from scipy.special import logit
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
-from probekit import probe_grid
+from probekit import detector, probe_grid
 from probekit.charts.heatmaps import gain as gain_chart
-from probekit.probing.baselines import best_control, control_table, controls, gain_over_controls
+from probekit.probing.baselines import (
+    CHANCE,
+    CONTROLS,
+    best_control,
+    control_table,
+    controls,
+    gain_over_controls,
+)
 
 N, ANSWERS = 240, 12
 OPTIONS = {"n_permutations": 3, "n_jobs": 1, "progress": False}
 
 
 def make_answers(seed=0):
-    """Each answer has its error rate; "big" questions and unlikely words go with errors."""
+    """Each answer has its error rate; "big", "Surely" and unlikely words go with errors."""
     random = np.random.default_rng(seed)
     answer = random.integers(ANSWERS, size=N)
     wrong = random.random(N) < np.linspace(0.1, 0.8, ANSWERS)[answer]
+    sure = random.random(N) < np.where(wrong, 0.65, 0.35)
     size = np.where(random.random(N) < np.where(wrong, 0.7, 0.4), "big", "small")
     return pd.DataFrame(
         {
@@ -26,6 +38,15 @@ def make_answers(seed=0):
             "correct": ~wrong,
             "exact_answer": [f"The answer {a}" for a in answer],
             "answer": [f"Answer {a}" for a in answer],
+            "response": [
+                f"{'Surely' if w else 'Perhaps'} it is The answer {a}."
+                for a, w in zip(answer, sure, strict=True)
+            ],
+            "answer_start": [13 if w else 14 for w in sure],
+            "answer_end": [
+                (13 if w else 14) + len(f"The answer {a}")
+                for a, w in zip(answer, sure, strict=True)
+            ],
             "n_tokens": random.integers(5, 12, N),
             "logprob_mean": random.standard_normal(N) - 0.5 * wrong,
             "logprob_min": random.standard_normal(N),
@@ -82,12 +103,19 @@ def test_what_goes_with_errors_detects_them(measured):
     found = measured["random"]
     assert 0.65 < area(found, "answer") < 0.85
     assert area(found, "question") > 0.6
+    assert area(found, "question_characters") > 0.6
     assert area(found, "logprob_mean") > 0.57
+    assert area(found, "form") > 0.58
+    assert area(found, "response") > area(found, "form")
+    assert area(found, "position") > 0.58
+    assert area(found, "outputs") > 0.6
+    assert area(found, "all") > max(area(found, n) for n in ("answer", "question", "form"))
     for name in ("logprob_min", "answer_logprob_mean", "answer_logprob_min", "random_features"):
         assert abs(area(found, name) - 0.5) < 0.12
     known = found.sel(control=[n for n in found["control"].to_numpy() if "shuffled" not in n])
     assert (known["auroc_low"] < known["auroc"]).all()
     assert (known["auroc"] < known["auroc_high"]).all()
+    assert set(map(str, found["control"].to_numpy())) <= {*CONTROLS}
     assert (known["n_examples"] == N).all()
 
 
@@ -127,7 +155,8 @@ def test_a_label_is_never_used_to_score_its_own_example(answers, grids):
     flipped = answers.assign(correct=answers["correct"].where(answers["id"] != "q7", lambda c: ~c))
     grid = grids["random"].assign_coords(correct=("example", flipped["correct"].to_numpy()))
     after = controls(flipped, grid)
-    for name in ("answer", "question", "random_features"):
+    names = ("answer", "question", "question_characters", "response", "form", "outputs", "all")
+    for name in (*names, "random_features"):
         old, new = (c["score"].sel(control=name).to_numpy() for c in (before, after))
         same_fold = (grid["fold"] == grid["fold"][7]).to_numpy()
         np.testing.assert_array_equal(old[same_fold], new[same_fold])
@@ -176,7 +205,10 @@ def test_p_true_counts_where_it_is_there(answers, grids, measured):
     assert int(found["n_examples"].sel(control="p_true")) == N - 10
     assert best_control(found) == "p_true"
     gain = gain_over_controls(grids["random"], found)
-    assert int(gain["n_examples"].sel(layer=0, token="a")) == N - 10
+    assert gain.attrs["control"] == "all", "where one lacks a score, the others have theirs"
+    assert int(gain["n_examples"].sel(layer=0, token="a")) == N
+    alone = gain_over_controls(grids["random"], found.sel(control=["p_true"]))
+    assert int(alone["n_examples"].sel(layer=0, token="a")) == N - 10
 
 
 def test_the_order_of_the_answers_does_not_matter(answers, grids, measured):
@@ -186,7 +218,8 @@ def test_the_order_of_the_answers_does_not_matter(answers, grids, measured):
 
 def test_the_table_has_the_best_first_and_chance_last(measured):
     table = control_table(measured["random"])
-    assert table.index[0] == best_control(measured["random"])
+    assert table.index[0] == "all"
+    assert table.index[1] == best_control(measured["random"])
     assert set(table.index[-3:]) == {"random_features", "shuffled_labels", "shuffled_best"}
     assert table["auroc"][:-3].is_monotonic_decreasing
     assert all(text.endswith(".") for text in table["description"])
@@ -196,6 +229,7 @@ def test_the_gain_is_a_difference_of_areas_on_the_same_examples(grids, measured,
     grid, found = grids["random"], measured["random"]
     gain = gain_over_controls(grid, found)
     best = gain.attrs["control"]
+    assert best == "all"
     wrong = ~answers["correct"].to_numpy()
     rival = found["score"].sel(control=best).to_numpy()
     for layer in (0, 1):
@@ -206,10 +240,15 @@ def test_the_gain_is_a_difference_of_areas_on_the_same_examples(grids, measured,
             found_gain = gain.sel(layer=layer, token=token)
             assert float(found_gain["gain"]) == pytest.approx(expected, abs=1e-6)
             assert found_gain["gain_low"] < found_gain["gain"] < found_gain["gain_high"]
+            assert found_gain["gain_low_simultaneous"] < found_gain["gain_low"]
+            assert found_gain["gain_high"] < found_gain["gain_high_simultaneous"]
             assert int(found_gain["n_examples"]) == there.sum()
     # Layer 0 knows the answer, as the control does; layer 1 knows of errors.
     assert float(gain["gain"].sel(layer=0, token="a")) < 0.06
-    assert float(gain["gain_low"].sel(layer=1, token="a")) > 0
+    assert float(gain["gain_low_simultaneous"].sel(layer=1, token="a")) > 0
+    absorbed = gain["absorbed"].sel(token="a")
+    assert float(absorbed.sel(layer=0)) > 0.8
+    assert float(absorbed.sel(layer=1)) < 0.5
     gain_chart(gain, tokens=["a", "b"])
 
 
@@ -230,6 +269,111 @@ def test_an_empty_cell_has_no_gain(answers):
     gain = gain_over_controls(grid, controls(answers, grid)).sel(layer=1, token="b")
     assert all(np.isnan(gain[name]) for name in ("gain", "gain_low", "gain_high"))
     assert int(gain["n_examples"]) == 0
+
+
+def test_all_together_is_a_nested_regression(answers, grids, measured):
+    """Written again with plain loops: base scores without two folds, then the combination."""
+    grid, found = grids["random"], measured["random"]
+    wrong, fold = ~answers["correct"].to_numpy(), grid["fold"].to_numpy()
+    known = [n for n in found["control"].to_numpy() if n not in (*CHANCE, "all")]
+    trained = ("answer", "question", "question_characters", "response", "form", "outputs")
+    fixed = {n: found["score"].sel(control=n).to_numpy() for n in known if n not in trained}
+
+    def without(j, k):
+        """Scores of all examples by controls that lacked folds j and k."""
+        # The controls of a grid of which nothing but the other folds trains.
+        training = np.array([(fold != j) & (fold != k)] * 5)
+        other = grid.assign(training=(("left_out", "example"), training))
+        scores = controls(answers, other)["score"]
+        return np.array([fixed.get(n, scores.sel(control=n).to_numpy()) for n in known])
+
+    k = 2
+    inner = np.empty((len(known), N))
+    for j in range(5):
+        inner[:, fold == j] = without(j, k)[:, fold == j]
+    train = fold != k
+    model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
+    model.fit(inner[:, train].T, wrong[train])
+    expected = model.decision_function(without(k, k)[:, fold == k].T) - logit(wrong[train].mean())
+    np.testing.assert_allclose(found["score"].sel(control="all")[fold == k], expected, atol=1e-6)
+
+
+def test_questions_that_may_not_train_do_not(answers, grids):
+    """With answers held out, some questions train nothing; nor do they train the controls."""
+    grid = grids["random"]
+    fold, wrong = grid["fold"].to_numpy(), ~answers["correct"].to_numpy()
+    training = grid["training"].to_numpy().copy()
+    training[:, ::2] = False
+    found = controls(answers, grid.assign(training=(("left_out", "example"), training)))
+    score = found["score"].sel(control="answer").to_numpy()
+    train = (fold != fold[17]) & (np.arange(N) % 2 == 1)
+    same = train & (answers["answer"] == answers["answer"][17]).to_numpy()
+    excess = wrong[same].sum() - same.sum() * wrong[train].mean()
+    assert score[17] == pytest.approx(excess / (same.sum() + 2))
+
+
+def test_two_folds_have_no_combination(answers):
+    grid = probe_grid(make_activations(answers), folds=2, **OPTIONS)
+    found = controls(answers, grid)
+    assert "all" not in found["control"]
+    assert gain_over_controls(grid, found).attrs["control"] == best_control(found)
+    assert found.sizes["other"] == 1
+
+
+def bar(seed, kind, n=240, layers=2):
+    """Gains of a grid's cells, and of the whole, over all controls together.
+
+    The activations hold nothing, only what two of the controls read, or errors by themselves.
+    """
+    random = np.random.default_rng(seed)
+    answers = make_answers(seed)
+    wrong = ~answers["correct"].to_numpy()
+    X = random.standard_normal((n, layers, 2, 6)).astype(np.float32)
+    if kind == "two controls":
+        sure = answers["response"].str.startswith("Surely").to_numpy()
+        X[..., 0] += 2 * (sure + answers["question"].str.contains("big").to_numpy())[:, None, None]
+    elif kind == "errors":
+        X[wrong, ..., 0] += 2
+    elif kind == "groups":
+        number = np.array([int(a.split()[1]) for a in answers["answer"]])
+        X += random.standard_normal((ANSWERS, layers, 2, 6))[number].astype(np.float32)
+    names = ("id", "correct", "exact_answer", "answer", "question")
+    activations = xr.Dataset(
+        {"activation": (("example", "layer", "token", "feature"), X)},
+        coords={"layer": range(layers), "token": ["a", "b"]}
+        | {name: ("example", answers[name].to_numpy()) for name in names},
+    )
+    split = "answer" if kind == "groups" else "random"
+    grid = probe_grid(activations, split=split, **(OPTIONS | {"n_permutations": 0}))
+    found = controls(answers, grid)
+    gain, whole = gain_over_controls(grid, found), detector(grid, found)
+    return {
+        "cell": bool((gain["gain_low_simultaneous"] > 0).any()),
+        "above": whole.gain_low > 0,
+        "outside": not whole.gain_low <= 0 <= whole.gain_high,
+        "absorbed": whole.absorbed,
+        "all": area(found, "all"),
+    }
+
+
+def simulations(kind, n):
+    return pd.DataFrame([bar(seed, kind) for seed in range(quarter(n))])
+
+
+@pytest.mark.parametrize("kind", ["nothing", "groups", "two controls"])
+def test_what_the_controls_know_is_no_gain(kind):
+    found = simulations(kind, 100)
+    assert found["cell"].sum() <= most(len(found))
+    assert found["above"].sum() <= most(len(found), 0.025)
+    if kind == "two controls":
+        assert found["absorbed"].mean() > 0.8
+
+
+def test_an_error_signal_of_its_own_is_a_gain():
+    found = simulations("errors", 60)
+    assert found["above"].mean() > 0.9
+    assert found["cell"].mean() > 0.8
+    assert found["absorbed"].mean() < 0.6
 
 
 def gain_simulation(seed, n=160):
@@ -289,5 +433,3 @@ def test_wrong_things_are_refused(answers, grids, measured):
         gain_over_controls(grids["random"], grids["random"])
     with pytest.raises(ValueError, match="controls are of another grid"):
         gain_over_controls(grids["random"], measured["answer"])
-    with pytest.raises(ValueError, match="no training_error"):
-        gain_over_controls(grids["random"].drop_vars("training_error"), measured["random"])
