@@ -1058,7 +1058,7 @@ CASES = {
         (
             {"grid": lambda good: good.grid.drop_vars("n_examples")},
             ValueError,
-            "The grid has no variable 'n_examples'; it has …, null_auroc.",
+            "The grid has no variable 'n_examples'; it has auroc, ….",
         ),
         ({"controls": []}, TypeError, NO_CONTROLS.format("[]")),
         (

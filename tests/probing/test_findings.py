@@ -664,3 +664,10 @@ def test_words():
     assert change(0.1, 0.2) == "+0.10 [-0.10, +0.30]"
     assert by_how_much(-0.1, 0.05) == "0.10 [0.05, 0.15]"
     assert escape("a_b\n<c>") == "a\\_b &lt;c&gt;"
+
+
+def test_permutations_change_no_interval_and_no_difference():
+    grid = with_training(make_grid(hill(middle_peak(8), ["exact_answer_first"], layers=8), 300))
+    null = np.random.default_rng(0).random((8, 14, 5))
+    permuted = grid.assign(null_auroc=(("layer", "token", "permutation"), null))
+    assert describe(permuted) == describe(grid)
