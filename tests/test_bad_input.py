@@ -1058,7 +1058,7 @@ CASES = {
         (
             {"grid": lambda good: good.grid.drop_vars("n_examples")},
             ValueError,
-            "The grid has no variable 'n_examples'; it has …, null_auroc.",
+            "The grid has no variable 'n_examples'; it has auroc, ….",
         ),
         ({"controls": []}, TypeError, NO_CONTROLS.format("[]")),
         (
@@ -1082,6 +1082,7 @@ CASES = {
             ValueError,
             "grid and held_out have different layers or tokens. Take both from the same run.",
         ),
+        ({"detector": "all"}, TypeError, "detector must be from pk.detector(grid), got 'all'."),
     ],
     "check_claims": [
         ({"grid": None}, TypeError, NO_GRID.format(None)),
@@ -1096,6 +1097,12 @@ CASES = {
             {"claims": {"claims": [{"id": "a"}]}},
             ValueError,
             "claims: claim 'a' lacks rules, section, text.",
+        ),
+        ({"controls": []}, TypeError, NO_CONTROLS.format("[]")),
+        (
+            {"held_out": lambda good: good.made.grid("answer")[{"example": range(50)}]},
+            ValueError,
+            "grid and held_out have different examples. Take both from the same run.",
         ),
     ],
     "write_report": [

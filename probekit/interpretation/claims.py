@@ -3,7 +3,8 @@
 Each statement of ``data/reference/claims.yaml`` comes with rules of a few fixed kinds. A rule turns
 into one or more numbers, each a mean of areas or a difference of two, and the range in which the
 statement wants it. The intervals of all numbers hold at once, so at most one table in twenty has a
-verdict of "supported" or "contradicted" by sampling error alone.
+verdict of "supported" or "contradicted" by sampling error alone. Tokens are compared on the answers
+that have all of them; a value by itself is the chart's. What no probe can test has no rule.
 """
 
 from dataclasses import dataclass
@@ -15,13 +16,16 @@ import yaml
 
 from probekit import arguments
 from probekit.interpretation import wording
-from probekit.interpretation.contrasts import BANDS, areas, largest_error
+from probekit.interpretation.contrasts import BANDS, Areas, areas, shared_answers
+from probekit.probing.baselines import check_controls
+from probekit.probing.simultaneous import largest_error
 from probekit.run.files import resource
 from probekit.tokens import FIGURE_TOKENS, TOKENS
 
 # Chance that any verdict but "undecided" in the table is wrong.
 _ALPHA = 0.05
 _SUPPORTED, _CONTRADICTED, _UNDECIDED = "supported", "contradicted", "undecided"
+_NOT_TESTABLE = "not testable"
 
 # Per kind of rule its fields; one of kind "within" may also have `each: token`.
 _FIELDS = {
@@ -32,10 +36,12 @@ _FIELDS = {
     "lowest_band": {"depth", "tokens"},
     "rises": {"depth", "tokens"},
     "higher_in_every_band": {"tokens", "than"},
+    "not_testable": set(),
 }
 
 _NAMES = {
     FIGURE_TOKENS: "all tokens",
+    FIGURE_TOKENS[1:]: "all other tokens",
     TOKENS[-8:]: "-8 to -1",
     TOKENS[1:3]: "first_answer and second_answer",
     TOKENS[3:6]: "the exact-answer tokens",
@@ -65,6 +71,11 @@ def _checked(content, source):
                 raise ValueError(f"claim {claim.get('id', '?')!r} lacks {', '.join(lacking)}")
             for rule in claim["rules"]:
                 _check_rule(rule, f"claim {claim['id']!r}")
+            if _not_testable(claim) and (len(claim["rules"]) > 1 or not claim.get("note")):
+                raise ValueError(
+                    f"claim {claim['id']!r} is not testable: it needs a note that says why, and no "
+                    "other rule"
+                )
         ids = [claim["id"] for claim in content["claims"]]
         if len(set(ids)) < len(ids):
             raise ValueError("two claims have the same id")
@@ -87,15 +98,19 @@ def _check_rule(rule, claim):
         raise ValueError(f"{claim} has a rule of kind {kind!r}; known: {known}")
     if fields != _FIELDS[kind]:
         raise ValueError(
-            f"{claim} has a rule {kind!r} with the fields {', '.join(sorted(fields))}; it needs "
-            f"{', '.join(sorted(_FIELDS[kind]))}"
+            f"{claim} has a rule {kind!r} with the fields {', '.join(sorted(fields)) or 'none'}; "
+            f"it needs {', '.join(sorted(_FIELDS[kind])) or 'none'}"
         )
     for cells in [rule, *(rule[name] for name in ("cells", "than", "to") if name in rule)]:
         if isinstance(cells, dict) and not set(cells.get("tokens", ())) <= set(TOKENS):
             raise ValueError(f"{claim} names an unknown token in {cells['tokens']}")
 
 
-def check_claims(grid, claims=None):
+def _not_testable(claim):
+    return any(rule["kind"] == "not_testable" for rule in claim["rules"])
+
+
+def check_claims(grid, claims=None, held_out=None, controls=None):
     """Check the reference's statements against a grid.
 
     Parameters
@@ -104,14 +119,19 @@ def check_claims(grid, claims=None):
         From `probe_grid`.
     claims : dict, optional
         From `read_claims`; by default the reference's.
+    held_out : Dataset, optional
+        The same run's grid with answers, or groups of questions, held out.
+    controls : Dataset, optional
+        From `controls`. No verdict depends on them, which the notes then say.
 
     Returns
     -------
     DataFrame
-        A row a claim: `id`, `section`, `claim`, `verdict` (supported, contradicted or undecided),
-        `value` with `low` and `high` of the number that decides, `measured`: all its numbers in
-        words, `rule` in words, `note`. The 95 % intervals hold for all numbers of the table at
-        once. Depths are compared as fractions of the network.
+        A row a claim: `id`, `section`, `claim`, `verdict` (supported, contradicted, undecided or
+        not testable), `value` with `low` and `high` of the number that decides, `measured`: all
+        its numbers in words, `rule` in words, `note`; with `held_out` also `verdict_held_out`. The
+        95 % intervals hold for all numbers of the table at once. Depths are compared as fractions
+        of the network, and tokens on the answers that have all of them.
 
     Raises
     ------
@@ -122,6 +142,7 @@ def check_claims(grid, claims=None):
     -----
     A claim is supported if the intervals of all its numbers lie where it wants them, contradicted
     if one lies wholly elsewhere, and undecided otherwise, or if the grid lacks what it is about.
+    What a probe's AUROC can't show, such as what a layer is for, is not testable.
     """
     if claims is None:
         content = read_claims()
@@ -132,31 +153,87 @@ def check_claims(grid, claims=None):
             "claims must be from probekit.interpretation.claims.read_claims, which takes a file's "
             f"path; got {arguments.shown(claims)}."
         )
-    measured = areas(grid, TOKENS)
+    arguments.grid(grid, ("score", "correct", "n_examples"))
+    if controls is not None:
+        check_controls(controls, ("auroc",))
+    check_same_run(grid, controls, held_out)
+    named = _tokens_named(content["claims"])
+    measured = areas(grid, named)
+    shared = shared_answers(grid, named)
+    compared = measured
+    if shared.n < shared.n_any:
+        compared = areas(grid, shared.tokens or named, only=shared.answers)
+    remarks = ["Correlation is read as the AUROC of error detection."]
+    if controls is not None:
+        remarks.append("No verdict looks at the controls.")
     precision = float(content["reading_precision"])
     rows, numbers = [], []
     for claim in content["claims"]:
-        rules, found, lacking = [], [], []
+        rules, found, lacking, notes = [], [], [], remarks
         for rule in claim["rules"]:
             comparison = _Comparison(measured, rule, precision)
             rules.append(comparison.rule)
             try:
-                found += comparison.numbers(measured)
+                # A value is the chart's; tokens are compared on the same answers.
+                found += comparison.numbers(
+                    measured if rule["kind"] == "within" else compared, measured.tokens
+                )
             except _NotMeasuredError as error:
                 lacking.append(str(error))
+        if _not_testable(claim):
+            notes = []
+        elif any(number.areas is not measured for number in found):
+            notes = [f"Compared on the {shared.n} answers that have all tokens.", *remarks]
         numbers += found
-        rows.append((claim, rules, found, list(dict.fromkeys(lacking))))
+        rows.append((claim, rules, found, list(dict.fromkeys(lacking)), notes))
     if numbers:
-        critical = largest_error(np.array([n.influence for n in numbers]), _ALPHA)
+        critical = largest_error(np.array([n.units for n in numbers]), _ALPHA)
         for number in numbers:
-            number.add_interval(measured, critical)
-    return pd.DataFrame([_row(*row) for row in rows])
+            number.add_interval(critical)
+    table = pd.DataFrame([_row(*row) for row in rows])
+    if held_out is not None:
+        apart = check_claims(held_out, content)["verdict"]
+        table.insert(list(table).index("verdict") + 1, "verdict_held_out", apart)
+    return table
 
 
-def _row(claim, rules, numbers, lacking):
-    verdict, decisive = _verdict(numbers, lacking)
+def check_same_run(grid, controls=None, held_out=None):
+    """Refuse controls, or a grid of held-out answers, that are not of this grid's examples."""
+    if held_out is not None:
+        arguments.grid(held_out, ("score", "correct", "n_examples"), name="held_out")
+    for name, other in (("controls", controls), ("held_out", held_out)):
+        if other is None:
+            continue
+        if not all("id" in each.coords for each in (grid, other)):
+            raise ValueError(f"grid and {name} need the coordinate id, to match their examples.")
+        if sorted(grid["id"].to_numpy()) != sorted(other["id"].to_numpy()):
+            raise ValueError(
+                f"grid and {name} have different examples. Take both from the same run."
+            )
+    if controls is not None and not np.array_equal(grid["id"], controls["id"]):
+        raise ValueError("The controls have the examples in another order. Make them anew.")
+
+
+def _tokens_named(claims):
+    """The tokens that any rule is about, in their order."""
+    named = set()
+    for rule in (rule for claim in claims for rule in claim["rules"]):
+        named |= {*rule.get("tokens", ())}
+        for cells in (rule[name] for name in ("cells", "than", "to") if name in rule):
+            named |= {*(cells["tokens"] if isinstance(cells, dict) else cells)}
+    return [token for token in TOKENS if token in named] or list(FIGURE_TOKENS)
+
+
+def _row(claim, rules, numbers, lacking, notes):
+    if _not_testable(claim):
+        verdict, decisive = _NOT_TESTABLE, None
+    else:
+        verdict, decisive = _verdict(numbers, lacking)
     reason = [f"Not measured: {'; '.join(lacking)}."] if lacking else []
-    measure = "Correlation is read as the AUROC of error detection."
+    if verdict == _UNDECIDED and any(number.too_wide for number in numbers):
+        reason.append(
+            "It can't be supported here: no interval of this many answers could be narrow enough."
+        )
     return {
         "id": claim["id"],
         "section": claim["section"],
@@ -170,7 +247,7 @@ def _row(claim, rules, numbers, lacking):
             for about, group in groupby(numbers, lambda number: number.about)
         ),
         "rule": "; ".join(rules),
-        "note": " ".join([*reason, *claim.get("note", "").split(), measure]),
+        "note": " ".join([*reason, *claim.get("note", "").split(), *notes]),
     }
 
 
@@ -192,21 +269,28 @@ class _Number:
     about: str  # in words; of a rule with several numbers, what these share
     part: str  # which one of several it is
     value: float
-    influence: np.ndarray
+    units: np.ndarray
     wanted: tuple
     is_area: bool
+    areas: Areas
 
-    def add_interval(self, measured, critical):
+    def add_interval(self, critical):
         """Set `low` and `high`; `critical` is half the interval's width in standard errors."""
         if self.is_area:
-            ends = measured.interval(self.value, self.influence, critical)
+            ends = self.areas.interval(self.value, self.units, critical)
             self.text = wording.area(self.value, *ends)
         else:
-            half = measured.half_width(self.influence, critical)
+            half = self.areas.half_width(self.units, critical)
             ends = self.value - half, self.value + half
             self.text = wording.change(self.value, half)
         self.low, self.high = map(float, ends)
         self.text += f" ({self.part})" if self.part else ""
+
+    @property
+    def too_wide(self):
+        """Whether its interval is wider than the range that the claim wants it in."""
+        low, high = self.wanted
+        return self.high - self.low > (min(high, 1) - max(low, 0) if self.is_area else high - low)
 
     @property
     def distance(self):
@@ -229,6 +313,9 @@ class _Comparison:
 
     def __init__(self, measured, rule, precision):
         self.kind, self.wanted = rule["kind"], (0, np.inf)
+        if self.kind == "not_testable":
+            self.rule, self.pairs = "none: no probe can test it", []
+            return
         tokens, depth = rule.get("tokens"), rule.get("depth")
         if depth is not None:
             layers = _layers(measured, depth)
@@ -278,21 +365,23 @@ class _Comparison:
                 if band[1] <= depth[0] or band[0] >= depth[1]
             ]
 
-    def numbers(self, measured):
-        """The numbers that decide whether the rule holds."""
+    def numbers(self, measured, there):
+        """The numbers that decide whether the rule holds; `there` are the grid's tokens."""
+        if self.kind == "not_testable":
+            return []
         if not self.pairs:
             raise _NotMeasuredError("the grid has no other band of layers")
         found = []
         for part, one, other in self.pairs:
-            cells = _cells(measured, one)
-            value, influence = (measured.slope if self.kind == "rises" else measured.mean)(cells)
+            cells = _cells(measured, one, there)
+            value, units = (measured.slope if self.kind == "rises" else measured.mean)(cells)
             if np.isnan(value):
                 raise _NotMeasuredError(f"the grid has only one layer at {_depth(one['depth'])}")
             if other is not None:
-                value_2, influence_2 = measured.mean(_cells(measured, other))
-                value, influence = value - value_2, influence - influence_2
+                value_2, units_2 = measured.mean(_cells(measured, other, there))
+                value, units = value - value_2, units - units_2
             is_area = self.kind == "within"
-            found.append(_Number(self.about, part, value, influence, self.wanted, is_area))
+            found.append(_Number(self.about, part, value, units, self.wanted, is_area, measured))
         return found
 
 
@@ -301,12 +390,15 @@ def _bands(measured):
     return [(_layers(measured, band), band) for band in BANDS.values() if measured.at(band).any()]
 
 
-def _cells(measured, cells):
+def _cells(measured, cells, there):
     """The cells of a claim, (layer, token), all of which must be there."""
     depth, tokens = cells["depth"], cells["tokens"]
-    lacking = [token for token in tokens if token not in measured.tokens]
+    lacking = [token for token in tokens if token not in there]
     if lacking:
         raise _NotMeasuredError(f"the grid has no token {', '.join(lacking)}")
+    rare = [token for token in tokens if token not in measured.tokens]
+    if rare:
+        raise _NotMeasuredError(f"too few answers have the token {', '.join(rare)}")
     chosen = measured.at(depth, tokens)
     if not chosen.any():
         raise _NotMeasuredError(f"the grid has no layer at {_depth(depth)}")

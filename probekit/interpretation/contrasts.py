@@ -1,27 +1,26 @@
 """Means and differences of many cells' AUROCs, each with its uncertainty, and many at once.
 
-Any such number is a weighted sum of areas, so its sampling error follows from the same weighted
-sum of the examples' influences (see `roc`): an example that two cells share counts in both, and one
-that a cell lacks has no influence there. What holds for many of them at once comes from the largest
-of their standardised errors, drawn with random weights on the examples (the multiplier bootstrap;
-Chernozhukov, Chetverikov and Kato, Annals of Statistics 2013).
+Any such number is a weighted sum of areas, so its error follows from the same weighted sum of the
+units that `measured` gives: what each answer, or group of answers, contributes to a cell's sampling
+error and to its training error. An answer that two cells share counts in both, and one that a cell
+lacks contributes nothing there. `largest_error` says what holds for many of them at once.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.stats import norm
 
 from probekit import arguments
 from probekit.probing.auroc import (
-    auroc_influence,
-    cluster_sums,
     critical,
+    independent_pairs,
     interval,
-    n_clusters,
+    measured,
+    out_of_fold,
     standard_error,
 )
 from probekit.probing.folds import example_groups
+from probekit.probing.simultaneous import widened
 from probekit.tokens import FIGURE_TOKENS
 
 #: With fewer wrong or right answers, the error of an area cannot be estimated.
@@ -40,16 +39,12 @@ BANDS = {
     "30": (30 / 32, 32 / 32),
 }
 
-_TAIL = 1e-4
-_MIN_DRAWS, _DRAWS = 500, 2000
-_MAX_WORK = 1e8  # of differences times draws
-_CACHED = 128  # draws whose differences stay in the processor's cache
-_MIN_PERMUTATIONS = 10
+_ROUNDING = 1e-6
 
 
 @dataclass(frozen=True)
 class Areas:
-    """The areas of a grid's cells, with what each answer contributes to each."""
+    """The areas of a grid's cells, with what each group of answers contributes to their errors."""
 
     layers: np.ndarray
     """Block numbers, ascending."""
@@ -58,14 +53,18 @@ class Areas:
     tokens: tuple
     value: np.ndarray
     """(layer, token), NaN where there are too few answers of a class."""
-    influence: np.ndarray
-    """(layer, token, unit): of an answer or a group of them; its squares sum to the variance."""
-    rarest: int
-    """Least number of wrong or of right answers in a cell that has an area."""
-    widening: float
-    """How many times as far the permuted grids scatter as the influences say; at least 1."""
-    n_groups: float
-    """Groups that a variance comes from, in the cell that has most; infinite without groups."""
+    error: np.ndarray
+    """(layer, token): standard error."""
+    units: np.ndarray
+    """(layer, token, unit): from `measured`; their squares sum to the variance."""
+    n_units: np.ndarray
+    """(layer, token): groups that the variance comes from; infinite without groups."""
+    n_pairs: np.ndarray
+    """(layer, token): independent pairs of a wrong and a right answer."""
+    rarer: np.ndarray
+    """(layer, token): wrong or right answers, whichever are fewer."""
+    counts_training: bool
+    """Whether the units have a training error; grids of older versions have none."""
 
     @property
     def usable(self):
@@ -84,22 +83,22 @@ class Areas:
         return rows[:, None] & columns
 
     def mean(self, cells):
-        """Mean area of the usable ones among some cells, (layer, token), and its influence."""
+        """Mean area of the usable ones among some cells, (layer, token), and its units."""
         chosen = cells & self.usable
         if not chosen.any():
-            return np.nan, np.zeros(self.influence.shape[-1])
-        return self.value[chosen].mean(), self.influence[chosen].mean(0)
+            return np.nan, np.zeros(self.units.shape[-1])
+        return self.value[chosen].mean(), self.units[chosen].mean(0)
 
     def slope(self, cells):
         """Least-squares slope over the depth of the layers' means over some cells."""
         chosen = cells & self.usable
         rows = np.flatnonzero(chosen.any(1))
         if len(rows) < 2:
-            return np.nan, np.zeros(self.influence.shape[-1])
+            return np.nan, np.zeros(self.units.shape[-1])
         depth = self.layers[rows] / self.n_layers
         weight = (depth - depth.mean()) / ((depth - depth.mean()) ** 2).sum()
-        value, influence = self.means(self.by_layer(chosen, rows))
-        return weight @ value, weight @ influence
+        value, units = self.means(self.by_layer(chosen, rows))
+        return weight @ value, weight @ units
 
     def by_layer(self, cells, rows):
         """The cells of each of some rows."""
@@ -107,151 +106,167 @@ class Areas:
 
     def means(self, sets):
         """Mean area of each of several sets of cells: (set,) and (set, unit)."""
-        value, influence = zip(*(self.mean(cells) for cells in sets), strict=True)
-        return np.array(value), np.array(influence)
+        value, units = zip(*(self.mean(cells) for cells in sets), strict=True)
+        return np.array(value), np.array(units)
 
-    def interval(self, value, influence, family=None):
-        """95 % intervals of areas or their means, or as wide as a family's `largest_error` asks."""
-        error = standard_error(influence)
-        # Where all wrong answers score above all right ones no error shows: as if half an answer
-        # of the rarer class were out of place.
-        error = np.where(error > 0, error, 0.5 / self.rarest)
-        # Log-odds are no scale for an area within an error of its bounds.
-        inner = np.clip(value, error, 1 - error)
-        low, high = interval(inner, error * self.reach(family) / critical())
-        return np.minimum(low, value), np.maximum(high, value)
+    def intervals(self, family=None):
+        """95 % intervals of the cells, the chart's; or as wide as a `largest_error` asks."""
+        error = self.error
+        if family is not None:
+            few = np.maximum(np.minimum(self.n_units, self.rarer), 2)
+            error = error * family * widened(few) / critical(n_units=self.n_units)
+        return interval(self.value, error, n_units=self.n_units, n_pairs=self.n_pairs)
 
-    def half_width(self, influence, family=None):
+    def interval(self, value, units, family=None):
+        """95 % intervals of means of areas, or as wide as a family's `largest_error` asks."""
+        error = standard_error(units) * self.reach(family) / critical()
+        n_pairs = self.n_pairs.astype(float)[self.usable].min(initial=np.inf)
+        return interval(value, error, n_pairs=n_pairs)
+
+    def half_width(self, units, family=None):
         """Half the width of a symmetric interval, for differences of areas: (...)."""
-        return self.reach(family) * standard_error(influence)
+        # Of two equal cells the difference has no error, and is 0 but for rounding.
+        return np.maximum(self.reach(family) * standard_error(units), _ROUNDING)
 
     def reach(self, family=None):
-        """Half the width of an interval, in standard errors over so few groups.
-
-        A family's normal quantile is widened at a small tail: which of its numbers errs most is
-        drawn from the same few groups, which makes the numbers look more alike than they are.
-        """
+        """Half the width of an interval, in standard errors over so few groups."""
+        n_units = self.n_units.astype(float)[self.usable].max(initial=2)
         if family is None:
-            return float(critical(n_units=self.n_groups))
-        level = 1 - 2 * _TAIL
-        return family * float(critical(level, self.n_groups) / critical(level))
+            return float(critical(n_units=n_units))
+        rarest = self.rarer.astype(float)[self.usable].min(initial=np.inf)
+        return family * float(widened(max(2, min(n_units, rarest))))
 
-    def argmax_shares(self, value, influence):
+    def argmax_shares(self, value, units):
         """How often each of several areas is the highest when the examples are drawn anew."""
         # As uncertain as their intervals are wide.
-        return argmax_shares(value, influence * self.reach() / critical())
+        return argmax_shares(value, units * self.reach() / critical())
+
+    def compact(self):
+        """The same with no more units than cells: only their inner products matter."""
+        cells = self.units.reshape(-1, self.units.shape[-1])
+        if cells.shape[1] <= len(cells):
+            return self
+        size, direction = np.linalg.eigh(cells.astype(float) @ cells.T.astype(float))
+        units = direction * np.sqrt(np.maximum(size, 0))
+        return replace(self, units=units.reshape(*self.value.shape, -1).astype(np.float32))
 
 
-def areas(grid, tokens=FIGURE_TOKENS, groups=None):
-    """Areas of a grid's cells with the influences on them of examples, or of groups (example,)."""
+def areas(grid, tokens=FIGURE_TOKENS, groups=None, only=None):
+    """Areas of a grid's cells, with the units of their errors.
+
+    `groups` (example,) are answers that belong together, by default those that the split keeps
+    together; `only` (example,) are the answers to measure on, by default all.
+    """
     arguments.grid(grid, ("score", "correct", "n_examples"))
+    grid = _of_tokens(grid, tokens).sortby("layer")
+    wrong = ~grid["correct"].to_numpy().astype(bool)
+    if groups is None:
+        groups = example_groups(grid, grid.attrs.get("split", "random"))
+    counts_training = grid.sizes.get("other", 0) > 0 or grid.attrs.get("protocol") == "published"
+    rows = []
+    for i in range(grid.sizes["layer"]):  # of all layers at once, the scores would be large
+        (scores,) = out_of_fold(grid.isel(layer=[i]))  # (token, variant, example)
+        if only is not None:
+            scores = np.where(only, scores, np.nan)
+        value, units, n_units = measured(scores, wrong, groups)
+        present = ~np.isnan(scores[:, 0])
+        rarer = np.minimum((present & wrong).sum(-1), (present & ~wrong).sum(-1))
+        n_pairs = independent_pairs(present, wrong, groups)
+        enough = rarer >= MIN_PER_CLASS
+        value, units = np.where(enough, value, np.nan), np.where(enough[:, None], units, 0)
+        error = standard_error(units)
+        rows.append((value, error, units.astype(np.float32), n_units, n_pairs, rarer))
+    value, error, units, n_units, n_pairs, rarer = map(np.array, zip(*rows, strict=True))
+    if not counts_training and "training_error" in grid:
+        error = np.hypot(error, grid["training_error"].transpose("layer", "token").to_numpy())
+    layers = grid["layer"].to_numpy()
+    return Areas(
+        layers=layers,
+        n_layers=int(grid.attrs.get("n_layers", layers.max() + 1)),
+        tokens=tuple(str(token) for token in grid["token"].to_numpy()),
+        value=value,
+        error=error,
+        units=units,
+        n_units=n_units,
+        n_pairs=n_pairs,
+        rarer=rarer,
+        counts_training=counts_training,
+    )
+
+
+def _of_tokens(grid, tokens):
+    """The grid at those of some tokens that it has, in their order."""
     there = [str(token) for token in grid["token"].to_numpy()]
-    drawn = tuple(token for token in tokens if token in there)
+    drawn = [there.index(token) for token in tokens if token in there]
     if not drawn:
         raise ValueError(
             f"The grid has none of the tokens asked for; it has {arguments.listed(there)}."
         )
-    grid = grid.isel(token=[there.index(token) for token in drawn]).sortby("layer")
-    score = grid["score"].transpose("layer", "token", "example").to_numpy()
+    return grid.isel(token=drawn)
+
+
+@dataclass(frozen=True)
+class Shared:
+    """The answers that tokens are compared on: those that have all of them.
+
+    A long response has tokens that a short one lacks, and which of the two it is may go with
+    errors. So two tokens' areas compare only on the same answers.
+    """
+
+    answers: np.ndarray
+    """(example,)"""
+    n: int
+    n_any: int
+    """Answers that have any of the tokens."""
+    n_rarest: int
+    """Answers that have the rarest of the tokens compared."""
+    tokens: tuple
+    """The tokens compared."""
+    left_out: tuple
+    """Tokens that are not compared, as too few answers would have all."""
+
+
+def shared_answers(grid, tokens=FIGURE_TOKENS):
+    """The answers to compare tokens on; leaves rare tokens out until there are enough."""
+    grid = _of_tokens(grid, tokens)
+    names = np.array([str(token) for token in grid["token"].to_numpy()])
     wrong = ~grid["correct"].to_numpy().astype(bool)
-    value, influence = auroc_influence(score, wrong)
-    scored = ~np.isnan(score)
-    rarer = np.minimum((scored & wrong).sum(-1), (scored & ~wrong).sum(-1))
-    enough = rarer >= MIN_PER_CLASS
-    value = np.where(enough, value, np.nan)
-    influence[~enough] = 0
-    single, units, n_groups = standard_error(influence), rarer, np.inf
-    if groups is None:
-        groups = example_groups(grid, grid.attrs.get("split", "random"))
-    if groups is not None:
-        n = n_clusters(influence, groups)
-        influence = cluster_sums(influence, groups)
-        influence *= np.sqrt(n / np.maximum(n - 1, 1))[..., None]
-        units = np.minimum(rarer, n)
-        n_groups = max(2, units[enough].max(initial=0))
-    layers = grid["layer"].to_numpy()
-    widening = _widening(grid, score, wrong, enough, standard_error(influence), single)
-    # A variance from few answers is itself uncertain. `reach` has Student's t for the groups; where
-    # a cell has fewer answers than groups, or of them, that is added here, at a small tail.
-    small = critical(1 - 2 * _TAIL, np.maximum(units, 2)) / critical(1 - 2 * _TAIL, n_groups)
-    return Areas(
-        layers=layers,
-        n_layers=int(grid.attrs.get("n_layers", layers.max() + 1)),
-        tokens=drawn,
-        value=value,
-        influence=influence * widening * small[..., None],
-        rarest=int(rarer[enough].min()) if enough.any() else 1,
-        widening=widening,
-        n_groups=n_groups,
+    scored = grid["score"].transpose("token", "layer", "example").notnull().to_numpy()
+    fitted = scored.any(-1, keepdims=True)
+    has = (scored | ~fitted).all(1) & fitted.any(1)  # (token, example)
+
+    def enough(answers):
+        return min((answers & wrong).sum(), (answers & ~wrong).sum()) >= MIN_PER_CLASS
+
+    # A token that has too few answers by itself has no area, so there is nothing to compare.
+    kept = [i for i in range(len(names)) if enough(has[i])]
+    left_out = []
+    while kept and not enough(has[kept].all(0)):
+        rarest = min(kept, key=lambda i: has[i].sum())
+        kept.remove(rarest)
+        left_out.append(str(names[rarest]))
+    answers = has[kept].all(0) if kept else np.zeros(len(wrong), bool)
+    return Shared(
+        answers=answers,
+        n=int(answers.sum()),
+        n_any=int(scored.any((0, 1)).sum()),
+        n_rarest=int(has[kept].sum(1).min(initial=len(wrong))),
+        tokens=tuple(names[kept].tolist()),
+        left_out=tuple(left_out),
     )
 
 
-def _widening(grid, score, wrong, enough, error, single):
-    """Scatter of the permuted grids' areas, in the standard errors that the influences give.
+def with_training_apart(one, other, n):
+    """Areas of two grids of the same answers, whose probes were trained on different folds.
 
-    The influences take the probes as given. Cross-validated probes also scatter because each
-    answer trains the probes that score the others, which a null of permuted labels contains.
+    The first `n` units of each are the answers, or groups of them, and are paired; the training
+    errors are taken as independent.
     """
-    if "null_auroc" not in grid or not enough.any():
-        return 1.0
-    null = grid["null_auroc"].transpose("layer", "token", "permutation").to_numpy()[enough]
-    if null.shape[-1] < _MIN_PERMUTATIONS or np.isnan(null).all():
-        return 1.0
-    scored = ~np.isnan(score[enough])
-    n_wrong, n_right = (scored & wrong).sum(-1), (scored & ~wrong).sum(-1)
-    expected = (n_wrong + n_right + 1) / (12 * n_wrong * n_right)
-    # Groups that are kept together widen the null as they widen the influences' errors.
-    by_group = np.mean(error[enough] ** 2) / max(np.mean(single[enough] ** 2), 1e-12)
-    ratio = np.nanmean((null - 0.5) ** 2 / expected[:, None]) / max(by_group, 1)
-    return float(np.sqrt(max(ratio, 1)))
-
-
-def largest_error(influence, alpha, pairs=False, seed=0):
-    """How many standard errors the largest of many errors stays within, but for a share `alpha`.
-
-    `influence` (number, unit); with `pairs` a list of such, of whose rows the differences count.
-    """
-    blocks = [np.asarray(block, np.float32) for block in (influence if pairs else [influence])]
-    n = sum(len(b) * (len(b) - 1) // 2 if pairs else len(b) for b in blocks)
-    if n == 0:
-        return float(norm.isf(alpha / 2))
-    draws = int(np.clip(_MAX_WORK / n, _MIN_DRAWS, _DRAWS))
-    weights = np.random.default_rng(seed).standard_normal((blocks[0].shape[-1], draws))
-    weights = weights.astype(np.float32)
-    largest = np.zeros(draws, np.float32)
-    for block in blocks:
-        error = block @ weights  # (row, draw)
-        if pairs:
-            _raise_to_pairs(largest, error, _inverse(_pair_errors(block)))
-        else:
-            largest = np.maximum(
-                largest, np.abs(error * _inverse(standard_error(block))[:, None]).max(0)
-            )
-    return float(np.quantile(largest, 1 - alpha, method="higher"))
-
-
-def _raise_to_pairs(largest, error, scale):
-    """Raise each draw's largest error to that of the differences between all pairs of rows."""
-    for start in range(0, error.shape[1], _CACHED):
-        drawn = error[:, start : start + _CACHED]
-        top = largest[start : start + _CACHED]
-        for i in range(len(drawn) - 1):
-            difference = drawn[i + 1 :] - drawn[i]
-            difference *= scale[i, i + 1 :, None]
-            np.maximum(top, difference.max(0), out=top)
-            np.maximum(top, -difference.min(0), out=top)
-
-
-def _pair_errors(influence):
-    """Standard errors of the differences between all pairs of rows."""
-    product = np.asarray(influence, float) @ np.asarray(influence, float).T
-    square = np.diag(product)
-    return np.sqrt(np.maximum(square[:, None] + square - 2 * product, 0))
-
-
-def _inverse(error):
-    # Contrasts that no example moves, such as the difference of two equal cells, have no error.
-    return np.where(error > 1e-6, 1 / np.maximum(error, 1e-6), 0).astype(np.float32)
+    pairs = ((one, other, False), (other, one, True))
+    for each, another, last in pairs:
+        training, gap = each.units[..., n:], np.zeros_like(another.units[..., n:])
+        parts = [each.units[..., :n], *((gap, training) if last else (training, gap))]
+        yield replace(each, units=np.concatenate(parts, -1))
 
 
 def argmax_shares(value, influence, draws=1000, seed=0):

@@ -2,44 +2,41 @@
 
 A difference is stated only if it holds with all comparisons of its kind taken together, and the
 kinds share one error rate: at most one in twenty descriptions of pure noise states any difference.
+Tokens are compared on the answers that have all of them; a cell that is only listed has its value
+and its interval in the chart.
 """
 
 from itertools import chain, pairwise, product
 
 import numpy as np
-import xarray as xr
 
 from probekit import arguments
 from probekit.interpretation import observations
-from probekit.interpretation.claims import read_claims
-from probekit.interpretation.contrasts import MIN_PER_CLASS, areas, largest_error
-from probekit.interpretation.observations import View, above_chance
+from probekit.interpretation.claims import check_same_run, read_claims
+from probekit.interpretation.contrasts import (
+    BANDS,
+    MIN_PER_CLASS,
+    areas,
+    with_training_apart,
+)
+from probekit.interpretation.observations import GROUPS, View, above_chance, cell, place
 from probekit.interpretation.wording import (
     area,
     by_how_much,
-    change,
     code,
     count,
     escape,
     listing,
+    number,
     percent,
     sentence,
 )
-from probekit.probing.baselines import best_control, check_controls
+from probekit.probing.baselines import CONTROLS, check_controls, gain_over_controls
+from probekit.probing.detector import Detector
 from probekit.probing.folds import example_groups, held_out_splits
+from probekit.probing.simultaneous import largest_error
+from probekit.probing.summary import left_out_in_words
 from probekit.tokens import FIGURE_TOKENS
-
-# What each control is called in a sentence.
-_CONTROLS = {
-    "answer": "how often the answer is right elsewhere",
-    "question": "the question's words",
-    "length": "the response's length",
-    "logprob_mean": "the response's mean log-probability",
-    "logprob_min": "the response's least log-probability",
-    "answer_logprob_mean": "the exact answer's mean log-probability",
-    "answer_logprob_min": "the exact answer's least log-probability",
-    "p_true": "the model's own P(True)",
-}
 
 # Per kind of difference that was found, how the interpretation sums it up.
 _DIFFERENCES = {
@@ -54,8 +51,18 @@ _DIFFERENCES = {
 # Chance that a description of pure noise states any difference.
 _ALPHA = 0.05
 
+_SINGLE = (
+    "**Held-out answers: not testable here.** Most answers occur only once, so holding answers out "
+    "is nearly the same as random folds. It can't show whether probes read the question's topic."
+)
 
-def describe(grid, controls=None, held_out=None):
+# Of the cells below chance, how many are named.
+_NAMED = 5
+
+_AREA = ("auroc", "auroc_low", "auroc_high")
+
+
+def describe(grid, controls=None, held_out=None, detector=None):
     """Describe a grid in words, in the sections of the reference's description.
 
     Parameters
@@ -67,6 +74,8 @@ def describe(grid, controls=None, held_out=None):
     held_out : Dataset, optional
         The same run's grid with ``split="answer"``, where this one's split is random; or with
         ``split="group"``, where answers can't be held out.
+    detector : Detector, optional
+        From `detector`, of this grid: all its cells as one detector.
 
     Returns
     -------
@@ -78,10 +87,16 @@ def describe(grid, controls=None, held_out=None):
     TypeError, ValueError
         If an argument is of the wrong kind, or controls or held_out are of other examples.
     """
-    measured = areas(grid, FIGURE_TOKENS)
-    _check_same_run(grid, controls, held_out)
-    kinds = len(_DIFFERENCES) + (controls is not None) + 2 * (held_out is not None)
-    view = View(grid.sortby("layer"), measured, _ALPHA / kinds)
+    arguments.grid(grid, ("score", "correct", "n_examples"))
+    if controls is not None:
+        check_controls(controls, (*_AREA, "chance", "score"))
+    if not (detector is None or isinstance(detector, Detector)):
+        raise TypeError(
+            f"detector must be from pk.detector(grid), got {arguments.shown(detector)}."
+        )
+    check_same_run(grid, controls, held_out)
+    kinds = len(_DIFFERENCES) + 2 * (held_out is not None)
+    view = View.of(grid, _ALPHA / kinds)
     nothing = [
         f"No cell has {MIN_PER_CLASS} wrong and {MIN_PER_CLASS} right answers, so nothing is "
         "stated."
@@ -97,6 +112,7 @@ def describe(grid, controls=None, held_out=None):
     if view.usable.any():
         n_above, chance = above_chance(view)
         sections["Overview"][-1] += f" {chance}"
+        sections["Overview"] += _below_chance(view.areas) + _pooled(detector)
         bands_differ, bands = _bands(view)
         located, located_text, table = observations.token_peaks(view)
         said = {
@@ -113,12 +129,12 @@ def describe(grid, controls=None, held_out=None):
         lines = "\n".join(f"* {text}" for _, text in said.values())
         title = "At which layer each token is highest (resamples draw the answers anew):"
         sections |= {
-            "Detailed Analysis": [_how_sure(view), *bands],
+            "Detailed Analysis": [_how_sure(view), *_on_which_answers(view), *bands],
             "Specific Data Points": [_points(view)],
             "Key Observations": [lines, title, table] if table else [lines],
             "Interpretation": [
-                f"**Measured.** In {n_above or 'none'} of {count(view.usable.sum(), 'cell')} a "
-                "probe tells wrong answers from right ones better than chance. There are "
+                f"**Measured.** In {n_above or 'none'} of {count(view.areas.usable.sum(), 'cell')} "
+                "a probe tells wrong answers from right ones better than chance. There are "
                 f"{differences}.",
                 _against_controls(view, controls),
                 *_against_held_out(view, held_out),
@@ -126,32 +142,12 @@ def describe(grid, controls=None, held_out=None):
                 "**What the data can't tell.** Whether the model uses what a probe reads: that "
                 "takes an intervention. Whether a low cell lacks the information, or holds it in a "
                 "form that a linear probe can't read. Whether it holds for another model, other "
-                "questions or another prompt. Tokens that only some responses have are measured on "
-                "those responses only. The values are neither attention weights nor correlations "
-                "between layers and tokens, as the reference calls them.",
+                "questions or another prompt. The values are neither attention weights nor "
+                "correlations between layers and tokens, as the reference calls them.",
             ],
         }
     parts = chain.from_iterable((f"### {title}", *text) for title, text in sections.items())
     return "\n\n".join(["## Heatmap: Layer vs. Token Correlation", *parts]) + "\n"
-
-
-def _check_same_run(grid, controls, held_out):
-    """Refuse controls, or a grid of held-out answers, that are not of this grid's examples."""
-    if controls is not None:
-        check_controls(controls, ("auroc", "auroc_low", "auroc_high", "chance", "score"))
-    if held_out is not None:
-        arguments.grid(held_out, ("score", "correct", "n_examples"), name="held_out")
-    for name, other in (("controls", controls), ("held_out", held_out)):
-        if other is None:
-            continue
-        if not all("id" in each.coords for each in (grid, other)):
-            raise ValueError(f"grid and {name} need the coordinate id, to match their examples.")
-        if sorted(grid["id"].to_numpy()) != sorted(other["id"].to_numpy()):
-            raise ValueError(
-                f"grid and {name} have different examples. Take both from the same run."
-            )
-    if controls is not None and not np.array_equal(grid["id"], controls["id"]):
-        raise ValueError("The controls have the examples in another order. Make them anew.")
 
 
 def _overview(view):
@@ -167,15 +163,49 @@ def _overview(view):
         "chance, 1.0 is perfect. The reference calls its measure correlation.",
         f"{sentence(of)}. Scored are "
         f"{scored.sum()} answers, {n_wrong} of them wrong{share}, each by a probe that was not "
-        "trained on it.",
+        f"trained on it.{left_out_in_words(view.grid)}",
     ]
-    if view.usable.any():
-        value = view.areas.value[view.usable]
+    if view.areas.usable.any():
+        value = view.areas.value[view.areas.usable]
+        mean, units = view.areas.mean(view.areas.usable)
         texts.append(
             f"The AUROCs range from {value.min():.2f} to {value.max():.2f}; their mean is "
-            f"{view.area(*view.areas.mean(view.usable))}."
+            f"{area(mean, *view.areas.interval(mean, units))}."
         )
     return texts
+
+
+def _below_chance(areas):
+    """A warning of cells that are worse than chance, if there are any."""
+    _, high = areas.intervals()
+    row, column = np.nonzero(areas.usable & (high < 0.5))
+    if not len(row):
+        return []
+    lowest = np.argsort(areas.value[row, column])[:_NAMED]
+    cells = [(areas, row[i], column[i]) for i in lowest]
+    named = [f"{place(*each)} ({cell(*each)})" for each in cells]
+    more = " the lowest are" if len(row) > _NAMED else ""
+    return [
+        f"**Warning.** {count(len(row), 'cell')} {'is' if len(row) == 1 else 'are'} below chance, "
+        f"{'its' if len(row) == 1 else 'their'} whole interval under 0.5:{more} {listing(named)}. "
+        f"Of {areas.usable.sum()} cells without any signal, about {0.025 * areas.usable.sum():.0f} "
+        "would be. More than that is a sign that training and test folds lean to opposite sides."
+    ]
+
+
+def _pooled(detector):
+    """What all cells together detect, as one detector."""
+    if detector is None:
+        return []
+    text = (
+        "**All cells as one detector,** none of them chosen: AUROC "
+        f"{area(detector.auroc, detector.auroc_low, detector.auroc_high)}"
+    )
+    gain = (detector.gain, detector.gain_low, detector.gain_high)
+    if not np.isfinite(gain).all():
+        return [f"{text}."]
+    gained = f"{number(gain[0], '+')} [{number(gain[1], '+')}, {number(gain[2], '+')}]"
+    return [f"{text}, which is {gained} against all controls together."]
 
 
 def _axes(view):
@@ -186,43 +216,85 @@ def _axes(view):
         across += f" The grid lacks {listing(absent)}."
     down = f'* **Y-axis (vertical):** "Layer", from {layers[0]} at the top to {layers[-1]}.'
     colour = "* **Colour scale (right):** the AUROC, from 0.5 (light blue) to 1.0 (dark blue)."
-    sizes = view.of_tokens("n_examples")
-    low = int((view.areas.value[view.usable] < 0.5).sum())
+    usable, sizes = view.areas.usable, view.of_tokens("n_examples")
+    low = int((view.areas.value[usable] < 0.5).sum())
     if low:
-        colour += f" {low} of {len(sizes)} cells are below 0.5 and drawn as 0.5."
+        colour += f" {low} of {len(sizes)} cells are below 0.5."
     lines = [across, down, colour, "* **Legend position:** top right."]
     if len(sizes):
         n = f"{sizes.min()}" if sizes.min() == sizes.max() else f"{sizes.min()} to {sizes.max()}"
         text = f"* **Answers in a cell:** {n}."
-        if not view.usable.all():
-            empty = [code(token) for token in tokens[~view.usable.any(0)]]
+        if not usable.all():
+            empty = [code(token) for token in tokens[~usable.any(0)]]
             where = f", among them all of {listing(empty)}," if empty else ""
             text += (
-                f" {(~view.usable).sum()} cells{where} have fewer than {MIN_PER_CLASS} wrong or "
+                f" {(~usable).sum()} cells{where} have fewer than {MIN_PER_CLASS} wrong or "
                 "right answers and are left out below."
             )
         lines.append(text)
+    answers = _group_sizes(view.grid, "answer")
+    if answers is not None:
+        lines.append(
+            f"* **Groups of equal answers:** {len(answers)}, {(answers == 1).sum()} of them of a "
+            f"single answer; the largest has {answers.max()}."
+        )
     return "\n".join(lines)
 
 
 def _how_sure(view):
+    """What the intervals are of, and what they hold for."""
     split = view.grid.attrs.get("split", "random")
-    unit = "answers"
-    if split != "random":
-        unit = f"{len(np.unique(example_groups(view.grid, split)))} groups of answers"
+    sizes = _group_sizes(view.grid, split)
+    unit, kept = "answers", ""
+    if sizes is not None:
+        what = {"random": "groups of equal questions", "group": "groups of questions"}
+        what = what.get(split, "groups of answers")
+        unit = f"{len(sizes)} {what}"
+        kept = f" ({(sizes == 1).sum()} of one answer only; the largest has {sizes.max()})"
+    reach = {
+        "random": "new questions with the same answers, not for other answers",
+        "answer": "other answers",
+        "gold": "other accepted answers",
+        "group": "other groups of questions",
+    }.get(split, f"others of {escape(split)}")
+    if split == "random" and _mostly_single(view.grid):
+        reach = "new questions"
     text = (
-        f"In brackets are 95 % intervals over {unit}. A difference is stated only if it holds "
-        "when all comparisons of its kind are taken together, and its interval is for all of them "
-        "at once. Of descriptions of pure noise, at most one in twenty states any difference, "
-        "and at most one in twenty states that a cell is above chance."
+        f"In brackets are 95 % intervals over {unit}{kept}. They hold for {reach}. A difference is "
+        "stated only if it holds when all comparisons of its kind are taken together, and its "
+        "interval is for all of them at once."
     )
-    if view.areas.widening > 1:
-        text += (
-            f" With permuted labels the AUROCs scatter {view.areas.widening:.2f} times as far as "
-            "the sampling of the answers explains, because the answers also train the probes. The "
-            "intervals here are wider than the chart's by that factor."
+    if view.areas.counts_training:
+        return text + (
+            " The intervals count which answers were tested and which ones trained the probes. Of "
+            "descriptions of pure noise, at most one in twenty states any difference, and at most "
+            "one in twenty states that a cell is above chance."
         )
-    return text
+    return text + (
+        " This grid does not say how much the probes depend on which answers trained them, so "
+        "differences are stated by chance more often than in one of twenty descriptions. A grid "
+        "made with this version of probekit says it."
+    )
+
+
+def _on_which_answers(view):
+    """Which answers the tokens are compared on, where those are not all."""
+    shared = view.shared
+    texts = []
+    if shared.n < shared.n_any:
+        texts.append(
+            f"Tokens are compared on the {shared.n} answers that have all of them "
+            f"({shared.n_rarest} have the rarest alone), so means, peaks and differences are of "
+            "these. The cells that the reference names, and the range of all, are on all answers "
+            "that have the token, as in the chart."
+        )
+    if shared.left_out:
+        texts.append(
+            f"Left out of the comparisons {'is' if len(shared.left_out) == 1 else 'are'} "
+            f"{listing(map(code, shared.left_out))}: fewer than {MIN_PER_CLASS} wrong or right "
+            "answers would have all tokens."
+        )
+    return [" ".join(texts)] if texts else []
 
 
 def _bands(view):
@@ -232,17 +304,17 @@ def _bands(view):
     for label, name in product(labels, names):
         cells = view.bands[label] & view.groups[name] & view.usable
         if cells.any():
-            mean[label, name] = view.areas.mean(cells)
+            mean[label, name] = view.compared.mean(cells)
     pairs = [((b, g), (a, g)) for a, b in pairwise(labels) for g in names]
     pairs += [((b, g), (b, h)) for b in labels for i, g in enumerate(names) for h in names[i + 1 :]]
     pairs = [(one, other) for one, other in pairs if one in mean and other in mean]
     told = dict.fromkeys(labels, "")
     if pairs:
         difference = np.array([mean[one][0] - mean[other][0] for one, other in pairs])
-        influence = np.array([mean[one][1] - mean[other][1] for one, other in pairs])
-        half_width = view.areas.half_width(influence, largest_error(influence, view.alpha))
+        units = np.array([mean[one][1] - mean[other][1] for one, other in pairs])
+        half_width = view.compared.half_width(units, largest_error(units, view.alpha))
         for (one, other), d, half in zip(pairs, difference, half_width, strict=True):
-            if abs(d) > max(half, 1e-9):
+            if abs(d) > half:
                 told[one[0]] += _change(one[1], other[1], d, by_how_much(d, half))
     lines = []
     for label, band in view.bands.items():
@@ -273,23 +345,26 @@ def _points(view):
             continue
         (rule,) = claim["rules"]
         chosen = view.areas.at(rule["depth"], rule["tokens"])
-        if (chosen & view.usable).any():
-            place = sentence(view.place(*np.argwhere(chosen)[0]))
-            text = f"{place}: {view.area(*view.areas.mean(chosen))}"
+        if (chosen & view.areas.usable).any():
+            ((row, column),) = np.argwhere(chosen)
+            where = sentence(place(view.areas, row, column))
+            text = f"{where}: {cell(view.areas, row, column)}"
         else:
             text = f"{code(rule['tokens'][0])}: not in the grid"
         lines.append(f"* {text} (the reference: {escape(claim['text'])})")
-    row, column, value, influence = view.listed
+    row, column, value, _ = view.listed
+    fewer = view.shared.n < view.shared.n_any
+    on = f" on the {view.shared.n} answers that have all tokens" if fewer else ""
     for word, i in (("Highest", value.argmax()), ("Lowest", value.argmin())):
         lines.append(
-            f"* {word} of {count(len(value), 'cell')}: {view.place(row[i], column[i])}: "
-            f"{view.area(value[i], influence[i])}"
+            f"* {word} of {count(len(value), 'cell')}{on}: "
+            f"{place(view.compared, row[i], column[i])}: {cell(view.compared, row[i], column[i])}"
         )
     return "\n".join(lines)
 
 
 def _against_controls(view, controls):
-    """What the best control reaches, and how many cells exceed it."""
+    """What the controls reach, and how many cells exceed all of them together."""
     if controls is None:
         return (
             "**Not checked: controls.** Whether the answer's identity, the question's words, the "
@@ -299,46 +374,69 @@ def _against_controls(view, controls):
     known = known.sortby("auroc", ascending=False)
     if not known.sizes["control"]:
         return "**Controls.** None has an AUROC, so nothing was compared."
-    columns = [known[name].to_numpy() for name in ("control", "auroc", "auroc_low", "auroc_high")]
-    each = [
-        f"{_CONTROLS.get(str(name), escape(name))} {area(*values)}"
-        for name, *values in zip(*columns, strict=True)
-    ]
-    rival = controls["score"].sel(control=best_control(controls)).reset_coords(drop=True)
-    difference, half_width = _gain(view, rival)
-    if not difference.size:
-        return "**Controls.** Too few examples have both a control's score and a cell's."
-    above, below = int((difference > half_width).sum()), int((difference < -half_width).sum())
-    highest = int(difference.argmax())
-    return (
-        f"**Controls, with no activations.** They detect errors with an AUROC of: "
-        f"{'; '.join(each)}. Of {len(difference)} cells, {above} exceed the best of these, "
-        f"{below} fall short of it, and {len(difference) - above - below} cannot be distinguished "
-        f"from it; the largest gain is {change(difference[highest], half_width[highest])}."
+    names = known["control"].to_numpy().astype(str)
+    words = [CONTROLS[name][0] if name in CONTROLS else name for name in names]
+    columns = [known[name].to_numpy() for name in ("auroc", "auroc_low", "auroc_high")]
+    each = {
+        name: f"{escape(word)} {area(*values)}"
+        for name, word, *values in zip(names, words, *columns, strict=True)
+    }
+    bar = f"the best of these, {escape(words[0])}"
+    if "all" in each:
+        bar = f"all of them together, {area(*known[list(_AREA)].sel(control='all').to_array())}"
+        del each["all"]
+    text = "**Controls, with no activations.** They detect errors with an AUROC of: "
+    text += f"{'; '.join(each.values())}. The bar is {bar}."
+    if _mostly_single(view.grid):
+        return text + (
+            " There is no verdict on what the probes add: nearly every answer occurs once, so they "
+            "may read the question's topic, and no control and no held-out answer would show it."
+        )
+    gains = gain_over_controls(view.grid, controls)
+    gains = gains.sel(token=list(view.areas.tokens)).sortby("layer")
+    names = ("gain", "gain_low_simultaneous", "gain_high_simultaneous")
+    gain, low, high = (gains[name].transpose("layer", "token").to_numpy() for name in names)
+    there = view.areas.usable & ~np.isnan(gain)
+    if not there.any():
+        return text + " Too few examples have both a control's score and a cell's."
+    gain, low, high = gain[there], low[there], high[there]
+    above, below, i = int((low > 0).sum()), int((high < 0).sum()), int(gain.argmax())
+    largest = f"{number(gain[i], '+')} [{number(low[i], '+')}, {number(high[i], '+')}]"
+    return text + (
+        f" Of {count(len(gain), 'cell')}, {above} {'exceeds' if above == 1 else 'exceed'} it, "
+        f"{below} {'falls' if below == 1 else 'fall'} short of it, and {len(gain) - above - below} "
+        f"cannot be distinguished from it; the largest gain is {largest}. *Rule: 95 % intervals "
+        "of all cells at once.*"
     )
 
 
-def _gain(view, rival):
-    """Each usable cell's area minus the control's on the same examples, and half its interval."""
-    both = view.grid["score"].notnull() & rival.notnull()
-    cells, control = (
-        areas(view.grid.assign(score=score.where(both)), view.areas.tokens)
-        for score in (view.grid["score"], xr.zeros_like(view.grid["score"]) + rival)
-    )
-    difference = (cells.value - control.value)[cells.usable]
-    influence = (cells.influence - control.influence)[cells.usable]
-    return difference, cells.half_width(influence, largest_error(influence, view.alpha))
+def _mostly_single(grid):
+    """Whether most answers occur once, so that holding answers out changes nothing."""
+    sizes = _group_sizes(grid, "answer")
+    return sizes is not None and bool((sizes == 1).sum() > sizes.sum() / 2)
+
+
+def _group_sizes(grid, split):
+    """How many answers each group has that a split keeps together; None without groups."""
+    if split == "answer" and not {"answer", "exact_answer"} & {*grid.coords}:
+        return None
+    groups = example_groups(grid, split)
+    return None if groups is None else np.unique(groups, return_counts=True)[1]
 
 
 def _against_held_out(view, held_out):
     """What is left of the grid when no answer, or no group, is in both training and test folds."""
     split = (view.grid if held_out is None else held_out).attrs.get("split", "random")
-    impossible = [] if split == "answer" else _not_possible(view.grid)
+    by_name = split in ("answer", "gold")
+    if split == "answer" and _mostly_single(view.grid):
+        return [_SINGLE]
+    impossible = [] if by_name else _not_possible(view.grid)
     if held_out is not None:
         return [_what_is_left(view, held_out), *impossible]
-    if split == "answer":
+    if by_name:
+        which = "exact" if split == "answer" else "accepted"
         return [
-            "**Held-out answers.** In this grid no exact answer is in both training and test "
+            f"**Held-out answers.** In this grid no {which} answer is in both training and test "
             "folds, so a probe can't have learned which answers tend to be wrong."
         ]
     return impossible or [
@@ -348,9 +446,11 @@ def _against_held_out(view, held_out):
 
 
 def _not_possible(grid):
-    """Why no grid with answers held out can be made of these answers, if so."""
+    """Why no grid with answers held out can be made of these answers, or is of no use, if so."""
     if not {"answer", "exact_answer"} & {*grid.coords}:
         return []
+    if _mostly_single(grid):
+        return [_SINGLE]
     folds = max(5 * (grid.attrs.get("protocol") == "published"), grid.attrs.get("folds", 5), 2)
     obstacle = held_out_splits(grid, folds=folds, seed=grid.attrs.get("seed", 0))["answer"]
     return [f"**Held-out answers: not possible.** {escape(obstacle)}"] if obstacle else []
@@ -358,51 +458,63 @@ def _not_possible(grid):
 
 def _what_is_left(view, held_out):
     """How much lower the grid is with answers or groups held out."""
-    place = {each: i for i, each in enumerate(held_out["id"].to_numpy())}
-    held_out = held_out.isel(example=[place[each] for each in view.grid["id"].to_numpy()])
+    row_of = {each: i for i, each in enumerate(held_out["id"].to_numpy())}
+    held_out = held_out.isel(example=[row_of[each] for each in view.grid["id"].to_numpy()])
     groups = example_groups(held_out, held_out.attrs.get("split", "random"))
     here, there = (areas(grid, view.areas.tokens, groups) for grid in (view.grid, held_out))
     if here.tokens != there.tokens or not np.array_equal(here.layers, there.layers):
         raise ValueError(
             "grid and held_out have different layers or tokens. Take both from the same run."
         )
+    n = len(view.grid["example"]) if groups is None else len(np.unique(groups))
+    here, there = with_training_apart(here, there, n)
+    groups_of_tokens = {name: here.at(tokens=tokens) for name, tokens in GROUPS.items()}
     sets = {
         f"{code(name)} in {view.layers_of(band)}": group & band & here.usable & there.usable
-        for name, group in view.groups.items()
-        for band in view.bands.values()
+        for name, group in groups_of_tokens.items()
+        for band in map(here.at, BANDS.values())
     }
     sets = {where: cells for where, cells in sets.items() if cells.any()}
     if not sets:
         return "**Held-out answers.** The two grids have no cell with an AUROC in common."
-    (value, influence), (value_there, influence_there) = (
-        each.means(sets.values()) for each in (here, there)
-    )
-    difference, paired = value_there - value, influence_there - influence
+    value, units = here.means(sets.values())
+    value_there, units_there = there.means(sets.values())
+    difference, paired = value_there - value, units_there - units
     half_width = here.half_width(paired, largest_error(paired, view.alpha))
     fell = np.flatnonzero(difference < -half_width)
     split = held_out.attrs.get("split", "unknown")
     what = "groups of questions" if split == "group" else "answers"
     text = f"**Held-out {what}** (split: {escape(split)}). "
+    left = View.of(held_out, view.alpha)
     if len(fell):
         i = fell[difference[fell].argmin()]
+        # Each with its interval in its own grid: what is kept together differs.
+        cells = list(sets.values())[i]
+        before, after = (
+            area(mean, *each.interval(mean, its))
+            for each in (view.areas, left.areas)
+            for mean, its in [each.mean(cells)]
+        )
         text += (
             f"Of {len(sets)} means over a band of layers and a group of tokens, {len(fell)} "
             f"{'is' if len(fell) == 1 else 'are'} lower. The largest fall is that of "
-            f"{list(sets)[i]}, from {area(value[i], *here.interval(value[i], influence[i]))} to "
-            f"{area(value_there[i], *there.interval(value_there[i], influence_there[i]))}, by "
+            f"{list(sets)[i]}, from {before} to {after}, by "
             f"{by_how_much(difference[i], half_width[i])}."
         )
     else:
         text += "No mean over a band of layers and a group of tokens is lower."
-    there = View(held_out.sortby("layer"), there, view.alpha)
-    row, column, value, influence = there.listed
-    above, _ = above_chance(there)
+    row, column, value, _ = left.listed
+    if not len(row):
+        return text
+    above, _ = above_chance(left)
+    on = ", on the answers that have all tokens," if left.shared.n < left.shared.n_any else ""
     i = value.argmax()
-    return text + (
-        f" With {what} held out, {above or 'none'} of {len(row)} cells "
-        f"{'is' if above == 1 else 'are'} above chance; the highest is "
-        f"{view.place(row[i], column[i])}, {there.area(value[i], influence[i])}."
+    text += (
+        f" With {what} held out, {above or 'none'} of {left.areas.usable.sum()} cells "
+        f"{'is' if above == 1 else 'are'} above chance; the highest{on} is "
+        f"{place(left.compared, row[i], column[i])}, {cell(left.compared, row[i], column[i])}."
     )
+    return " ".join([text, *_below_chance(left.areas)])
 
 
 def _conjecture(n_above, found):

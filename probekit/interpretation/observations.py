@@ -12,9 +12,16 @@ import numpy as np
 import xarray as xr
 
 from probekit.interpretation import wording
-from probekit.interpretation.contrasts import BANDS, Areas, largest_error
+from probekit.interpretation.contrasts import (
+    BANDS,
+    Areas,
+    Shared,
+    areas,
+    shared_answers,
+)
 from probekit.interpretation.wording import by_how_much, change, code, listing, percent, spans
-from probekit.tokens import TOKENS
+from probekit.probing.simultaneous import largest_error
+from probekit.tokens import FIGURE_TOKENS, TOKENS
 
 #: The groups of tokens that a description speaks of, by name.
 GROUPS = {
@@ -34,24 +41,38 @@ class View:
 
     grid: xr.Dataset
     areas: Areas
+    """Each cell's, on all answers that have its token: what the chart shows."""
+    shared: Shared
+    """The answers that tokens are compared on."""
+    compared: Areas
+    """Each cell's, on those answers."""
     alpha: float
     """Chance that a kind of statement states any difference of pure noise."""
 
+    @classmethod
+    def of(cls, grid, alpha, tokens=FIGURE_TOKENS):
+        """A grid as a description speaks of it."""
+        own, shared = areas(grid, tokens).compact(), shared_answers(grid, tokens)
+        compared = own
+        if shared.n < shared.n_any:
+            compared = areas(grid, shared.tokens or tokens, only=shared.answers).compact()
+        return cls(grid.sortby("layer"), own, shared, compared, alpha)
+
     @property
     def usable(self):
-        """Cells with an area, (layer, token)."""
-        return self.areas.usable
+        """Cells to compare, (layer, token)."""
+        return self.compared.usable
 
     @cached_property
     def bands(self):
         """Per band of layers that has any area: its label in the reference, and its cells."""
-        found = {label: self.areas.at(depth) for label, depth in BANDS.items()}
+        found = {label: self.compared.at(depth) for label, depth in BANDS.items()}
         return {label: cells for label, cells in found.items() if (cells & self.usable).any()}
 
     @cached_property
     def groups(self):
         """Per group of tokens that has any area: its name, and its cells."""
-        found = {name: self.areas.at(tokens=tokens) for name, tokens in GROUPS.items()}
+        found = {name: self.compared.at(tokens=tokens) for name, tokens in GROUPS.items()}
         return {name: cells for name, cells in found.items() if (cells & self.usable).any()}
 
     @property
@@ -61,40 +82,48 @@ class View:
 
     @cached_property
     def listed(self):
-        """Layer, token, value and influence of every usable cell."""
+        """Layer, token, value and units of every cell to compare."""
         row, column = np.nonzero(self.usable)
-        return row, column, self.areas.value[row, column], self.areas.influence[row, column]
+        return row, column, self.compared.value[row, column], self.compared.units[row, column]
 
     def of_tokens(self, name):
-        """A variable of the grid at the usable cells."""
+        """A variable of the grid at the chart's cells that have an area."""
         tokens = [str(token) for token in self.grid["token"].to_numpy()]
         columns = [tokens.index(token) for token in self.areas.tokens]
-        return self.grid[name].transpose("layer", "token").to_numpy()[:, columns][self.usable]
+        values = self.grid[name].transpose("layer", "token").to_numpy()
+        return values[:, columns][self.areas.usable]
 
     def layers_of(self, cells):
         """The layers of some cells, in words."""
         return wording.layers(self.areas.layers[cells.any(1)])
 
-    def place(self, row, column):
-        """A cell, in words."""
-        return f"layer {self.areas.layers[row]}, {code(self.areas.tokens[column])}"
+    def area(self, value, units):
+        """A mean of areas with its 95 % interval, in words."""
+        return wording.area(value, *self.compared.interval(value, units))
 
-    def area(self, value, influence):
-        """An area or a mean of areas with its 95 % interval, in words."""
-        return wording.area(value, *self.areas.interval(value, influence))
+
+def place(areas, row, column):
+    """A cell, in words."""
+    return f"layer {areas.layers[row]}, {code(areas.tokens[column])}"
+
+
+def cell(areas, row, column):
+    """A cell's area with its 95 % interval, in words."""
+    low, high = areas.intervals()
+    return wording.area(areas.value[row, column], low[row, column], high[row, column])
 
 
 class _Best:
     """The highest of some areas (or the lowest), against each of the others."""
 
-    def __init__(self, value, influence, view, lowest=False, critical=None):
+    def __init__(self, value, units, view, lowest=False, critical=None):
         if critical is None:
-            critical = largest_error([influence], view.alpha, pairs=True)
+            critical = largest_error([units], view.alpha, pairs=True)
         signed = -value if lowest else value
         self.index = int(signed.argmax())
         self.difference = signed[self.index] - signed
-        self.half_width = view.areas.half_width(influence - influence[self.index], critical)
-        self.lower = self.difference > np.maximum(self.half_width, 1e-9)
+        self.half_width = view.compared.half_width(units - units[self.index], critical)
+        self.lower = self.difference > self.half_width
         # Numbers of those that cannot be distinguished from it.
         self.equal = np.flatnonzero(~self.lower & (np.arange(len(value)) != self.index))
 
@@ -108,26 +137,27 @@ def above_chance(view):
 
     By the grid's permutations if it has a corrected p, else by intervals of all cells at once.
     """
-    _, _, value, influence = view.listed
+    usable = view.areas.usable
     n_permutations = view.grid.sizes.get("permutation", 0)
     if "p_corrected" in view.grid and (1 + n_permutations) * _CHANCE_ALPHA > 1 - 1e-9:
         above = (view.of_tokens("p_corrected") <= _CHANCE_ALPHA).sum()
         rule = f"p of at most {_CHANCE_ALPHA} over the grid, from {n_permutations} permuted grids"
     else:
-        low, _ = view.areas.interval(value, influence, largest_error(influence, _CHANCE_ALPHA))
-        above = (low > 0.5).sum()
+        low, _ = view.areas.intervals(largest_error(view.areas.units[usable], _CHANCE_ALPHA))
+        above = (low[usable] > 0.5).sum()
         rule = f"{percent(1 - _CHANCE_ALPHA)} intervals of all cells at once"
-    cells = wording.count(len(value), "cell")
+    cells = wording.count(usable.sum(), "cell")
     text = f"In {above or 'none'} of the {cells} the AUROC is above chance."
     return int(above), f"{text} *Rule: {rule}.*"
 
 
 def peak(view):
     """Where the grid's highest cell is, and which cells cannot be distinguished from it."""
-    row, column, value, influence = view.listed
-    best = _Best(value, influence, view)
+    areas = view.compared
+    row, column, value, units = view.listed
+    best = _Best(value, units, view)
     i = best.index
-    highest = f"{view.place(row[i], column[i])}: {view.area(value[i], influence[i])}"
+    highest = f"{place(areas, row[i], column[i])}: {cell(areas, row[i], column[i])}"
     if len(row) == 1:
         text = f"**Peak.** The only cell is {highest}. There is none to compare it with."
         return False, text
@@ -144,8 +174,8 @@ def peak(view):
     elif not len(best.equal):
         text += ". All other cells are lower."
     else:
-        tokens = dict.fromkeys(code(view.areas.tokens[c]) for c in np.sort(column[best.equal]))
-        layers = wording.layers(set(view.areas.layers[row[best.equal]]))
+        tokens = dict.fromkeys(code(view.compared.tokens[c]) for c in np.sort(column[best.equal]))
+        layers = wording.layers(set(view.compared.layers[row[best.equal]]))
         text += (
             f". {best.lower.sum()} of the other {len(row) - 1} cells are lower; {len(best.equal)} "
             f"cannot be distinguished from it, in {layers} at {listing(tokens)}."
@@ -155,18 +185,18 @@ def peak(view):
 
 def token_peaks(view):
     """At which layer each token is highest, and how sure that is: a statement and a table."""
-    title, areas = "**Layer of each token's peak.** ", view.areas
+    title, areas = "**Layer of each token's peak.** ", view.compared
     columns = np.flatnonzero(view.usable.sum(0) > 1)
     if not len(columns):
         return False, f"{title}No token has an AUROC in two layers.", ""
     rows = [np.flatnonzero(view.usable[:, c]) for c in columns]
-    blocks = [areas.influence[r, c] for r, c in zip(rows, columns, strict=True)]
+    blocks = [areas.units[r, c] for r, c in zip(rows, columns, strict=True)]
     critical = largest_error(blocks, view.alpha, pairs=True)
     lines, located = [], []
-    for r, c, influence in zip(rows, columns, blocks, strict=True):
+    for r, c, units in zip(rows, columns, blocks, strict=True):
         value, token, layers = areas.value[r, c], code(areas.tokens[c]), areas.layers[r]
-        best = _Best(value, influence, view, critical=critical)
-        shares = areas.argmax_shares(value, influence)
+        best = _Best(value, units, view, critical=critical)
+        shares = areas.argmax_shares(value, units)
         # First and last candidate of the middle 95 % of the resamples.
         reached = np.cumsum(shares)
         low, high = (reached > 0.025).argmax(), (reached >= 0.975 - 1e-9).argmax()
@@ -176,7 +206,7 @@ def token_peaks(view):
         fields = [
             token,
             layers[best.index],
-            view.area(value[best.index], influence[best.index]),
+            cell(areas, r[best.index], c),
             percent(shares[best.index]),
             spans(range(layers[low], layers[high] + 1)),
             equal if best.lower.any() else "all",
@@ -199,17 +229,17 @@ def token_peaks(view):
 def from_the_end(view):
     """Whether the tokens counted from the end rise with depth, and up to where."""
     title = "**Tokens from the end.** "
-    cells = view.areas.at(tokens=GROUPS["the tokens from the end"]) & view.complete
+    cells = view.compared.at(tokens=GROUPS["the tokens from the end"]) & view.complete
     bands = [band for band in view.bands.values() if (band & cells).any()]
     if len(bands) < 2:
         return (
             False,
             title + "The grid has them in fewer than two bands of layers, so it shows no trend.",
         )
-    value, influence = view.areas.means([band & cells for band in bands])
-    best = _Best(value, influence, view)
+    value, units = view.compared.means([band & cells for band in bands])
+    best = _Best(value, units, view)
     where = [view.layers_of(band) for band in bands]
-    mean = [f"{view.area(value[i], influence[i])} in {where[i]}" for i in range(len(bands))]
+    mean = [f"{view.area(value[i], units[i])} in {where[i]}" for i in range(len(bands))]
     highest, lower = mean[best.index], np.flatnonzero(best.lower)
     before, after = lower[lower < best.index], lower[lower > best.index]
     if len(before):
@@ -229,8 +259,8 @@ def from_the_end(view):
     if len(after):
         last = after[value[after].argmin()]
         text += f" After it the mean falls to {mean[last]}, by {best.by_how_much(last)}."
-    slope, slope_influence = view.areas.slope(cells)
-    slope = change(slope, view.areas.half_width(slope_influence))
+    slope, slope_units = view.compared.slope(cells)
+    slope = change(slope, view.compared.half_width(slope_units))
     text += f" Over the whole depth their slope is {slope}."
     rule = " *Rule: differences between bands of layers, over all pairs.*"
     return bool(len(lower)), title + text + rule
@@ -238,14 +268,14 @@ def from_the_end(view):
 
 def lowest_layer(view):
     """Which layer is lowest over all tokens."""
-    title, names = "**Lowest layer.** ", view.areas.layers
+    title, names = "**Lowest layer.** ", view.compared.layers
     if len(names) < 2 or not view.complete.any():
         return False, title + "No token has an AUROC in every one of two layers or more."
-    sets = view.areas.by_layer(view.complete, range(len(names)))
-    value, influence = view.areas.means(sets)
-    best = _Best(value, influence, view, lowest=True)
-    mean = view.area(value[best.index], influence[best.index])
-    share = percent(view.areas.argmax_shares(-value, -influence)[best.index])
+    sets = view.compared.by_layer(view.complete, range(len(names)))
+    value, units = view.compared.means(sets)
+    best = _Best(value, units, view, lowest=True)
+    mean = view.area(value[best.index], units[best.index])
+    share = percent(view.compared.argmax_shares(-value, -units)[best.index])
     text = (
         f"Layer {names[best.index]} has the lowest mean over the tokens, {mean}, in {share} of "
         "resamples."
@@ -265,20 +295,20 @@ def lowest_layer(view):
 def last_q(view):
     """Whether last_q is below the answer's tokens, in how many layers, and by how much."""
     title = "**`last_q` and the answer.** "
-    answer = view.areas.at(tokens=TOKENS[1:6]) & view.usable
-    question = view.areas.at(tokens=TOKENS[:1]) & view.usable
+    answer = view.compared.at(tokens=TOKENS[1:6]) & view.usable
+    question = view.compared.at(tokens=TOKENS[:1]) & view.usable
     rows = np.flatnonzero(answer.any(1) & question.any(1))
     if not len(rows):
         return False, title + "The grid lacks `last_q` or the answer's tokens."
     every = np.isin(np.arange(len(answer)), rows)[:, None]
-    (value, influence), (value_q, influence_q) = (
-        view.areas.means([cells & every, *view.areas.by_layer(cells, rows)])
+    (value, units), (value_q, units_q) = (
+        view.compared.means([cells & every, *view.compared.by_layer(cells, rows)])
         for cells in (answer, question)
     )
-    difference, influence = value - value_q, influence - influence_q
-    half_width = view.areas.half_width(influence, largest_error(influence, view.alpha))
+    difference, units = value - value_q, units - units_q
+    half_width = view.compared.half_width(units, largest_error(units, view.alpha))
     lower, higher = difference > half_width, difference < -half_width
-    names = view.areas.layers[rows]
+    names = view.compared.layers[rows]
     if lower[0] or higher[0]:
         word = "below" if lower[0] else "above"
         mean = by_how_much(difference[0], half_width[0])

@@ -87,6 +87,14 @@ def findings(grid, tokens=FIGURE_TOKENS):
             " Chosen and measured on different answers, the best cell reaches "
             f"{grid.attrs['best_auroc']:.2f} [{low:.2f}, {high:.2f}]."
         )
+    if "correct" in grid.coords:
+        first += left_out_in_words(grid)
+    below = int((table["auroc_high"] < 0.5).sum())
+    if below:
+        first += (
+            f" Warning: {below} of {len(table)} cells are below chance, their whole interval "
+            "under 0.5."
+        )
     sentences = [first]
     sentences += [
         f"{token} peaks at layer {int(row.layer)} with {_area(row)}."
@@ -98,6 +106,18 @@ def findings(grid, tokens=FIGURE_TOKENS):
         for row in by_layer.itertuples()
     ]
     return Findings(peak, by_token, by_layer, sentences)
+
+
+def left_out_in_words(grid):
+    """A sentence, after a space, on the answers that the grid leaves out, if there are any."""
+    n, wrong = grid.attrs.get("n_left_out", 0), grid.attrs.get("n_left_out_errors", 0)
+    if not n:
+        return ""
+    errors = int((~grid["correct"].to_numpy().astype(bool)).sum()) + wrong
+    graded = {0: "none of them wrong", n: "all graded wrong"}.get(wrong, f"{wrong} graded wrong")
+    share = f", {100 * wrong / errors:.0f} % of all errors" if wrong else ""
+    have = "answer has" if n == 1 else "answers have"
+    return f" {n} {have} no exact answer, {graded}{share}; they are not in the figure."
 
 
 def _area(cell):

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import yaml
 from nightly import most, quarter
-from synthetic import flat, make_grid
+from synthetic import flat, long_and_short, make_grid
 
 from probekit.interpretation.claims import check_claims, read_claims
 from probekit.interpretation.contrasts import BANDS, areas
@@ -25,7 +25,10 @@ DIRECTIONS = [
 
 def verdicts(grid):
     table = check_claims(grid)
-    assert table["verdict"].isin(["supported", "contradicted", "undecided"]).all()
+    not_testable = table["rule"] == "none: no probe can test it"
+    assert ((table["verdict"] == "not testable") == not_testable).all()
+    verdicts = table.loc[~not_testable, "verdict"]
+    assert verdicts.isin(["supported", "contradicted", "undecided"]).all()
     return table.set_index("id")
 
 
@@ -63,9 +66,10 @@ def test_every_claim_is_quoted_from_the_reference(repository):
 
 def test_every_statement_of_the_reference_is_a_claim(repository):
     text = (repository / "data/reference/figure-description.txt").read_text()
-    start, end = text.index("* **Layer 0-4:**"), text.index("### Interpretation")
-    left = plain(text[start:end].replace("**Specific Data Points (Approximate):**", ""))
-    left = left.replace("### Key Observations", "").replace("#", "")
+    left = plain(text[text.index("* **Layer 0-4:**") :])
+    for heading in ("Specific Data Points (Approximate):", "### Key Observations"):
+        left = left.replace(heading, "")
+    left = left.replace("### Interpretation", "")
     for claim in read_claims()["claims"]:
         left = left.replace(plain(claim["text"]), "", 1)
     for label in BANDS:
@@ -94,6 +98,10 @@ def test_a_damaged_file_is_refused(tmp_path):
         ({"reading_precision": 0.05, "claims": [{"id": "a"}]}, "lacks"),
         ({"claims": []}, "reading_precision"),
         ([], "not a file of claims"),
+        (
+            {"reading_precision": 0.05, "claims": [claim | {"rules": [{"kind": "not_testable"}]}]},
+            "note that says why",
+        ),
         (
             {
                 "reading_precision": 0.05,
@@ -250,9 +258,7 @@ def test_three_layers_leave_bands_undecided():
     row = table.loc["layers-6-8.answer-start"]
     assert row["verdict"] == "undecided"
     assert "no layer at 19% to 31% of the depth" in row["note"]
-    assert table.loc["layers-14-16.answer-start", "measured"].startswith(
-        "first_answer and second_answer, layer 1: 0.7"
-    )
+    assert table.loc["layers-14-16.answer-start", "measured"].startswith("layer 1: 0.7")
 
 
 def test_a_contradicted_part_outweighs_what_is_missing():
@@ -267,17 +273,77 @@ def test_a_contradicted_part_outweighs_what_is_missing():
 
 @pytest.mark.parametrize("n", [6, 18])
 def test_tiny_n_decides_nothing(n):
-    assert (verdicts(make_grid(flat(0.9), n))["verdict"] == "undecided").all()
+    assert verdicts(make_grid(flat(0.9), n))["verdict"].isin(["undecided", "not testable"]).all()
 
 
 def test_rules_and_notes_are_in_words():
     table = verdicts(make_grid(flat(0.7, 30), 300))
-    assert table["note"].str.contains("AUROC").all()
+    measured = table["verdict"] != "not testable"
+    assert table.loc[measured, "note"].str.contains("AUROC").all()
+    assert (table["note"] != "").all()
     assert table.loc["point.0.first-answer", "rule"] == (
         "mean AUROC is 0.95, give or take 0.05 (first_answer, layer 0)"
     )
     assert "above that of every other band" in table.loc["observation.exact-answer-peak", "rule"]
     assert not table["measured"].str.contains("nan|inf").any()
+
+
+def test_what_the_reference_concludes_is_not_testable_with_a_reason():
+    table = verdicts(make_grid(flat(0.7), 200))
+    row = table.loc["interpretation.answer-generation"]
+    assert row["verdict"] == "not testable"
+    assert "intervention" in row["note"]
+    assert np.isnan(row["value"])
+    assert row["measured"] == ""
+    # What the conclusion rests on is measured.
+    assert table.loc["interpretation.answer-start", "verdict"] != "not testable"
+
+
+def test_each_of_two_tokens_named_is_held_against_the_range():
+    true = flat(0.6)
+    true.loc[:2, "first_answer"], true.loc[:2, "second_answer"] = 0.999, 0.85
+    row = verdicts(make_grid(true, 4000)).loc["layers-0-4.answer-start"]
+    assert row["measured"].count("(first_answer)") == 1
+    # Their mean, 0.92, would be in the range.
+    assert row["verdict"] != "supported"
+
+
+def test_verdicts_that_no_interval_could_reach_are_marked():
+    few, many = (verdicts(make_grid(flat(0.65), n)) for n in (60, 4000))
+    name, words = "point.18.minus-4", "no interval of this many answers could be narrow enough"
+    assert few.loc[name, "verdict"] == "undecided"
+    assert words in few.loc[name, "note"]
+    assert words not in many.loc[name, "note"]
+    # A direction can be shown by any interval.
+    assert words not in few.loc["observation.from-end-increase", "note"]
+
+
+def test_verdicts_of_held_out_answers_stand_beside():
+    true = as_described(16)
+    grid = make_grid(true, 2000, shared=0.3)
+    true[:] = 0.55
+    held_out = make_grid(true, 2000, shared=0.3, groups=500)
+    with pytest.raises(ValueError, match="different examples"):
+        check_claims(grid, held_out=held_out.isel(example=range(9)))
+    table = check_claims(grid, held_out=held_out).set_index("id")
+    assert table["verdict_held_out"].tolist() == check_claims(held_out)["verdict"].tolist()
+    assert table["verdict"].tolist() == check_claims(grid)["verdict"].tolist()
+    row = table.loc["observation.exact-answer-peak"]
+    assert row["verdict"] == "supported"
+    assert row["verdict_held_out"] != "supported"
+
+
+def test_tokens_are_compared_on_the_answers_that_have_all():
+    grid = long_and_short()
+    table = verdicts(grid)
+    row = table.loc["observation.answer-start"]
+    n = int((~np.isnan(grid["score"].sel(token="-8")[:, 0])).sum())
+    assert f"Compared on the {n} answers that have all tokens." in row["note"]
+    assert row["verdict"] == "undecided"
+    assert abs(row["value"]) < 1e-9
+    assert (
+        table.loc[["observation.last-q", "layers-0-4.decrease"], "verdict"] == "undecided"
+    ).all()
 
 
 def test_the_same_grid_gives_the_same_verdicts():

@@ -1,13 +1,16 @@
+from dataclasses import fields, replace
+
 import numpy as np
 import pytest
 import xarray as xr
 from nightly import most, quarter
 from scipy.stats import binom
-from synthetic import flat, make_grid
+from synthetic import flat, long_and_short, make_grid, measured_anew, with_training
 
 from probekit import findings
-from probekit.interpretation.contrasts import BANDS, areas, largest_error
+from probekit.interpretation.contrasts import BANDS, areas, shared_answers
 from probekit.interpretation.description import describe
+from probekit.interpretation.wording import area as area_in_words
 from probekit.interpretation.wording import (
     by_how_much,
     change,
@@ -17,6 +20,10 @@ from probekit.interpretation.wording import (
     number,
     spans,
 )
+from probekit.probing.auroc import standard_error
+from probekit.probing.detector import Detector
+from probekit.probing.grid import probe_grid
+from probekit.probing.simultaneous import largest_error
 from probekit.tokens import FIGURE_TOKENS
 
 SECTIONS = [
@@ -364,7 +371,8 @@ def make_controls(grid, areas_):
             "chance": ("control", [name == "random_features" for name in names]),
             "score": (("control", "example"), score),
         },
-        coords={"control": np.array(names, object), "id": grid["id"], "correct": grid["correct"]},
+        coords={"control": np.array(names, object)}
+        | {name: grid[name] for name in ("id", "correct", "fold")},
     )
 
 
@@ -373,8 +381,9 @@ def test_cells_are_compared_with_the_best_control():
     true.loc[2, EXACT] = 0.95
     grid = make_grid(true, n=800)
     text = describe(grid, make_controls(grid, {"answer": 0.75, "length": 0.5}))
-    assert "how often the answer is right elsewhere 0.7" in text
-    assert "Of 56 cells, 3 exceed the best of these, 53 fall short of it" in text
+    assert "how often the answer is wrong elsewhere 0.7" in text
+    assert "The bar is the best of these, how often the answer is wrong elsewhere." in text
+    assert "Of 56 cells, 3 exceed it, 53 fall short of it" in text
 
 
 def test_controls_of_other_examples_are_refused():
@@ -406,7 +415,7 @@ def test_intervals_over_few_groups_of_answers_cover(groups):
     for seed in seeds:
         grid = few_groups(seed, groups)
         measured = areas(grid)
-        low, high = measured.interval(measured.value, measured.influence)
+        low, high = measured.intervals()
         outside.append(np.mean((low > 0.5) | (high < 0.5)))
         low, high = measured.interval(*measured.mean(measured.usable))
         means.append(low > 0.5 or high < 0.5)
@@ -448,16 +457,195 @@ def test_equal_cells_have_no_difference():
     assert largest_error([score], 0.05, pairs=True) == 0
 
 
-def test_permuted_grids_that_scatter_more_widen_the_intervals():
-    grid = make_grid(flat(0.7, 5), n=200)
-    null = 0.5 + 0.1 * np.random.default_rng(0).standard_normal((5, 14, 20))
-    wide = areas(grid.assign(null_auroc=(("layer", "token", "permutation"), null)))
-    # 200 examples have a standard error of 0.041 under the null.
-    assert wide.widening == pytest.approx(0.1 / 0.041, rel=0.1)
-    assert areas(grid).widening == 1
-    narrow = 0.5 + 0.001 * null
-    same = areas(grid.assign(null_auroc=(("layer", "token", "permutation"), narrow)))
-    assert same.widening >= 1
+@pytest.mark.parametrize("groups", [None, 40])
+def test_a_cells_interval_is_the_charts(groups):
+    true = flat(0.7, 4)
+    true.loc[2, "last_q"] = 1 - 1e-12
+    grid = with_training(make_grid(true, 200, groups=groups, absent={"-8": 0.4}))
+    mine = areas(grid)
+    low, high = mine.intervals()
+    assert mine.usable.all()
+    np.testing.assert_allclose(mine.value, grid["auroc"], atol=1e-9)
+    np.testing.assert_allclose(low, grid["auroc_low"], atol=1e-9)
+    np.testing.assert_allclose(high, grid["auroc_high"], atol=1e-9)
+    # And so in the text, for the cells that the reference names and for a token's peak.
+    text = describe(grid)
+    for layer, token in ((0, "first_answer"), (0, "exact_answer_last"), (1, "exact_answer_first")):
+        cell = grid.sel(layer=layer, token=token)
+        shown = area_in_words(*(float(cell[f"auroc{end}"]) for end in ("", "_low", "_high")))
+        assert f"Layer {layer}, `{token}`: {shown}" in text
+
+
+def test_training_widens_intervals_of_cells_and_of_differences():
+    grid = make_grid(flat(0.7, 4), 200)
+    less, more = areas(grid), areas(with_training(grid, size=2.0))
+    assert (more.error > 1.1 * less.error).all()
+    difference = [each.units[0, 0] - each.units[3, 5] for each in (less, more)]
+    assert standard_error(difference[1]) > 1.1 * standard_error(difference[0])
+
+
+def test_compact_areas_have_the_same_errors():
+    mine = areas(with_training(make_grid(flat(0.7, 2), 200)))
+    small = mine.compact()
+    assert small.units.shape[-1] == 28 < mine.units.shape[-1]
+    for each in (mine.mean(mine.at()), mine.slope(mine.at(tokens=["-1"]))):
+        assert each is not None
+    for ask in (lambda a: a.mean(a.at((0, 0.5)))[1], lambda a: a.units[0, 0] - a.units[1, 5]):
+        assert standard_error(ask(small)) == pytest.approx(standard_error(ask(mine)), rel=1e-4)
+
+
+# Tokens that only long responses have
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_tokens_of_long_responses_do_not_exceed_those_of_all(seed):
+    grid = long_and_short(seed=seed)
+    # The chart's columns differ; the activation is the same.
+    assert grid["auroc"].sel(token="-8").max() > grid["auroc"].sel(token="-1").max() + 0.05
+    text = describe(grid)
+    assert NONE in text
+    assert "exceed" not in text.split("### Interpretation")[0]
+    assert "layer 0, `-8`" not in observation(text, "Peak")
+    n = int(grid["score"].sel(token="-8").notnull()[:, 0].sum())
+    assert f"compared on the {n} answers that have all of them ({n} have the rarest alone)" in text
+    assert f"on the {n} answers that have all tokens: " in text
+
+
+def test_all_tokens_in_all_answers_need_no_word():
+    text = describe(make_grid(flat(0.7)))
+    assert "answers that have all" not in text
+    assert "Left out of the comparisons" not in text
+
+
+def test_rare_tokens_are_left_out_one_after_the_other():
+    grid = make_grid(flat(0.7, 3), 200, error_rate=0.5)
+    score, half = grid["score"].to_numpy().copy(), np.arange(200) % 2 == 0
+    score[half, :, 6] = np.nan
+    score[~half, :, 7] = np.nan
+    score[:20, :, 7] = np.nan
+    grid = measured_anew(grid.assign(score=(grid["score"].dims, score)))
+    shared = shared_answers(grid)
+    assert shared.left_out == ("-7",)
+    assert shared.n == 100 == shared.n_rarest
+    text = describe(grid)
+    assert "Left out of the comparisons is `-7`: fewer than 10 wrong or right answers" in text
+    assert "| `-7` |" not in text
+    assert "| `-8` |" in text
+
+
+# What the description counts
+
+
+def test_answers_left_out_are_counted():
+    grid = make_grid(flat(0.7, 3), 200, n_left_out=40, n_left_out_errors=40)
+    n = int((~grid["correct"]).sum()) + 40
+    words = f"40 answers have no exact answer, all graded wrong, {4000 / n:.0f} % of all errors"
+    assert words in describe(grid)
+    assert words in findings(grid).summary
+    assert "no exact answer" not in findings(make_grid(flat(0.7, 3), 200)).summary
+
+
+def test_cells_below_chance_are_a_warning():
+    true = flat(0.7, 3)
+    true.loc[1, "last_q"] = 0.2
+    grid = make_grid(true, 400)
+    text = describe(grid)
+    assert "**Warning.** 1 cell is below chance, its whole interval under 0.5" in text
+    assert "layer 1, `last_q` (0.2" in text or "layer 1, `last_q` (0.1" in text
+    assert "1 of 42 cells are below chance" in findings(grid).summary
+    assert "Warning" not in describe(make_grid(flat(0.7, 3), 400))
+
+
+def test_what_the_intervals_hold_for():
+    random, held_out = make_grid(flat(0.7, 3)), make_grid(flat(0.7, 3), groups=80)
+    assert "hold for new questions with the same answers, not for other answers" in describe(random)
+    assert "They hold for other answers." in describe(held_out)
+    assert "Groups of equal answers:** 134, 1 of them of a single answer; the largest has 3" in (
+        describe(random)
+    )
+
+
+def test_where_answers_occur_once_nothing_is_held_out():
+    grid = make_grid(flat(0.8, 3))
+    single = grid.assign_coords(answer=grid["id"])
+    text = describe(single, make_controls(grid, {"answer": 0.6}))
+    assert "**Held-out answers: not testable here.**" in text
+    assert "no verdict on what the probes add" in text
+    assert "exceed it" not in text
+
+
+def test_all_controls_together_are_the_bar():
+    grid = make_grid(flat(0.7, 3))
+    text = describe(grid, make_controls(grid, {"answer": 0.75, "all": 0.7}))
+    assert "The bar is all of them together, 0." in text
+    assert "all of cells" not in text
+
+
+def test_gains_with_groups_of_answers_held_out():
+    true = flat(0.6, 3)
+    true.loc[2, EXACT] = 0.99
+    grid = make_grid(true, n=600, groups=100)
+    text = describe(grid, make_controls(grid, {"answer": 0.6, "all": 0.65}))
+    assert "Of 42 cells, 3 exceed it" in text
+
+
+def test_the_detector_is_one_sentence():
+    grid = make_grid(flat(0.7, 3))
+    numbers = {"auroc": 0.78, "auroc_low": 0.72, "auroc_high": 0.85}
+    numbers |= {"gain": 0.1, "gain_low": -0.01, "gain_high": 0.19}
+    detector = Detector(**dict.fromkeys(f.name for f in fields(Detector)) | numbers)
+    text = describe(grid, detector=detector)
+    assert "AUROC 0.78 [0.72, 0.85], which is +0.10 [-0.01, +0.19] against all controls" in text
+    alone = replace(detector, gain=np.nan, gain_low=np.nan, gain_high=np.nan)
+    assert "AUROC 0.78 [0.72, 0.85]." in describe(grid, detector=alone)
+    with pytest.raises(TypeError, match="detector"):
+        describe(grid, detector="all")
+
+
+@pytest.mark.parametrize("n, groups", [(120, None), (300, 32)])
+def test_probes_of_noise_have_no_findings_without_any_permutation(n, groups):
+    """Real fits: what an answer trains is in all cells, and with it what the cells lean to."""
+    said, above, seeds = 0, 0, range(quarter(40))
+    for seed in seeds:
+        noise = noise_activations(seed, n, groups)
+        split = "random" if groups is None else "answer"
+        grid = probe_grid(noise, split=split, n_permutations=0, n_jobs=1, progress=False)
+        text = describe(grid)
+        said += NONE not in text
+        above += "In none of the 48 cells" not in text
+        mine = areas(grid)
+        for name, values in zip(("auroc_low", "auroc_high"), mine.intervals(), strict=True):
+            np.testing.assert_allclose(values, grid[name], atol=1e-9)
+    assert said <= most(len(seeds))
+    assert above <= most(len(seeds))
+
+
+def noise_activations(seed, n, groups):
+    """Activations with nothing of the error in them, but with the answer if there are groups."""
+    random, tokens = np.random.default_rng(seed), ["last_q", "first_answer", "-2", "-1"]
+    X = random.standard_normal((n, 12, 4, 20)) + random.standard_normal((n, 1, 1, 20))
+    answer, wrong = np.arange(n) // 3, random.random(n) < 0.5
+    if groups is not None:
+        answer = random.integers(groups, size=n)
+        wrong = random.random(n) < random.beta(1, 1, size=groups)[answer]
+        X += 1.5 * random.standard_normal((groups, 1, 1, 20))[answer]
+        X += 0.7 * random.standard_normal((groups, 12, 4, 20))[answer]
+    return xr.Dataset(
+        {"activation": (("example", "layer", "token", "feature"), X.astype(np.float32))},
+        coords={
+            "layer": range(12),
+            "token": tokens,
+            "correct": ("example", ~wrong),
+            "exact_answer": ("example", np.array([f"answer {a}" for a in answer], object)),
+            "id": ("example", np.array([f"q{i}" for i in range(n)], object)),
+        },
+    )
+
+
+def test_the_rate_of_chance_findings_is_said_only_where_it_holds():
+    grid = make_grid(flat(0.7, 3))
+    assert "at most one in twenty" not in describe(grid)
+    assert "at most one in twenty" in describe(with_training(grid))
 
 
 def test_bands_cover_the_network_once():
@@ -476,3 +664,10 @@ def test_words():
     assert change(0.1, 0.2) == "+0.10 [-0.10, +0.30]"
     assert by_how_much(-0.1, 0.05) == "0.10 [0.05, 0.15]"
     assert escape("a_b\n<c>") == "a\\_b &lt;c&gt;"
+
+
+def test_permutations_change_no_interval_and_no_difference():
+    grid = with_training(make_grid(hill(middle_peak(8), ["exact_answer_first"], layers=8), 300))
+    null = np.random.default_rng(0).random((8, 14, 5))
+    permuted = grid.assign(null_auroc=(("layer", "token", "permutation"), null))
+    assert describe(permuted) == describe(grid)
