@@ -39,7 +39,7 @@ def roc(score, correct):
 
 
 def calibration(score, correct, *, bins=10, title="Calibration"):
-    """Draw the share of wrong answers against the P(error) that the probe gave them.
+    """Draw a reliability diagram: the share of wrong answers against the P(error) they were given.
 
     Parameters
     ----------
@@ -53,7 +53,9 @@ def calibration(score, correct, *, bins=10, title="Calibration"):
     Returns
     -------
     LayerChart
-        Points with exact (Clopper-Pearson) 95 % intervals.
+        Points with exact (Clopper-Pearson) 95 % intervals. Its subtitle has the expected
+        calibration error (ECE: mean distance of the points from the diagonal, weighted by their
+        answers), and the Brier score beside that of the error rate in the score's place.
 
     Raises
     ------
@@ -91,14 +93,17 @@ def calibration(score, correct, *, bins=10, title="Calibration"):
     bars = base.mark_rule(strokeWidth=1.6, color=COLOURS[0]).encode(
         y=_share(alt.Y, "low", "Share of wrong answers"), y2="high:Q"
     )
-    brier = float(np.mean((score - wrong) ** 2))
-    error = sum(row["n"] * abs(row["predicted"] - row["observed"]) for row in rows) / len(score)
+    ece = sum(row["n"] * abs(row["predicted"] - row["observed"]) for row in rows) / len(score)
+    brier, rate = float(np.mean((score - wrong) ** 2)), float(wrong.mean())
+    found = (
+        f"ECE {ece:.2f}; Brier {brier:.2f} (base rate {rate * (1 - rate):.2f}); n = {len(score)}"
+    )
     return finished(
         _over_diagonal("predicted", "observed", bars, points),
         title,
-        f"Calibration of P(error) in {bins} groups of {len(score)} answers: share of wrong answers "
-        f"against the mean prediction, mean distance {error:.3f}, Brier score {brier:.3f}.",
-        subtitle=f"Brier score {brier:.3f}; n = {len(score)}",
+        f"Reliability diagram of P(error): share of wrong answers against the mean prediction in "
+        f"{bins} groups of about equally many answers. {found}.",
+        subtitle=found,
     )
 
 

@@ -103,6 +103,15 @@ def test_calibration_interval_is_the_exact_one():
     assert low["high"] == pytest.approx(1 - 0.025**0.1)
 
 
+def test_reliability_diagram_states_its_error():
+    # Two groups: 0.2 predicted, 0 of 2 wrong; 0.6 predicted, 1 of 2 wrong.
+    score, correct = [0.2, 0.2, 0.6, 0.6], [True, True, False, True]
+    chart = calibration(score, correct, bins=2)
+    found = "ECE 0.15; Brier 0.15 (base rate 0.19); n = 4"
+    assert chart.to_dict()["title"]["subtitle"] == found
+    assert found in chart.description
+
+
 def test_distribution_shares_sum_to_one_a_class(answers):
     spec = score_distribution(*answers, bins=10).to_dict()
     wrong = int((~answers[1][7:]).sum())
