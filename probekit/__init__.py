@@ -25,7 +25,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "probing.summary": ["findings"],
         "charts.heatmaps": ["compare_splits", "gain", "heatmap", "small_multiples"],
         "charts.lines": ["by_layer", "by_token"],
-        "charts.curves": ["calibration", "score_distribution"],
+        "charts.curves": ["calibration", "risk_coverage", "score_distribution"],
         "charts.files": ["save_chart", "static"],
         "interpretation.explorer": ["explore"],
         "interpretation.claims": ["check_claims"],

@@ -7,7 +7,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "heatmaps": ["compare_splits", "gain", "heatmap", "small_multiples"],
         "lines": ["by_layer", "by_token"],
-        "curves": ["calibration", "score_distribution"],
+        "curves": ["calibration", "risk_coverage", "score_distribution"],
         "files": ["save_chart", "static"],
     },
 )

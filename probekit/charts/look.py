@@ -40,6 +40,8 @@ _TOOLTIPS = {
     "low": ("Wrong, lower bound", ".3f"),
     "high": ("Wrong, upper bound", ".3f"),
     "n": ("Examples", "d"),
+    "given": ("Answers given", ".1%"),
+    "risk": ("Error rate of these", ".3f"),
 }
 
 # What is read of a grid beside the value that is drawn.

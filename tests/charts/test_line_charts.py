@@ -3,7 +3,7 @@ import pytest
 import xarray as xr
 from sklearn.metrics import roc_auc_score
 
-from probekit.charts.curves import calibration, roc, score_distribution
+from probekit.charts.curves import calibration, risk_coverage, roc, score_distribution
 from probekit.charts.lines import by_layer, by_token
 from probekit.tokens import FIGURE_TOKENS, TOKENS
 
@@ -112,6 +112,40 @@ def test_reliability_diagram_states_its_error():
     assert found in chart.description
 
 
+def test_risk_is_the_error_rate_of_the_answers_given():
+    # 20 answers, so that 5 % of them is one; the last lacks one of the scores.
+    correct = np.arange(21) % 3 > 0
+    perfect, blind = np.where(correct, 0.0, 1.0), np.ones(21)
+    blind[20] = np.nan
+    reverse = -np.arange(21.0)
+    chart = risk_coverage({"perfect": perfect, "blind": blind, "reverse": reverse}, correct)
+    rule, curves = chart.to_dict()["layer"]
+    base = 7 / 20
+    assert rows_of(rule) == [{"risk": pytest.approx(base)}]
+    domain = ["perfect", "blind", "reverse", "knows which are wrong"]
+    assert curves["encoding"]["color"]["scale"]["domain"] == domain
+    assert curves["encoding"]["color"]["scale"]["range"][-1] == "#000000"
+    lines = {name: [r for r in rows_of(curves) if r["score"] == name] for name in domain}
+    given = np.arange(1, 21)
+    for rows in lines.values():
+        assert [row["given"] for row in rows] == pytest.approx(given / 20)
+        assert rows[-1]["risk"] == pytest.approx(base)
+    risks = {name: [row["risk"] for row in rows] for name, rows in lines.items()}
+    assert risks["perfect"] == risks["knows which are wrong"]
+    assert risks["perfect"] == pytest.approx(np.maximum(given - 13, 0) / given)
+    assert risks["blind"] == pytest.approx(np.full(20, base))  # ties are in no order
+    assert risks["reverse"] == pytest.approx(np.cumsum(~correct[19::-1]) / given)
+    assert "perfect: 0.00. blind: 0.35." in chart.description
+
+
+def test_risk_of_many_answers_has_few_points():
+    rng = np.random.default_rng(0)
+    chart = risk_coverage({"a": rng.random(5000)}, rng.random(5000) < 0.5)
+    rows = [row for row in rows_of(chart.to_dict()["layer"][1]) if row["score"] == "a"]
+    assert len(rows) == 200
+    assert (rows[0]["given"], rows[-1]["given"]) == (0.05, 1.0)
+
+
 def test_distribution_shares_sum_to_one_a_class(answers):
     spec = score_distribution(*answers, bins=10).to_dict()
     wrong = int((~answers[1][7:]).sum())
@@ -124,7 +158,8 @@ def test_distribution_shares_sum_to_one_a_class(answers):
 
 def test_every_chart_has_a_text_alternative_and_one_font(grid, answers):
     charts = [by_layer(grid), by_token(grid), roc(*answers), calibration(*answers)]
-    for chart in [*charts, score_distribution(*answers)]:
+    charts += [risk_coverage({"probe": answers[0]}, answers[1]), score_distribution(*answers)]
+    for chart in charts:
         spec = chart.to_dict()
         assert len(spec["description"]) > 40
         assert spec["config"]["font"].startswith("Liberation Sans")
@@ -157,3 +192,11 @@ def test_bad_input(grid, answers):
         calibration(score, correct, bins=500)
     with pytest.raises(ValueError, match=r"bins must be a whole number from 1 to 10,000, got 0"):
         score_distribution(score, correct, bins=0)
+    with pytest.raises(TypeError, match=r"dict of name to score"):
+        risk_coverage(score, correct)
+    with pytest.raises(ValueError, match=r"7 scores can't be drawn"):
+        risk_coverage(dict.fromkeys("abcdefg", score), correct)
+    with pytest.raises(ValueError, match=r"one value for each example"):
+        risk_coverage({"a": score, "b": score[:5]}, correct)
+    with pytest.raises(ValueError, match=r"got 0 wrong among 0 scored"):
+        risk_coverage({"a": score, "b": np.where(np.isnan(score), 0, np.nan)}, correct)
