@@ -24,7 +24,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "probing.saved_probes": ["load_probe"],
         "probing.summary": ["findings"],
         "charts.heatmaps": ["compare_splits", "gain", "heatmap", "small_multiples"],
-        "charts.lines": ["by_layer", "by_token"],
+        "charts.lines": ["by_layer", "by_token", "forest"],
         "charts.curves": ["calibration", "risk_coverage", "score_distribution"],
         "charts.files": ["save_chart", "static"],
         "interpretation.explorer": ["explore"],

@@ -1,10 +1,12 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import xarray as xr
 from sklearn.metrics import roc_auc_score
 
 from probekit.charts.curves import calibration, risk_coverage, roc, score_distribution
-from probekit.charts.lines import by_layer, by_token
+from probekit.charts.lines import by_layer, by_token, forest
 from probekit.tokens import FIGURE_TOKENS, TOKENS
 
 
@@ -71,6 +73,71 @@ def test_points_by_token(grid):
     assert {row["layer"] for row in rows_of(points)} == {2, 7}
     defaults = by_token(grid).to_dict()["layer"][-1]
     assert {row["layer"] for row in rows_of(defaults)} == {0, 5, 9}
+
+
+def made_controls(**more):
+    nan = np.nan
+    return xr.Dataset(
+        {
+            "auroc": ("control", [0.6, 0.55, 0.7, nan, 0.8, 0.51]),
+            "auroc_low": ("control", [0.55, 0.4, 0.65, nan, 0.75, nan]),
+            "auroc_high": ("control", [0.65, 0.7, 0.75, nan, 0.85, nan]),
+            "chance": ("control", [False, True, False, False, False, False]),
+            **more,
+        },
+        coords={"control": ["length", "shuffled", "question", "p_true", "all", "answer"]},
+    )
+
+
+def test_forest_has_a_row_a_control_the_best_first():
+    detector = SimpleNamespace(auroc=0.77, auroc_low=0.7, auroc_high=0.83)
+    chart = forest(made_controls(), detector)
+    rule, bars, points, numbers = chart.to_dict()["layer"]
+    assert rows_of(rule) == [{"chance": 0.5}]
+    rows = rows_of(points)
+    order = ["the grid as one detector", "all", "question", "length", "answer", "shuffled"]
+    assert [row["label"] for row in rows] == order  # p_true has no AUROC
+    assert points["encoding"]["y"]["scale"]["domain"] == order
+    assert points["encoding"]["y"]["axis"]["labelLimit"] == 0
+    assert [row["kind"] for row in rows] == ["detector", "all", *["control"] * 3, "chance"]
+    colour = points["encoding"]["color"]["scale"]
+    colours = dict(zip(colour["domain"], colour["range"], strict=True))
+    assert len(set(colours.values())) == 4
+    assert colours["chance"] == "#767676"
+    assert [row["auroc"] for row in rows] == [0.77, 0.8, 0.7, 0.6, 0.51, 0.55]
+    assert (bars["encoding"]["x"]["field"], bars["encoding"]["x2"]["field"]) == (
+        "auroc_low",
+        "auroc_high",
+    )
+    assert rows[0]["auroc_low"] == 0.7
+    assert rows[4]["auroc_low"] is None
+    assert [row["stated"] for row in rows_of(numbers)][3:5] == ["0.60 [0.55, 0.65]", "0.51"]
+    assert "the grid as one detector 0.77 [0.70, 0.83]; all 0.80" in chart.description
+
+
+def test_forest_takes_plain_words_where_they_tell_the_rows_apart():
+    words = ["Length", "Chance", "Question", "P(true)", "All controls", "Answer"]
+    labelled = made_controls(label=("control", np.array(words, object)))
+    rows = rows_of(forest(labelled).to_dict()["layer"][2])
+    assert [row["label"] for row in rows] == [
+        "All controls",
+        "Question",
+        "Length",
+        "Answer",
+        "Chance",
+    ]
+    assert rows[0]["kind"] == "all"
+    alike = made_controls(label=("control", np.array(["x"] * 6, object)))
+    assert rows_of(forest(alike).to_dict()["layer"][2])[0]["label"] == "all"
+
+
+def test_forest_refuses_what_it_cannot_draw():
+    with pytest.raises(TypeError, match=r"controls must be an xarray Dataset"):
+        forest({})
+    with pytest.raises(ValueError, match=r"no variable 'chance'"):
+        forest(made_controls().drop_vars("chance"))
+    with pytest.raises(ValueError, match=r"No control has an AUROC"):
+        forest(made_controls().sel(control=["p_true"]))
 
 
 def test_roc_has_the_area_it_states(answers):
@@ -158,6 +225,7 @@ def test_distribution_shares_sum_to_one_a_class(answers):
 
 def test_every_chart_has_a_text_alternative_and_one_font(grid, answers):
     charts = [by_layer(grid), by_token(grid), roc(*answers), calibration(*answers)]
+    charts += [forest(made_controls())]
     charts += [risk_coverage({"probe": answers[0]}, answers[1]), score_distribution(*answers)]
     for chart in charts:
         spec = chart.to_dict()
