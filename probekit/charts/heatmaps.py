@@ -14,7 +14,7 @@ import numpy as np
 import xarray as xr
 
 from probekit import arguments
-from probekit.charts.look import cell_rows, finished, tooltips
+from probekit.charts.look import cell_rows, finished, number, tooltips
 from probekit.tokens import FIGURE_TOKENS
 
 #: What a heatmap can draw: legend title, colour domain, legend values.
@@ -30,7 +30,16 @@ _UNMEASURED, _UNCLEAR, _WORSE = "not measured", "interval includes 0", "worse"
 _BEST, _RIVAL = "best cell", "not distinguishable"
 
 
-def heatmap(grid, *, measure="auroc", title=_TITLE, tokens=FIGURE_TOKENS, mute=False, outline=()):
+def heatmap(
+    grid,
+    *,
+    measure="auroc",
+    title=_TITLE,
+    tokens=FIGURE_TOKENS,
+    mute=False,
+    outline=(),
+    detector=None,
+):
     """Draw the figure: tokens across, layers down, the measure in blues.
 
     Parameters
@@ -50,21 +59,37 @@ def heatmap(grid, *, measure="auroc", title=_TITLE, tokens=FIGURE_TOKENS, mute=F
         ``p_value``, and the legend says so) is above this level; True is 0.05.
     outline : sequence of (layer, token)
         Cells to outline: the first as the best, the others as not distinguishable from it.
+    detector : Detector, optional
+        From `detector`: strips at the right and below have the AUROC of each layer's and of each
+        token's cells as one detector, the corner that of all. Muted by their own ``p_value``.
 
     Returns
     -------
     LayerChart
+        With a detector, a ConcatChart.
 
     Raises
     ------
     TypeError, ValueError
         If the grid is no Dataset, is empty or lacks a variable that is needed; or if the measure,
-        a token or an outlined cell is unknown.
+        a token or an outlined cell is unknown; or if a detector is given and the measure is not
+        AUROC.
     """
+    if detector is not None and measure != "auroc":
+        raise ValueError(
+            f"A detector is measured by its AUROC, and the cells by measure={measure!r}. Draw "
+            "measure='auroc', or leave the detector out."
+        )
+    level = _level(mute)
     rows = _measured_rows(grid, measure, tokens)
-    marked = [*_stated(rows, measure, _level(mute)), *_outlined(rows, outline)]
-    panel = _panel(rows, _blues(measure), marked)
-    return finished(panel, title, _describe(rows, measure, outline))
+    marked = [*_stated(rows, measure, level), *_outlined(rows, outline)]
+    text = _describe(rows, measure, outline)
+    if detector is None:
+        return finished(_panel(rows, _blues(measure), marked), title, text)
+    strips = _strip_rows(detector, _layers(rows), _tokens(rows))
+    return finished(
+        _with_strips(rows, marked, strips, level), title, f"{text} {_describe_strips(strips)}"
+    )
 
 
 def compare_splits(grids, *, measure="auroc", title=_TITLE, tokens=FIGURE_TOKENS, mute=False):
@@ -247,15 +272,23 @@ def _blues(measure):
     )
 
 
-def _panel(rows, colour, marked, all_marked=None, *, cell=None, mark_height=None, y_title="Layer"):
+def _panel(
+    rows,
+    colour,
+    marked,
+    all_marked=None,
+    *,
+    cell=None,
+    mark_height=None,
+    y_title="Layer",
+    x_axis=True,
+):
     """Draw the cells and the marks on them; without configuration, so that panels can be joined.
 
     `marked` of `_stated` and `_outlined`; `all_marked` those of all panels that share the legend.
     """
     layers, tokens = _layers(rows), _tokens(rows)
-    # Whole pixels: fractions would show as pale seams between the cells. Deep models get lower
-    # cells, down to a height at which a label at every second layer still has room for its line.
-    width, height = cell or (22, int(np.clip(450 // len(layers), 8, 20)))
+    width, height = cell or _cell(layers)
     step = next(step for step in (2, 4, 8, 16, 32) if step * height >= 15 or step == 32)
     gaps = layers[-1] - layers[0] >= len(layers)
     ticks = layers if gaps and height >= 15 else [n for n in layers if n % step == 0] or layers
@@ -264,7 +297,7 @@ def _panel(rows, colour, marked, all_marked=None, *, cell=None, mark_height=None
             "token:N",
             title="Token",
             scale=alt.Scale(domain=tokens),
-            axis=alt.Axis(labelAngle=-45 if width > 20 else -90, labelOverlap=False, labelLimit=0),
+            axis=_token_axis(width) if x_axis else None,
         ),
         # Layer 0 is at the top: an ordinal scale starts there.
         y=alt.Y(
@@ -278,6 +311,69 @@ def _panel(rows, colour, marked, all_marked=None, *, cell=None, mark_height=None
     marks = _marks(base, marked, all_marked or marked, width, mark_height or height)
     return alt.layer(cells, *marks).properties(
         width=width * len(tokens), height=height * len(layers)
+    )
+
+
+def _cell(layers):
+    """Width and height of a cell.
+
+    Whole pixels: fractions would show as pale seams between the cells. Deep models get lower
+    cells, down to a height at which a label at every second layer still has room for its line.
+    """
+    return 22, int(np.clip(450 // len(layers), 8, 20))
+
+
+def _token_axis(width):
+    return alt.Axis(labelAngle=-45 if width > 20 else -90, labelOverlap=False, labelLimit=0)
+
+
+def _strip_rows(detector, layers, tokens):
+    """Records of a detector: a layer's cells together, a token's, and all of them."""
+
+    def of(source):
+        names = ("auroc", "auroc_low", "auroc_high", "p_value", "n_examples")
+        return {name: number(source.get(name, np.nan)) for name in names}
+
+    by_layer = {int(row["layer"]): row for row in detector.by_layer.to_dict("records")}
+    by_token = {str(row["token"]): row for row in detector.by_token.to_dict("records")}
+    of_all = {name: getattr(detector, name) for name in of({}) if hasattr(detector, name)}
+    return (
+        [{"layer": n, "all_tokens": "all tokens"} | of(by_layer.get(n, {})) for n in layers],
+        [{"all_layers": "all layers", "token": t} | of(by_token.get(t, {})) for t in tokens],
+        [{"all_layers": "all layers", "all_tokens": "all tokens"} | of(of_all)],
+    )
+
+
+def _with_strips(rows, marked, strips, level):
+    """Draw the cells and, at the right and below, the strips of a detector."""
+    layers, tokens = _layers(rows), _tokens(rows)
+    width, height = _cell(layers)
+    below = max(height, 14)  # room for its label, however low the cells are
+    colour = _blues("auroc")
+    marked_strips = [_stated(strip, "auroc", level) for strip in strips]
+    all_marked = [*marked, *chain.from_iterable(marked_strips)]
+
+    def strip(i, x, y, height):
+        base = alt.Chart(alt.Data(values=strips[i])).encode(x=x, y=y)
+        cells = base.mark_rect().encode(color=colour, tooltip=tooltips(strips[i][0]))
+        return alt.layer(cells, *_marks(base, marked_strips[i], all_marked, width, height))
+
+    one_token = alt.X("all_tokens:N", title=None, axis=_token_axis(width))
+    one_layer = alt.Y("all_layers:N", title=None, axis=alt.Axis(labelLimit=0))
+    each_token = alt.X("token:N", title="Token", axis=_token_axis(width)).scale(domain=tokens)
+    each_layer = alt.Y("layer:O", axis=None).scale(domain=layers)
+    return alt.concat(
+        _panel(rows, colour, marked, all_marked, x_axis=False),
+        strip(0, alt.X("all_tokens:N", axis=None), each_layer, height).properties(
+            width=width, height=height * len(layers)
+        ),
+        strip(1, each_token, one_layer, below).properties(width=width * len(tokens), height=below),
+        strip(2, one_token, alt.Y("all_layers:N", axis=None), below).properties(
+            width=width, height=below
+        ),
+        columns=2,
+        spacing=6,
+        bounds="flush",  # or the gap would be as wide as the labels below it
     )
 
 
@@ -382,6 +478,19 @@ def _describe(rows, value, outline=()):
         text += f" Cells not distinguishable from the best: {len(outline) - 1}."
     missing = len(rows) - len(measured)
     return text + (f" {missing} of {len(rows)} cells are not measured." if missing else "")
+
+
+def _describe_strips(strips):
+    """What the strips of a detector show, as the text alternative says it."""
+    text = "All cells as one detector: "
+    (of_all,) = strips[2]
+    text += "not measured." if of_all["auroc"] is None else f"{of_all['auroc']:.2f}."
+    for kind, strip in zip(("layer", "token"), strips, strict=False):
+        measured = [row for row in strip if row["auroc"] is not None]
+        if measured:
+            best = max(measured, key=lambda row: row["auroc"])
+            text += f" Cells of one {kind}: highest {best['auroc']:.2f} at {best[kind]}."
+    return text
 
 
 def _describe_panels(panels, measure):

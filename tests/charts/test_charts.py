@@ -1,5 +1,8 @@
+from types import SimpleNamespace
+
 import altair as alt
 import numpy as np
+import pandas as pd
 import pytest
 import xarray as xr
 
@@ -74,6 +77,62 @@ def test_figure_is_as_specified(grid):
     assert colour["title"] == ["AUROC of", "error detection"]
     assert colour["legend"]["orient"] == "right"
     assert colour["legend"]["values"] == [0.5, 0.6, 0.7, 0.8, 0.9, 1.0]
+
+
+def test_plain_figure_has_nothing_but_the_cells():
+    """What can be added to the figure leaves it as it is, byte for byte, where it is not asked."""
+    one = xr.Dataset(
+        {"auroc": (("layer", "token"), [[0.75]]), "n_examples": (("layer", "token"), [[80]])},
+        coords={"layer": [4], "token": ["-1"]},
+    )
+    spec = heatmap(one, tokens=["-1"], title="").to_dict()
+    (cells,) = spec["layer"]
+    blues = {
+        "field": "auroc",
+        "legend": {
+            "format": ".1f",
+            "gradientLength": 180,
+            "orient": "right",
+            "values": [0.5, 0.6, 0.7, 0.8, 0.9, 1.0],
+        },
+        "scale": {"clamp": True, "domain": [0.5, 1.0], "scheme": "blues"},
+        "title": ["AUROC of", "error detection"],
+        "type": "quantitative",
+    }
+    tooltip = [
+        {"field": "layer", "format": "d", "title": "Layer", "type": "quantitative"},
+        {"field": "token", "title": "Token", "type": "nominal"},
+        {"field": "auroc", "format": ".3f", "title": "AUROC", "type": "quantitative"},
+        {"field": "n_examples", "format": "d", "title": "Examples", "type": "quantitative"},
+    ]
+    x = {
+        "axis": {"labelAngle": -45, "labelLimit": 0, "labelOverlap": False},
+        "field": "token",
+        "scale": {"domain": ["-1"]},
+        "title": "Token",
+        "type": "nominal",
+    }
+    y = {
+        "axis": {"labelOverlap": False, "values": [4]},
+        "field": "layer",
+        "scale": {"domain": [4]},
+        "title": "Layer",
+        "type": "ordinal",
+    }
+    assert cells == {
+        "mark": {"type": "rect"},
+        "encoding": {"color": blues, "tooltip": tooltip, "x": x, "y": y},
+    }
+    assert {name: spec[name] for name in spec.keys() - {"layer", "config", "$schema"}} == {
+        "background": "white",
+        "data": {"values": [{"layer": 4, "token": "-1", "auroc": 0.75, "n_examples": 80.0}]},
+        "description": "Heatmap of the AUROC of error detection: 1 layers (4 to 4, top to bottom) "
+        "by 1 tokens (-1 to -1). Highest 0.75 at layer 4, token -1; lowest 0.75 at layer 4, "
+        "token -1.",
+        "height": 20,
+        "title": "",
+        "width": 22,
+    }
 
 
 def test_cells_are_the_grids_values(grid):
@@ -218,6 +277,62 @@ def test_outlines_are_named_in_the_legend(grid):
     assert named[14, "exact_answer_last"] == "best cell"
     assert named[13, "exact_answer_first"] == "not distinguishable"
     assert "distinguishable from the best: 1" in chart.description
+
+
+def made_detector(grid):
+    """Layer 2 has no measure, and the token -3 no row."""
+    layers = grid.layer.values
+    tokens = [token for token in grid.token.values if token != "-3"]
+    rest = {"auroc_low": 0.6, "auroc_high": 0.8, "p_value": 0.01, "n_examples": 80}
+    by_layer = pd.DataFrame({"layer": layers, "auroc": 0.6 + layers / 100, **rest})
+    by_layer.loc[by_layer.layer == 2, ["auroc", "auroc_low", "auroc_high", "p_value"]] = np.nan
+    by_layer.loc[by_layer.layer == 5, "p_value"] = 0.2
+    by_token = pd.DataFrame({"token": tokens, "auroc": np.linspace(0.6, 0.8, len(tokens)), **rest})
+    return SimpleNamespace(**rest | {"auroc": 0.87}, by_layer=by_layer, by_token=by_token)
+
+
+def test_detector_adds_a_strip_a_side_and_a_corner(grid):
+    grid = grid.assign(p_corrected=grid.p_value)
+    detector = made_detector(grid)
+    chart = heatmap(grid, mute=True, outline=[(14, "-1")], detector=detector)
+    spec = chart.to_dict()
+    main, right, below, corner = spec["concat"]
+    assert spec["columns"] == 2
+    assert rows_of(main) == rows_of(heatmap(grid).to_dict())
+    layers = {row["layer"]: row["auroc"] for row in rows_of(right)}
+    assert list(layers) == list(range(32))
+    assert layers[2] is None
+    assert layers[31] == pytest.approx(0.91)
+    tokens = {row["token"]: row["auroc"] for row in rows_of(below)}
+    assert list(tokens) == list(FIGURE_TOKENS)
+    assert tokens["-3"] is None
+    assert tokens["-1"] == detector.by_token.set_index("token").auroc["-1"]
+    assert [row["auroc"] for row in rows_of(corner)] == [0.87]
+    # One scale of colours and one legend; cells that lie beside each other have one size.
+    colours = [panel["layer"][0]["encoding"]["color"] for panel in spec["concat"]]
+    assert all(colour == colours[0] for colour in colours)
+    shapes = [panel["layer"][-1]["encoding"]["shape"]["scale"] for panel in (main, right, below)]
+    assert all(shape == shapes[0] for shape in shapes)
+    words = ["best cell", "not measured", "p > 0.05", "p > 0.05, uncorrected"]
+    assert shapes[0]["domain"] == words
+    states = {row["layer"]: row["state"] for row in rows_of(right, layer=-1)}
+    assert states == {2: "not measured", 5: "p > 0.05, uncorrected"}
+    assert (right["height"], below["width"]) == (main["height"], main["width"])
+    axes = [panel["layer"][0]["encoding"] for panel in (right, below)]
+    assert axes[0]["y"]["scale"]["domain"] == list(range(32))
+    assert axes[1]["x"]["scale"]["domain"] == list(FIGURE_TOKENS)
+    names = {row.get("all_tokens", row.get("all_layers")) for row in rows_of(right)}
+    assert names == {"all tokens"}
+    shown = [tip["field"] for tip in axes[0]["tooltip"]]
+    assert shown == ["layer", "auroc", "auroc_low", "auroc_high", "n_examples", "p_value"]
+    assert "All cells as one detector: 0.87. Cells of one layer: highest 0.91 at 31." in (
+        chart.description
+    )
+
+
+def test_detector_needs_the_measure_it_has(grid):
+    with pytest.raises(ValueError, match=r"measured by its AUROC"):
+        heatmap(grid, measure="correlation", detector=made_detector(grid))
 
 
 @pytest.mark.parametrize("layers", [1, 2, 12, 30, 80, 126])
