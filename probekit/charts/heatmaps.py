@@ -14,7 +14,7 @@ import numpy as np
 import xarray as xr
 
 from probekit import arguments
-from probekit.charts.look import cell_rows, finished, number, tooltips
+from probekit.charts.look import COLOURS, cell_rows, finished, number, tooltips
 from probekit.tokens import FIGURE_TOKENS
 
 #: What a heatmap can draw: legend title, colour domain, legend values.
@@ -28,6 +28,7 @@ _TITLE = "Layer vs. Token Correlation"
 # The notes on cells, as the legend has them.
 _UNMEASURED, _UNCLEAR, _WORSE = "not measured", "interval includes 0", "worse"
 _BEST, _RIVAL = "best cell", "not distinguishable"
+_BELOW = "below chance"
 
 
 def heatmap(
@@ -47,7 +48,8 @@ def heatmap(
     grid : Dataset over (layer, token)
         With ``auroc``; for ``measure="correlation"`` with ``score(example, layer, token)`` and
         ``correct(example)``. ``auroc_low``, ``auroc_high``, ``n_examples``, ``p_value`` and
-        ``p_corrected`` are shown in the tooltip where present. NaN cells are hatched.
+        ``p_corrected`` are shown in the tooltip where present. NaN cells are hatched, and those
+        whose whole interval is below 0.5 have an orange mark.
     measure : {"auroc", "correlation"}
         AUROC of error detection on [0.5, 1], where lower values get the lightest blue; or the
         absolute point-biserial correlation of the out-of-fold score with correctness on [0, 1].
@@ -225,7 +227,8 @@ def _panels(grids, measure, tokens):
 
 def _drawn(panels, measure, columns, level=None, cells=None):
     """A chart a panel. They share one legend, so each has all notes, in marks of one size."""
-    marked = [_stated(rows, measure, level) for rows in panels.values()]
+    # Small cells have no room for the mark of those below chance.
+    marked = [_stated(rows, measure, level, below=not cells) for rows in panels.values()]
     all_marked = list(chain.from_iterable(marked))
     return [
         _panel(
@@ -377,7 +380,7 @@ def _with_strips(rows, marked, strips, level):
     )
 
 
-def _stated(rows, value, level=None):
+def _stated(rows, value, level=None, below=True):
     """The records of the cells that need a mark, each with its ``state`` in words."""
     if level is not None:
         p = "p_corrected" if "p_corrected" in rows[0] else "p_value"
@@ -388,6 +391,8 @@ def _stated(rows, value, level=None):
     def state(row):
         if row[value] is None:
             return _UNMEASURED
+        if below and value == "auroc" and _is_below(row):
+            return _BELOW
         if level is not None and (row[p] is None or row[p] > level):
             return muted
         low, high = row.get("gain_low"), row.get("gain_high")
@@ -396,6 +401,12 @@ def _stated(rows, value, level=None):
         return None
 
     return [row | {"state": note} for row in rows if (note := state(row))]
+
+
+def _is_below(row):
+    """Whether the cell's whole interval is below chance."""
+    high = row.get("auroc_high")
+    return high is not None and high < 0.5
 
 
 def _outlined(rows, outline):
@@ -418,7 +429,7 @@ def _marks(base, marked, all_marked, width, height):
     if not marked:
         return []
     names = {row["state"] for row in all_marked}
-    states = [name for name in (_BEST, _RIVAL, _UNMEASURED) if name in names]
+    states = [name for name in (_BEST, _RIVAL, _UNMEASURED, _BELOW) if name in names]
     states += sorted(names - set(states))
 
     # A symbol of size 4 is drawn at the scale of its path, so these are pixels of the cell.
@@ -430,10 +441,11 @@ def _marks(base, marked, all_marked, width, height):
     paths = {
         _UNMEASURED: f"M{-width / 2},{height / 2}L{width / 2},{-height / 2}",
         _WORSE: "M-4,0L4,0",
+        _BELOW: "M-4,-2L0,2L4,-2",
         _BEST: frame(1) + frame(2),
         _RIVAL: frame(1),
     }
-    colours = {_BEST: "#000000", _RIVAL: "#d55e00"}
+    colours = {_BEST: "#000000", _RIVAL: COLOURS[1], _BELOW: COLOURS[1]}
     legend = alt.Legend(symbolSize=4, symbolOffset=8, labelOffset=12, rowPadding=6)
     shape = alt.Scale(domain=states, range=[paths.get(state, dot) for state in states])
     stroke = alt.Scale(domain=states, range=[colours.get(state, "#555555") for state in states])
@@ -444,9 +456,12 @@ def _marks(base, marked, all_marked, width, height):
         known = tooltips([name for name in fields if name in marked[0]])
         return base.properties(data=alt.Data(values=records)).encode(tooltip=[*known, note])
 
+    pale = set(states) - set(paths)
+    if pale:  # what is worse than chance is no darker than what can't be told from it
+        pale.add(_BELOW)
     layers = [
         over({_UNMEASURED}).mark_rect(color="#efefef"),
-        over(set(states) - set(paths), marked[0]).mark_rect(color="white", opacity=0.55),
+        over(pale, marked[0]).mark_rect(color="white", opacity=0.55),
         over({_BEST, _RIVAL}).mark_rect(fill=None, stroke="white", strokeWidth=4),
         over(states)
         .mark_point(size=4, opacity=1, strokeWidth=1.1)
@@ -476,6 +491,8 @@ def _describe(rows, value, outline=()):
     )
     if len(outline) > 1:
         text += f" Cells not distinguishable from the best: {len(outline) - 1}."
+    if value == "auroc" and (below := sum(map(_is_below, measured))):
+        text += f" Cells below chance, with their whole interval: {below}."
     missing = len(rows) - len(measured)
     return text + (f" {missing} of {len(rows)} cells are not measured." if missing else "")
 

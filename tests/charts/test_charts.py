@@ -361,6 +361,31 @@ def test_splits_share_scale_and_legend(grid):
     assert "random: Heatmap of the AUROC" in spec["description"]
 
 
+def test_cells_wholly_below_chance_are_marked(grid):
+    place = {"layer": [0, 1], "token": ["-1"]}
+    high = grid.auroc_high.copy()
+    high.loc[place] = [[0.49], [0.5]]  # the second reaches chance
+    grid = grid.assign(auroc_high=high, p_value=xr.ones_like(high))
+    chart = heatmap(grid, mute=True)
+    for spec in (chart.to_dict(), compare_splits({"a": grid}, mute=True).to_dict()["hconcat"][0]):
+        marks = rows_of(spec, layer=-1)
+        below = [(r["layer"], r["token"]) for r in marks if r["state"] == "below chance"]
+        assert below == [(0, "-1")]
+        stroke = spec["layer"][-1]["encoding"]["stroke"]["scale"]
+        colours = dict(zip(stroke["domain"], stroke["range"], strict=True))
+        assert list(colours) == ["not measured", "below chance", "p > 0.05, uncorrected"]
+        assert colours["below chance"] == "#d55e00"
+    veiled = rows_of(chart.to_dict(), layer=2)
+    assert (0, "-1") in {(row["layer"], row["token"]) for row in veiled}
+    assert "Cells below chance, with their whole interval: 1." in chart.description
+    for plain in (
+        heatmap(grid, measure="correlation"),
+        heatmap(grid.drop_vars("auroc_high")),
+        small_multiples({"a": grid}),
+    ):
+        assert '"below chance"' not in plain.to_json()
+
+
 def test_small_multiples_have_their_own_layers(grid):
     spec = small_multiples({"deep": grid, "shallow": make_grid(12)}, columns=2).to_dict()
     domains = [panel["layer"][0]["encoding"]["y"]["scale"]["domain"] for panel in spec["concat"]]
