@@ -14,7 +14,7 @@ import numpy as np
 import xarray as xr
 
 from probekit import arguments
-from probekit.charts.look import COLOURS, cell_rows, finished, number, tooltips
+from probekit.charts.look import COLOURS, INK, cell_rows, finished, number, tooltips
 from probekit.tokens import FIGURE_TOKENS
 
 #: What a heatmap can draw: legend title, colour domain, legend values.
@@ -40,8 +40,12 @@ def heatmap(
     mute=False,
     outline=(),
     detector=None,
+    common=False,
 ):
     """Draw the figure: tokens across, layers down, the measure in blues.
+
+    Where the columns differ in their numbers of answers (``n_examples``) by more than a tenth,
+    these stand above them.
 
     Parameters
     ----------
@@ -64,6 +68,9 @@ def heatmap(
     detector : Detector, optional
         From `detector`: strips at the right and below have the AUROC of each layer's and of each
         token's cells as one detector, the corner that of all. Muted by their own ``p_value``.
+    common : bool
+        Draw ``auroc_common``: all cells on the same answers, those that have all tokens. So columns
+        differ by their token alone, and not by which answers have it.
 
     Returns
     -------
@@ -75,19 +82,37 @@ def heatmap(
     TypeError, ValueError
         If the grid is no Dataset, is empty or lacks a variable that is needed; or if the measure,
         a token or an outlined cell is unknown; or if a detector is given and the measure is not
-        AUROC.
+        AUROC; or if common is asked for with another measure, a detector or mute.
     """
+    common = arguments.flag("common", common)
     if detector is not None and measure != "auroc":
         raise ValueError(
             f"A detector is measured by its AUROC, and the cells by measure={measure!r}. Draw "
             "measure='auroc', or leave the detector out."
         )
     level = _level(mute)
+    subtitle = None
+    if common:
+        if measure != "auroc" or detector is not None or level is not None:
+            raise ValueError(
+                "common=True draws an AUROC that has no p and no detector. Leave out measure, mute "
+                "and detector."
+            )
+        arguments.grid(grid, ("auroc_common",))
+        if "n_examples" not in grid["auroc_common"].attrs:
+            raise ValueError(
+                "'auroc_common' lacks the attribute 'n_examples': take the grid from probe_grid or "
+                "Run.grid as it is."
+            )
+        subtitle = f"on the {grid['auroc_common'].attrs['n_examples']} answers that have all tokens"
+        # Without the intervals and numbers of answers, which are of the other AUROC.
+        grid = grid[["auroc_common"]].rename(auroc_common="auroc")
     rows = _measured_rows(grid, measure, tokens)
     marked = [*_stated(rows, measure, level), *_outlined(rows, outline)]
-    text = _describe(rows, measure, outline)
+    text = _describe(rows, measure, outline) + (f" Measured {subtitle}." if common else "")
     if detector is None:
-        return finished(_panel(rows, _blues(measure), marked), title, text)
+        panel = _panel(rows, _blues(measure), marked, counts=_counts(rows, measure))
+        return finished(panel, title, text, subtitle)
     strips = _strip_rows(detector, _layers(rows), _tokens(rows))
     return finished(
         _with_strips(rows, marked, strips, level), title, f"{text} {_describe_strips(strips)}"
@@ -285,10 +310,12 @@ def _panel(
     mark_height=None,
     y_title="Layer",
     x_axis=True,
+    counts=None,
 ):
     """Draw the cells and the marks on them; without configuration, so that panels can be joined.
 
-    `marked` of `_stated` and `_outlined`; `all_marked` those of all panels that share the legend.
+    `marked` of `_stated` and `_outlined`; `all_marked` those of all panels that share the legend;
+    `counts` of `_counts`.
     """
     layers, tokens = _layers(rows), _tokens(rows)
     width, height = cell or _cell(layers)
@@ -312,9 +339,40 @@ def _panel(
     )
     cells = base.mark_rect().encode(color=colour, tooltip=tooltips(rows[0]))
     marks = _marks(base, marked, all_marked or marked, width, mark_height or height)
-    return alt.layer(cells, *marks).properties(
+    numbers = [] if not counts else _numbers(base, counts)
+    return alt.layer(cells, *marks, *numbers).properties(
         width=width * len(tokens), height=height * len(layers)
     )
+
+
+def _counts(rows, value):
+    """Number of answers of each measured column, if they differ by more than a tenth."""
+    counts = {}
+    for row in rows:
+        if row[value] is not None and row.get("n_examples") is not None:
+            counts[row["token"]] = max(int(row["n_examples"]), counts.get(row["token"], 0))
+    return counts if counts and min(counts.values()) < 0.9 * max(counts.values()) else {}
+
+
+def _numbers(base, counts):
+    """A row of small numbers above the columns, slanted where they are wider than a column."""
+    slanted = max(counts.values()) > 999
+    records = [{"token": token, "n": n} for token, n in counts.items()]
+    numbers = base.properties(data=alt.Data(values=records)).mark_text(
+        fontSize=11,
+        color=INK,
+        angle=315 if slanted else 0,
+        align="left" if slanted else "center",
+        baseline="middle" if slanted else "bottom",
+    )
+    name = base.properties(data=alt.Data(values=[{"name": "n"}])).mark_text(
+        fontSize=11, color=INK, align="right", baseline="bottom"
+    )
+    above = {"y": alt.value(-4), "tooltip": alt.value(None)}
+    return [
+        numbers.encode(text="n:Q", **above),
+        name.encode(x=alt.value(-8), text="name:N", **above),
+    ]
 
 
 def _cell(layers):
@@ -366,7 +424,7 @@ def _with_strips(rows, marked, strips, level):
     each_token = alt.X("token:N", title="Token", axis=_token_axis(width)).scale(domain=tokens)
     each_layer = alt.Y("layer:O", axis=None).scale(domain=layers)
     return alt.concat(
-        _panel(rows, colour, marked, all_marked, x_axis=False),
+        _panel(rows, colour, marked, all_marked, x_axis=False, counts=_counts(rows, "auroc")),
         strip(0, alt.X("all_tokens:N", axis=None), each_layer, height).properties(
             width=width, height=height * len(layers)
         ),

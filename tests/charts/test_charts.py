@@ -386,6 +386,61 @@ def test_cells_wholly_below_chance_are_marked(grid):
         assert '"below chance"' not in plain.to_json()
 
 
+def with_counts(grid, most, least):
+    """The exact answer's tokens have fewer answers than the others; -8 has none."""
+    few = grid.token.str.startswith("exact")
+    n = xr.where(few, least, most).where(grid.auroc.notnull(), 0)
+    return grid.assign(n_examples=n.transpose("layer", "token"))
+
+
+def test_numbers_of_answers_stand_above_columns_that_differ(grid):
+    drawn = with_counts(grid, 965, 860)
+    for spec in (
+        heatmap(drawn).to_dict(),
+        heatmap(drawn, detector=made_detector(grid)).to_dict()["concat"][0],
+    ):
+        *_, numbers, name = spec["layer"]
+        assert rows_of(name) == [{"name": "n"}]
+        expected = {t: 860 if t.startswith("exact") else 965 for t in FIGURE_TOKENS if t != "-8"}
+        assert {row["token"]: row["n"] for row in rows_of(numbers)} == expected
+        assert numbers["encoding"]["y"]["value"] < 0  # above the cells
+        assert numbers["mark"]["angle"] == 0
+    wide = heatmap(with_counts(grid, 12345, 999)).to_dict()["layer"][-2]
+    assert wide["mark"]["angle"] == 315  # five digits are wider than a column
+
+
+def test_columns_that_hardly_differ_have_no_numbers(grid):
+    alike = with_counts(grid, 965, 870)
+    marks = [layer["mark"]["type"] for layer in heatmap(alike).to_dict()["layer"]]
+    assert "text" not in marks
+    # Columns that are not drawn don't count.
+    tokens = ["last_q", "-1"]
+    marks = heatmap(with_counts(grid, 965, 1), tokens=tokens).to_dict()["layer"]
+    assert [layer["mark"]["type"] for layer in marks] == ["rect"]
+
+
+def test_common_answers_have_an_auroc_of_their_own(grid):
+    on_common = (grid.auroc - 0.02).assign_attrs(n_examples=411)
+    drawn = with_counts(grid, 965, 400).assign(auroc_common=on_common)
+    chart = heatmap(drawn, common=True)
+    spec = chart.to_dict()
+    assert spec["title"]["subtitle"] == "on the 411 answers that have all tokens"
+    assert "Measured on the 411 answers that have all tokens." in chart.description
+    rows = rows_of(spec)
+    assert set(rows[0]) == {"layer", "token", "auroc"}  # the rest is of the other AUROC
+    for row in rows:
+        expected = float(on_common.sel(layer=row["layer"], token=row["token"]))
+        assert row["auroc"] == (None if np.isnan(expected) else expected)
+    assert "text" not in [layer["mark"]["type"] for layer in spec["layer"]]
+    with pytest.raises(ValueError, match=r"no variable 'auroc_common'"):
+        heatmap(grid, common=True)
+    with pytest.raises(ValueError, match=r"lacks the attribute 'n_examples'"):
+        heatmap(grid.assign(auroc_common=grid.auroc), common=True)
+    for more in ({"measure": "correlation"}, {"mute": True}, {"detector": made_detector(grid)}):
+        with pytest.raises(ValueError, match=r"common=True draws an AUROC that has no p"):
+            heatmap(drawn, common=True, **more)
+
+
 def test_small_multiples_have_their_own_layers(grid):
     spec = small_multiples({"deep": grid, "shallow": make_grid(12)}, columns=2).to_dict()
     domains = [panel["layer"][0]["encoding"]["y"]["scale"]["domain"] for panel in spec["concat"]]
