@@ -23,7 +23,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "probing.detector": ["detector"],
         "probing.saved_probes": ["load_probe"],
         "probing.summary": ["findings"],
-        "charts.heatmaps": ["compare_splits", "gain", "heatmap", "small_multiples"],
+        "charts.heatmaps": ["absorbed", "compare_splits", "gain", "heatmap", "small_multiples"],
         "charts.lines": ["by_layer", "by_token", "forest"],
         "charts.curves": ["calibration", "risk_coverage", "score_distribution"],
         "charts.files": ["save_chart", "static"],

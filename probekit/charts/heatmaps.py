@@ -27,6 +27,8 @@ _TITLE = "Layer vs. Token Correlation"
 
 # The notes on cells, as the legend has them.
 _UNMEASURED, _UNCLEAR, _WORSE = "not measured", "interval includes 0", "worse"
+_UNCLEAR_AT_ONCE = "simultaneous interval includes 0"
+_NO_SIGNAL = "no signal, or not measured"
 _BEST, _RIVAL = "best cell", "not distinguishable"
 _BELOW = "below chance"
 
@@ -175,8 +177,8 @@ def small_multiples(grids, *, measure="auroc", title=_TITLE, tokens=FIGURE_TOKEN
     return finished(chart, title, _describe_panels(panels, measure))
 
 
-def gain(grid, *, title="Gain over the best control", tokens=FIGURE_TOKENS):
-    """Draw how far the probe's AUROC exceeds that of the best control, in every cell.
+def gain(grid, *, title=None, tokens=FIGURE_TOKENS):
+    """Draw how far the probe's AUROC exceeds that of the controls, in every cell.
 
     Blue is better than the control and orange worse, which colour-blind readers tell apart. In
     greyscale too: cells whose interval includes 0 are dotted and pale, those below it have a
@@ -185,9 +187,13 @@ def gain(grid, *, title="Gain over the best control", tokens=FIGURE_TOKENS):
     Parameters
     ----------
     grid : Dataset
-        ``gain(layer, token)``, a difference of AUROCs in [-1, 1]; ``gain_low`` and ``gain_high``,
-        where present, decide on dots and minus signs.
-    title, tokens
+        From `gain_over_controls`: ``gain(layer, token)``, a difference of AUROCs in [-1, 1].
+        ``gain_low_simultaneous`` and ``gain_high_simultaneous`` decide on dots and minus signs;
+        where they are absent, ``gain_low`` and ``gain_high``, if present. The attribute
+        ``control`` is "all" where the gain is over all controls together.
+    title : str, optional
+        By default it says over what the gain is.
+    tokens
         As for `heatmap`.
 
     Returns
@@ -200,11 +206,13 @@ def gain(grid, *, title="Gain over the best control", tokens=FIGURE_TOKENS):
         As for `heatmap`.
     """
     rows = cell_rows(grid, arguments.variable(grid, "gain", ("layer", "token")), tokens)
+    together = grid.attrs.get("control") == "all"
+    rival = "all controls together" if together else "the best control"
     extent = max((abs(row["gain"]) for row in rows if row["gain"] is not None), default=0)
     extent = max(0.1, float(np.ceil(extent * 10 - 1e-9)) / 10)  # symmetric, in whole tenths
     colour = alt.Color(
         "gain:Q",
-        title=["Gain in AUROC over", "the best control"],
+        title=["Gain in AUROC over", rival],
         scale=alt.Scale(scheme="blueorange", reverse=True, domain=[-extent, extent], domainMid=0),
         legend=alt.Legend(
             orient="right",
@@ -214,8 +222,48 @@ def gain(grid, *, title="Gain over the best control", tokens=FIGURE_TOKENS):
             gradientLength=180,
         ),
     )
-    panel = _panel(rows, colour, _stated(rows, "gain"))
-    return finished(panel, title, _describe(rows, "gain"))
+    marked = _stated(rows, "gain")
+    text = _describe(rows, "gain", name=f"gain in AUROC over {rival}")
+    for note in dict.fromkeys(row["state"] for row in marked if row["state"] != _UNMEASURED):
+        text += f" {sum(row['state'] == note for row in marked)} cells: {note}."
+    title = f"Gain over {rival}" if title is None else title
+    return finished(_panel(rows, colour, marked), title, text)
+
+
+def absorbed(gains, *, title="Signal that the controls have too", tokens=FIGURE_TOKENS):
+    """Draw which share of each cell's signal the controls absorb.
+
+    Parameters
+    ----------
+    gains : Dataset
+        From `gain_over_controls`: ``absorbed(layer, token)`` in [0, 1]. At 0 the cell knows what
+        the controls do not, at 1 nothing beyond them. Cells without a signal of which there could
+        be a share are NaN, and hatched.
+    title, tokens
+        As for `heatmap`.
+
+    Returns
+    -------
+    LayerChart
+
+    Raises
+    ------
+    TypeError, ValueError
+        As for `heatmap`.
+    """
+    values = arguments.variable(gains, "absorbed", ("layer", "token"))
+    rows = cell_rows(gains, values, tokens)
+    colour = alt.Color(
+        "absorbed:Q",
+        title=["Share of the signal", "that controls absorb"],
+        scale=alt.Scale(scheme="purples", domain=[0, 1]),
+        legend=alt.Legend(
+            orient="right", values=[0, 0.25, 0.5, 0.75, 1], format=".0%", gradientLength=180
+        ),
+    )
+    name = "share of the signal that the controls absorb"
+    text = _describe(rows, "absorbed", name=name)
+    return finished(_panel(rows, colour, _stated(rows, "absorbed")), title, text)
 
 
 def point_biserial(grid):
@@ -446,16 +494,19 @@ def _stated(rows, value, level=None, below=True):
             raise ValueError("mute needs p_corrected or p_value in the grid, and it has neither.")
         muted = f"p > {level:g}" + ("" if p == "p_corrected" else ", uncorrected")
 
+    both = {"gain_low_simultaneous", "gain_high_simultaneous"} <= rows[0].keys()
+    at_once, unclear = ("_simultaneous", _UNCLEAR_AT_ONCE) if both else ("", _UNCLEAR)
+
     def state(row):
         if row[value] is None:
-            return _UNMEASURED
+            return _NO_SIGNAL if value == "absorbed" else _UNMEASURED
         if below and value == "auroc" and _is_below(row):
             return _BELOW
         if level is not None and (row[p] is None or row[p] > level):
             return muted
-        low, high = row.get("gain_low"), row.get("gain_high")
+        low, high = (row.get(f"gain_{end}{at_once}") for end in ("low", "high"))
         if value == "gain" and None not in (low, high):
-            return _UNCLEAR if low <= 0 <= high else _WORSE if high < 0 else None
+            return unclear if low <= 0 <= high else _WORSE if high < 0 else None
         return None
 
     return [row | {"state": note} for row in rows if (note := state(row))]
@@ -487,7 +538,7 @@ def _marks(base, marked, all_marked, width, height):
     if not marked:
         return []
     names = {row["state"] for row in all_marked}
-    states = [name for name in (_BEST, _RIVAL, _UNMEASURED, _BELOW) if name in names]
+    states = [name for name in (_BEST, _RIVAL, _UNMEASURED, _NO_SIGNAL, _BELOW) if name in names]
     states += sorted(names - set(states))
 
     # A symbol of size 4 is drawn at the scale of its path, so these are pixels of the cell.
@@ -496,8 +547,10 @@ def _marks(base, marked, all_marked, width, height):
         return f"M{-x},{-y}L{x},{-y}L{x},{y}L{-x},{y}Z"
 
     dot = "M-0.7,0A0.7,0.7,0,1,1,0.7,0A0.7,0.7,0,1,1,-0.7,0"
+    hatch = f"M{-width / 2},{height / 2}L{width / 2},{-height / 2}"
     paths = {
-        _UNMEASURED: f"M{-width / 2},{height / 2}L{width / 2},{-height / 2}",
+        _UNMEASURED: hatch,
+        _NO_SIGNAL: hatch,
         _WORSE: "M-4,0L4,0",
         _BELOW: "M-4,-2L0,2L4,-2",
         _BEST: frame(1) + frame(2),
@@ -518,7 +571,7 @@ def _marks(base, marked, all_marked, width, height):
     if pale:  # what is worse than chance is no darker than what can't be told from it
         pale.add(_BELOW)
     layers = [
-        over({_UNMEASURED}).mark_rect(color="#efefef"),
+        over({_UNMEASURED, _NO_SIGNAL}).mark_rect(color="#efefef"),
         over(pale, marked[0]).mark_rect(color="white", opacity=0.55),
         over({_BEST, _RIVAL}).mark_rect(fill=None, stroke="white", strokeWidth=4),
         over(states)
@@ -531,10 +584,9 @@ def _marks(base, marked, all_marked, width, height):
     return [layer for layer in layers if layer.data.values]
 
 
-def _describe(rows, value, outline=()):
+def _describe(rows, value, outline=(), name=None):
     layers, tokens = _layers(rows), _tokens(rows)
-    name = "gain in AUROC over the best control"
-    name = name if value == "gain" else " ".join(MEASURES[value][0])
+    name = name or " ".join(MEASURES[value][0])
     text = (
         f"Heatmap of the {name}: {len(layers)} layers ({layers[0]} to {layers[-1]}, top to bottom) "
         f"by {len(tokens)} tokens ({tokens[0]} to {tokens[-1]}). "
@@ -552,7 +604,8 @@ def _describe(rows, value, outline=()):
     if value == "auroc" and (below := sum(map(_is_below, measured))):
         text += f" Cells below chance, with their whole interval: {below}."
     missing = len(rows) - len(measured)
-    return text + (f" {missing} of {len(rows)} cells are not measured." if missing else "")
+    note = "have no signal or are not measured" if value == "absorbed" else "are not measured"
+    return text + (f" {missing} of {len(rows)} cells {note}." if missing else "")
 
 
 def _describe_strips(strips):

@@ -8,6 +8,7 @@ import xarray as xr
 
 from probekit.charts.heatmaps import (
     MEASURES,
+    absorbed,
     compare_splits,
     gain,
     heatmap,
@@ -155,7 +156,8 @@ def test_missing_cells_are_hatched_and_named_in_the_legend(grid):
 
 
 def test_grid_without_gaps_has_no_such_legend(grid):
-    spec = heatmap(grid.fillna(0.5)).to_dict()
+    filled = grid.fillna(0.5).assign(n_examples=xr.full_like(grid.n_examples, 80))
+    spec = heatmap(filled).to_dict()
     assert len(spec["layer"]) == 1
 
 
@@ -471,6 +473,83 @@ def test_gain_is_symmetric_and_marks_what_is_unclear_or_worse(grid):
             assert cell.gain.isnull()
     assert {row["state"] for row in marks} == {"worse", "interval includes 0", "not measured"}
     assert "gain in AUROC over the best control" in chart.description
+
+
+@pytest.fixture
+def gains(grid):
+    difference = grid.auroc - 0.62
+    return xr.Dataset(
+        {
+            "gain": difference,
+            "gain_low": difference - 0.05,
+            "gain_high": difference + 0.05,
+            "gain_low_simultaneous": difference - 0.1,
+            "gain_high_simultaneous": difference + 0.1,
+            "absorbed": (1.4 - 3 * (grid.auroc - 0.5)).clip(0, 1).where(grid.auroc > 0.55),
+        },
+        attrs={"control": "all"},
+    )
+
+
+def test_gain_is_muted_by_the_interval_for_all_cells_at_once(gains):
+    chart = gain(gains)
+    spec = chart.to_dict()
+    marks = rows_of(spec, layer=-1)
+    states = {(row["layer"], row["token"]): row["state"] for row in marks}
+    for row in rows_of(spec):
+        low, high = row["gain_low_simultaneous"], row["gain_high_simultaneous"]
+        if row["gain"] is None:
+            expected = "not measured"
+        elif low <= 0 <= high:
+            expected = "simultaneous interval includes 0"
+        else:
+            expected = "worse" if high < 0 else None
+        assert states.get((row["layer"], row["token"])) == expected
+    assert set(states.values()) == {
+        "not measured",
+        "simultaneous interval includes 0",
+        "worse",
+    }
+    # Some cells are beyond 0 by their own interval alone.
+    pointwise = gain(gains.drop_vars(["gain_low_simultaneous", "gain_high_simultaneous"]))
+    assert len(rows_of(pointwise.to_dict(), layer=-1)) != len(marks)
+    muted = sum(state.startswith("simul") for state in states.values())
+    assert f"{muted} cells: simultaneous interval includes 0." in chart.description
+
+
+def test_gain_says_over_what_it_is(gains):
+    for attrs, rival in [
+        ({"control": "all"}, "all controls together"),
+        ({"control": "question"}, "the best control"),
+        ({}, "the best control"),
+    ]:
+        chart = gain(gains.drop_attrs().assign_attrs(attrs))
+        spec = chart.to_dict()
+        colour = spec["layer"][0]["encoding"]["color"]
+        assert colour["title"] == ["Gain in AUROC over", rival]
+        assert spec["title"] == f"Gain over {rival}"
+        assert f"gain in AUROC over {rival}" in chart.description
+    assert gain(gains, title="Mine").to_dict()["title"] == "Mine"
+
+
+def test_absorbed_is_a_share_and_hatched_without_a_signal(gains):
+    chart = absorbed(gains)
+    spec = chart.to_dict()
+    colour = spec["layer"][0]["encoding"]["color"]
+    assert colour["field"] == "absorbed"
+    assert colour["scale"] == {"scheme": "purples", "domain": [0, 1]}
+    without = set()
+    for row in rows_of(spec):
+        value = float(gains.absorbed.sel(layer=row["layer"], token=row["token"]))
+        assert row["absorbed"] == (None if np.isnan(value) else value)
+        if np.isnan(value):
+            without.add((row["layer"], row["token"]))
+    marks = rows_of(spec, layer=-1)
+    assert {(row["layer"], row["token"]) for row in marks} == without
+    assert {row["state"] for row in marks} == {"no signal, or not measured"}
+    assert f"{len(without)} of 448 cells have no signal" in chart.description
+    with pytest.raises(ValueError, match=r"no variable 'absorbed'"):
+        absorbed(gains.drop_vars("absorbed"))
 
 
 def test_a_click_can_be_listened_to(grid):
