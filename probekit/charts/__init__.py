@@ -5,9 +5,9 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "heatmaps": ["compare_splits", "gain", "heatmap", "small_multiples"],
-        "lines": ["by_layer", "by_token"],
-        "curves": ["calibration", "score_distribution"],
+        "heatmaps": ["absorbed", "compare_splits", "gain", "heatmap", "small_multiples"],
+        "lines": ["by_layer", "by_token", "forest"],
+        "curves": ["calibration", "risk_coverage", "score_distribution"],
         "files": ["save_chart", "static"],
     },
 )

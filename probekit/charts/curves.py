@@ -1,4 +1,6 @@
-"""Altair charts of how one cell's error score behaves: ROC, calibration, distributions."""
+"""Altair charts of how one cell's error score behaves: ROC, calibration, risk, distributions."""
+
+from collections.abc import Mapping
 
 import altair as alt
 import numpy as np
@@ -9,6 +11,8 @@ from probekit import arguments
 from probekit.charts.look import COLOURS, DASHES, FAINT, categories, finished, number, tooltips
 
 _SIDE = 280  # pixels
+
+_ORACLE = "knows which are wrong"
 
 
 def roc(score, correct):
@@ -39,7 +43,7 @@ def roc(score, correct):
 
 
 def calibration(score, correct, *, bins=10, title="Calibration"):
-    """Draw the share of wrong answers against the P(error) that the probe gave them.
+    """Draw a reliability diagram: the share of wrong answers against the P(error) they were given.
 
     Parameters
     ----------
@@ -53,7 +57,9 @@ def calibration(score, correct, *, bins=10, title="Calibration"):
     Returns
     -------
     LayerChart
-        Points with exact (Clopper-Pearson) 95 % intervals.
+        Points with exact (Clopper-Pearson) 95 % intervals. Its subtitle has the expected
+        calibration error (ECE: mean distance of the points from the diagonal, weighted by their
+        answers), and the Brier score beside that of the error rate in the score's place.
 
     Raises
     ------
@@ -91,14 +97,111 @@ def calibration(score, correct, *, bins=10, title="Calibration"):
     bars = base.mark_rule(strokeWidth=1.6, color=COLOURS[0]).encode(
         y=_share(alt.Y, "low", "Share of wrong answers"), y2="high:Q"
     )
-    brier = float(np.mean((score - wrong) ** 2))
-    error = sum(row["n"] * abs(row["predicted"] - row["observed"]) for row in rows) / len(score)
+    ece = sum(row["n"] * abs(row["predicted"] - row["observed"]) for row in rows) / len(score)
+    brier, rate = float(np.mean((score - wrong) ** 2)), float(wrong.mean())
+    found = (
+        f"ECE {ece:.2f}; Brier {brier:.2f} (base rate {rate * (1 - rate):.2f}); n = {len(score)}"
+    )
     return finished(
         _over_diagonal("predicted", "observed", bars, points),
         title,
-        f"Calibration of P(error) in {bins} groups of {len(score)} answers: share of wrong answers "
-        f"against the mean prediction, mean distance {error:.3f}, Brier score {brier:.3f}.",
-        subtitle=f"Brier score {brier:.3f}; n = {len(score)}",
+        f"Reliability diagram of P(error): share of wrong answers against the mean prediction in "
+        f"{bins} groups of about equally many answers. {found}.",
+        subtitle=found,
+    )
+
+
+def risk_coverage(scores, correct, *, title="Error rate of the answers that are given"):
+    """Draw the error rate of the answers that are given, when the most doubtful are withheld.
+
+    Parameters
+    ----------
+    scores : mapping of str to array of float, shape (n_examples,)
+        At most six, by the name in the legend; each is higher for answers more likely wrong. Only
+        their order counts. Drawn are the answers that all scores have: elsewhere one is NaN.
+    correct : array of bool, shape (n_examples,)
+    title : str
+
+    Returns
+    -------
+    LayerChart
+        One line each, from the least doubtful 5 % of the answers to all of them; one of a score
+        that knows which are wrong; and a rule at the error rate of all answers. Answers with the
+        same score are given in random order: the line is the mean over the orders.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As for `score_distribution`; or if scores is no mapping, is empty or has more than six.
+    """
+    if not isinstance(scores, Mapping):
+        raise TypeError(
+            "scores must be a dict of name to score, such as {'probe': score}; got "
+            f"{arguments.shown(scores)}."
+        )
+    if not 0 < len(scores) < len(COLOURS):
+        raise ValueError(
+            f"{len(scores)} scores can't be drawn. Choose from one to {len(COLOURS) - 1} of them."
+        )
+    for score in scores.values():
+        _scored(score, correct)
+    arrays = {str(name): _array("score", score, float, "numbers") for name, score in scores.items()}
+    common = np.isfinite(list(arrays.values())).all(0)
+    arrays = {n: _scored(np.where(common, a, np.nan), correct) for n, a in arrays.items()}
+    wrong = next(iter(arrays.values()))[1]
+    n, rate = len(wrong), float(wrong.mean())
+    # Points at most, so that a chart of a hundred thousand answers can be opened.
+    given = np.unique(np.linspace(np.ceil(n / 20), n, 200).round().astype(int))
+
+    def risk(score):
+        """Share of errors among the first of the answers, with ties in random order."""
+        found, counts = np.unique(score, return_inverse=True, return_counts=True)[1:]
+        errors = np.bincount(found, wrong)
+        ends = np.cumsum([0, *counts])
+        return np.interp(given, ends, np.cumsum([0, *errors])) / given
+
+    lines = {name: risk(score) for name, (score, _) in arrays.items()} | {_ORACLE: risk(wrong)}
+    rows = [
+        {"score": name, "given": float(k / n), "risk": float(value)}
+        for name, values in lines.items()
+        for k, value in zip(given, values, strict=True)
+    ]
+    domain = list(lines)
+    # The score that knows is black, whatever number of others there is.
+    colours = [*COLOURS[: len(domain) - 1], COLOURS[-1]]
+    dashes = [*DASHES[: len(domain) - 1], DASHES[-1]]
+    legend = alt.Legend(
+        orient="bottom",
+        columns=1,
+        symbolType="stroke",
+        symbolFillColor="transparent",
+        symbolStrokeWidth=2.5,
+        symbolSize=500,
+    )
+    y = alt.Y("risk:Q", title="Error rate of the answers given", axis=alt.Axis(format=".0%"))
+    curves = (
+        alt.Chart(alt.Data(values=rows))
+        .mark_line(strokeWidth=2.2)
+        .encode(
+            x=_share(alt.X, "given", "Share of the answers that are given").axis(
+                format=".0%", tickCount=5
+            ),
+            y=y,
+            color=categories(alt.Color, "score:N", domain, colours, legend),
+            strokeDash=categories(alt.StrokeDash, "score:N", domain, dashes, legend),
+            tooltip=[alt.Tooltip("score:N", title="Score"), *tooltips(rows[0])],
+        )
+    )
+    rule = alt.Chart(alt.Data(values=[{"risk": rate}])).mark_rule(color=FAINT, strokeDash=[2, 2])
+    chart = alt.layer(rule.encode(y=y), curves).properties(width=320, height=260)
+    half = int(np.abs(given / n - 0.5).argmin())
+    stated = " ".join(f"{name}: {values[half]:.2f}." for name, values in lines.items())
+    return finished(
+        chart,
+        title,
+        f"Error rate against the share of answers given, over {n} answers, {rate:.2f} of them "
+        f"wrong. Error rate when half are given: {stated}",
+        subtitle=f"n = {n}; base rate {rate:.2f} (dotted)",
     )
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import xarray as xr
 
 from probekit import arguments
-from probekit.charts.look import cell_rows, finished, tooltips
+from probekit.charts.look import COLOURS, INK, cell_rows, finished, number, tooltips
 from probekit.tokens import FIGURE_TOKENS
 
 #: What a heatmap can draw: legend title, colour domain, legend values.
@@ -27,18 +27,35 @@ _TITLE = "Layer vs. Token Correlation"
 
 # The notes on cells, as the legend has them.
 _UNMEASURED, _UNCLEAR, _WORSE = "not measured", "interval includes 0", "worse"
+_UNCLEAR_AT_ONCE = "simultaneous interval includes 0"
+_NO_SIGNAL = "no signal, or not measured"
 _BEST, _RIVAL = "best cell", "not distinguishable"
+_BELOW = "below chance"
 
 
-def heatmap(grid, *, measure="auroc", title=_TITLE, tokens=FIGURE_TOKENS, mute=False, outline=()):
+def heatmap(
+    grid,
+    *,
+    measure="auroc",
+    title=_TITLE,
+    tokens=FIGURE_TOKENS,
+    mute=False,
+    outline=(),
+    detector=None,
+    common=False,
+):
     """Draw the figure: tokens across, layers down, the measure in blues.
+
+    Where the columns differ in their numbers of answers (``n_examples``) by more than a tenth,
+    these stand above them.
 
     Parameters
     ----------
     grid : Dataset over (layer, token)
         With ``auroc``; for ``measure="correlation"`` with ``score(example, layer, token)`` and
         ``correct(example)``. ``auroc_low``, ``auroc_high``, ``n_examples``, ``p_value`` and
-        ``p_corrected`` are shown in the tooltip where present. NaN cells are hatched.
+        ``p_corrected`` are shown in the tooltip where present. NaN cells are hatched, and those
+        whose whole interval is below 0.5 have an orange mark.
     measure : {"auroc", "correlation"}
         AUROC of error detection on [0.5, 1], where lower values get the lightest blue; or the
         absolute point-biserial correlation of the out-of-fold score with correctness on [0, 1].
@@ -50,21 +67,58 @@ def heatmap(grid, *, measure="auroc", title=_TITLE, tokens=FIGURE_TOKENS, mute=F
         ``p_value``, and the legend says so) is above this level; True is 0.05.
     outline : sequence of (layer, token)
         Cells to outline: the first as the best, the others as not distinguishable from it.
+    detector : Detector, optional
+        From `detector`: strips at the right and below have the AUROC of each layer's and of each
+        token's cells as one detector, the corner that of all. Muted by their own ``p_value``.
+    common : bool
+        Draw ``auroc_common``: all cells on the same answers, those that have all tokens. So columns
+        differ by their token alone, and not by which answers have it.
 
     Returns
     -------
     LayerChart
+        With a detector, a ConcatChart.
 
     Raises
     ------
     TypeError, ValueError
         If the grid is no Dataset, is empty or lacks a variable that is needed; or if the measure,
-        a token or an outlined cell is unknown.
+        a token or an outlined cell is unknown; or if a detector is given and the measure is not
+        AUROC; or if common is asked for with another measure, a detector or mute.
     """
+    common = arguments.flag("common", common)
+    if detector is not None and measure != "auroc":
+        raise ValueError(
+            f"A detector is measured by its AUROC, and the cells by measure={measure!r}. Draw "
+            "measure='auroc', or leave the detector out."
+        )
+    level = _level(mute)
+    subtitle = None
+    if common:
+        if measure != "auroc" or detector is not None or level is not None:
+            raise ValueError(
+                "common=True draws an AUROC that has no p and no detector. Leave out measure, mute "
+                "and detector."
+            )
+        arguments.grid(grid, ("auroc_common",))
+        if "n_examples" not in grid["auroc_common"].attrs:
+            raise ValueError(
+                "'auroc_common' lacks the attribute 'n_examples': take the grid from probe_grid or "
+                "Run.grid as it is."
+            )
+        subtitle = f"on the {grid['auroc_common'].attrs['n_examples']} answers that have all tokens"
+        # Without the intervals and numbers of answers, which are of the other AUROC.
+        grid = grid[["auroc_common"]].rename(auroc_common="auroc")
     rows = _measured_rows(grid, measure, tokens)
-    marked = [*_stated(rows, measure, _level(mute)), *_outlined(rows, outline)]
-    panel = _panel(rows, _blues(measure), marked)
-    return finished(panel, title, _describe(rows, measure, outline))
+    marked = [*_stated(rows, measure, level), *_outlined(rows, outline)]
+    text = _describe(rows, measure, outline) + (f" Measured {subtitle}." if common else "")
+    if detector is None:
+        panel = _panel(rows, _blues(measure), marked, counts=_counts(rows, measure))
+        return finished(panel, title, text, subtitle)
+    strips = _strip_rows(detector, _layers(rows), _tokens(rows))
+    return finished(
+        _with_strips(rows, marked, strips, level), title, f"{text} {_describe_strips(strips)}"
+    )
 
 
 def compare_splits(grids, *, measure="auroc", title=_TITLE, tokens=FIGURE_TOKENS, mute=False):
@@ -123,8 +177,8 @@ def small_multiples(grids, *, measure="auroc", title=_TITLE, tokens=FIGURE_TOKEN
     return finished(chart, title, _describe_panels(panels, measure))
 
 
-def gain(grid, *, title="Gain over the best control", tokens=FIGURE_TOKENS):
-    """Draw how far the probe's AUROC exceeds that of the best control, in every cell.
+def gain(grid, *, title=None, tokens=FIGURE_TOKENS):
+    """Draw how far the probe's AUROC exceeds that of the controls, in every cell.
 
     Blue is better than the control and orange worse, which colour-blind readers tell apart. In
     greyscale too: cells whose interval includes 0 are dotted and pale, those below it have a
@@ -133,9 +187,13 @@ def gain(grid, *, title="Gain over the best control", tokens=FIGURE_TOKENS):
     Parameters
     ----------
     grid : Dataset
-        ``gain(layer, token)``, a difference of AUROCs in [-1, 1]; ``gain_low`` and ``gain_high``,
-        where present, decide on dots and minus signs.
-    title, tokens
+        From `gain_over_controls`: ``gain(layer, token)``, a difference of AUROCs in [-1, 1].
+        ``gain_low_simultaneous`` and ``gain_high_simultaneous`` decide on dots and minus signs;
+        where they are absent, ``gain_low`` and ``gain_high``, if present. The attribute
+        ``control`` is "all" where the gain is over all controls together.
+    title : str, optional
+        By default it says over what the gain is.
+    tokens
         As for `heatmap`.
 
     Returns
@@ -148,11 +206,13 @@ def gain(grid, *, title="Gain over the best control", tokens=FIGURE_TOKENS):
         As for `heatmap`.
     """
     rows = cell_rows(grid, arguments.variable(grid, "gain", ("layer", "token")), tokens)
+    together = grid.attrs.get("control") == "all"
+    rival = "all controls together" if together else "the best control"
     extent = max((abs(row["gain"]) for row in rows if row["gain"] is not None), default=0)
     extent = max(0.1, float(np.ceil(extent * 10 - 1e-9)) / 10)  # symmetric, in whole tenths
     colour = alt.Color(
         "gain:Q",
-        title=["Gain in AUROC over", "the best control"],
+        title=["Gain in AUROC over", rival],
         scale=alt.Scale(scheme="blueorange", reverse=True, domain=[-extent, extent], domainMid=0),
         legend=alt.Legend(
             orient="right",
@@ -162,8 +222,48 @@ def gain(grid, *, title="Gain over the best control", tokens=FIGURE_TOKENS):
             gradientLength=180,
         ),
     )
-    panel = _panel(rows, colour, _stated(rows, "gain"))
-    return finished(panel, title, _describe(rows, "gain"))
+    marked = _stated(rows, "gain")
+    text = _describe(rows, "gain", name=f"gain in AUROC over {rival}")
+    for note in dict.fromkeys(row["state"] for row in marked if row["state"] != _UNMEASURED):
+        text += f" {sum(row['state'] == note for row in marked)} cells: {note}."
+    title = f"Gain over {rival}" if title is None else title
+    return finished(_panel(rows, colour, marked), title, text)
+
+
+def absorbed(gains, *, title="Signal that the controls have too", tokens=FIGURE_TOKENS):
+    """Draw which share of each cell's signal the controls absorb.
+
+    Parameters
+    ----------
+    gains : Dataset
+        From `gain_over_controls`: ``absorbed(layer, token)`` in [0, 1]. At 0 the cell knows what
+        the controls do not, at 1 nothing beyond them. Cells without a signal of which there could
+        be a share are NaN, and hatched.
+    title, tokens
+        As for `heatmap`.
+
+    Returns
+    -------
+    LayerChart
+
+    Raises
+    ------
+    TypeError, ValueError
+        As for `heatmap`.
+    """
+    values = arguments.variable(gains, "absorbed", ("layer", "token"))
+    rows = cell_rows(gains, values, tokens)
+    colour = alt.Color(
+        "absorbed:Q",
+        title=["Share of the signal", "that controls absorb"],
+        scale=alt.Scale(scheme="purples", domain=[0, 1]),
+        legend=alt.Legend(
+            orient="right", values=[0, 0.25, 0.5, 0.75, 1], format=".0%", gradientLength=180
+        ),
+    )
+    name = "share of the signal that the controls absorb"
+    text = _describe(rows, "absorbed", name=name)
+    return finished(_panel(rows, colour, _stated(rows, "absorbed")), title, text)
 
 
 def point_biserial(grid):
@@ -200,7 +300,8 @@ def _panels(grids, measure, tokens):
 
 def _drawn(panels, measure, columns, level=None, cells=None):
     """A chart a panel. They share one legend, so each has all notes, in marks of one size."""
-    marked = [_stated(rows, measure, level) for rows in panels.values()]
+    # Small cells have no room for the mark of those below chance.
+    marked = [_stated(rows, measure, level, below=not cells) for rows in panels.values()]
     all_marked = list(chain.from_iterable(marked))
     return [
         _panel(
@@ -247,15 +348,25 @@ def _blues(measure):
     )
 
 
-def _panel(rows, colour, marked, all_marked=None, *, cell=None, mark_height=None, y_title="Layer"):
+def _panel(
+    rows,
+    colour,
+    marked,
+    all_marked=None,
+    *,
+    cell=None,
+    mark_height=None,
+    y_title="Layer",
+    x_axis=True,
+    counts=None,
+):
     """Draw the cells and the marks on them; without configuration, so that panels can be joined.
 
-    `marked` of `_stated` and `_outlined`; `all_marked` those of all panels that share the legend.
+    `marked` of `_stated` and `_outlined`; `all_marked` those of all panels that share the legend;
+    `counts` of `_counts`.
     """
     layers, tokens = _layers(rows), _tokens(rows)
-    # Whole pixels: fractions would show as pale seams between the cells. Deep models get lower
-    # cells, down to a height at which a label at every second layer still has room for its line.
-    width, height = cell or (22, int(np.clip(450 // len(layers), 8, 20)))
+    width, height = cell or _cell(layers)
     step = next(step for step in (2, 4, 8, 16, 32) if step * height >= 15 or step == 32)
     gaps = layers[-1] - layers[0] >= len(layers)
     ticks = layers if gaps and height >= 15 else [n for n in layers if n % step == 0] or layers
@@ -264,7 +375,7 @@ def _panel(rows, colour, marked, all_marked=None, *, cell=None, mark_height=None
             "token:N",
             title="Token",
             scale=alt.Scale(domain=tokens),
-            axis=alt.Axis(labelAngle=-45 if width > 20 else -90, labelOverlap=False, labelLimit=0),
+            axis=_token_axis(width) if x_axis else None,
         ),
         # Layer 0 is at the top: an ordinal scale starts there.
         y=alt.Y(
@@ -276,12 +387,106 @@ def _panel(rows, colour, marked, all_marked=None, *, cell=None, mark_height=None
     )
     cells = base.mark_rect().encode(color=colour, tooltip=tooltips(rows[0]))
     marks = _marks(base, marked, all_marked or marked, width, mark_height or height)
-    return alt.layer(cells, *marks).properties(
+    numbers = [] if not counts else _numbers(base, counts)
+    return alt.layer(cells, *marks, *numbers).properties(
         width=width * len(tokens), height=height * len(layers)
     )
 
 
-def _stated(rows, value, level=None):
+def _counts(rows, value):
+    """Number of answers of each measured column, if they differ by more than a tenth."""
+    counts = {}
+    for row in rows:
+        if row[value] is not None and row.get("n_examples") is not None:
+            counts[row["token"]] = max(int(row["n_examples"]), counts.get(row["token"], 0))
+    return counts if counts and min(counts.values()) < 0.9 * max(counts.values()) else {}
+
+
+def _numbers(base, counts):
+    """A row of small numbers above the columns, slanted where they are wider than a column."""
+    slanted = max(counts.values()) > 999
+    records = [{"token": token, "n": n} for token, n in counts.items()]
+    numbers = base.properties(data=alt.Data(values=records)).mark_text(
+        fontSize=11,
+        color=INK,
+        angle=315 if slanted else 0,
+        align="left" if slanted else "center",
+        baseline="middle" if slanted else "bottom",
+    )
+    name = base.properties(data=alt.Data(values=[{"name": "n"}])).mark_text(
+        fontSize=11, color=INK, align="right", baseline="bottom"
+    )
+    above = {"y": alt.value(-4), "tooltip": alt.value(None)}
+    return [
+        numbers.encode(text="n:Q", **above),
+        name.encode(x=alt.value(-8), text="name:N", **above),
+    ]
+
+
+def _cell(layers):
+    """Width and height of a cell.
+
+    Whole pixels: fractions would show as pale seams between the cells. Deep models get lower
+    cells, down to a height at which a label at every second layer still has room for its line.
+    """
+    return 22, int(np.clip(450 // len(layers), 8, 20))
+
+
+def _token_axis(width):
+    return alt.Axis(labelAngle=-45 if width > 20 else -90, labelOverlap=False, labelLimit=0)
+
+
+def _strip_rows(detector, layers, tokens):
+    """Records of a detector: a layer's cells together, a token's, and all of them."""
+
+    def of(source):
+        names = ("auroc", "auroc_low", "auroc_high", "p_value", "n_examples")
+        return {name: number(source.get(name, np.nan)) for name in names}
+
+    by_layer = {int(row["layer"]): row for row in detector.by_layer.to_dict("records")}
+    by_token = {str(row["token"]): row for row in detector.by_token.to_dict("records")}
+    of_all = {name: getattr(detector, name) for name in of({}) if hasattr(detector, name)}
+    return (
+        [{"layer": n, "all_tokens": "all tokens"} | of(by_layer.get(n, {})) for n in layers],
+        [{"all_layers": "all layers", "token": t} | of(by_token.get(t, {})) for t in tokens],
+        [{"all_layers": "all layers", "all_tokens": "all tokens"} | of(of_all)],
+    )
+
+
+def _with_strips(rows, marked, strips, level):
+    """Draw the cells and, at the right and below, the strips of a detector."""
+    layers, tokens = _layers(rows), _tokens(rows)
+    width, height = _cell(layers)
+    below = max(height, 14)  # room for its label, however low the cells are
+    colour = _blues("auroc")
+    marked_strips = [_stated(strip, "auroc", level) for strip in strips]
+    all_marked = [*marked, *chain.from_iterable(marked_strips)]
+
+    def strip(i, x, y, height):
+        base = alt.Chart(alt.Data(values=strips[i])).encode(x=x, y=y)
+        cells = base.mark_rect().encode(color=colour, tooltip=tooltips(strips[i][0]))
+        return alt.layer(cells, *_marks(base, marked_strips[i], all_marked, width, height))
+
+    one_token = alt.X("all_tokens:N", title=None, axis=_token_axis(width))
+    one_layer = alt.Y("all_layers:N", title=None, axis=alt.Axis(labelLimit=0))
+    each_token = alt.X("token:N", title="Token", axis=_token_axis(width)).scale(domain=tokens)
+    each_layer = alt.Y("layer:O", axis=None).scale(domain=layers)
+    return alt.concat(
+        _panel(rows, colour, marked, all_marked, x_axis=False, counts=_counts(rows, "auroc")),
+        strip(0, alt.X("all_tokens:N", axis=None), each_layer, height).properties(
+            width=width, height=height * len(layers)
+        ),
+        strip(1, each_token, one_layer, below).properties(width=width * len(tokens), height=below),
+        strip(2, one_token, alt.Y("all_layers:N", axis=None), below).properties(
+            width=width, height=below
+        ),
+        columns=2,
+        spacing=6,
+        bounds="flush",  # or the gap would be as wide as the labels below it
+    )
+
+
+def _stated(rows, value, level=None, below=True):
     """The records of the cells that need a mark, each with its ``state`` in words."""
     if level is not None:
         p = "p_corrected" if "p_corrected" in rows[0] else "p_value"
@@ -289,17 +494,28 @@ def _stated(rows, value, level=None):
             raise ValueError("mute needs p_corrected or p_value in the grid, and it has neither.")
         muted = f"p > {level:g}" + ("" if p == "p_corrected" else ", uncorrected")
 
+    both = {"gain_low_simultaneous", "gain_high_simultaneous"} <= rows[0].keys()
+    at_once, unclear = ("_simultaneous", _UNCLEAR_AT_ONCE) if both else ("", _UNCLEAR)
+
     def state(row):
         if row[value] is None:
-            return _UNMEASURED
+            return _NO_SIGNAL if value == "absorbed" else _UNMEASURED
+        if below and value == "auroc" and _is_below(row):
+            return _BELOW
         if level is not None and (row[p] is None or row[p] > level):
             return muted
-        low, high = row.get("gain_low"), row.get("gain_high")
+        low, high = (row.get(f"gain_{end}{at_once}") for end in ("low", "high"))
         if value == "gain" and None not in (low, high):
-            return _UNCLEAR if low <= 0 <= high else _WORSE if high < 0 else None
+            return unclear if low <= 0 <= high else _WORSE if high < 0 else None
         return None
 
     return [row | {"state": note} for row in rows if (note := state(row))]
+
+
+def _is_below(row):
+    """Whether the cell's whole interval is below chance."""
+    high = row.get("auroc_high")
+    return high is not None and high < 0.5
 
 
 def _outlined(rows, outline):
@@ -322,7 +538,7 @@ def _marks(base, marked, all_marked, width, height):
     if not marked:
         return []
     names = {row["state"] for row in all_marked}
-    states = [name for name in (_BEST, _RIVAL, _UNMEASURED) if name in names]
+    states = [name for name in (_BEST, _RIVAL, _UNMEASURED, _NO_SIGNAL, _BELOW) if name in names]
     states += sorted(names - set(states))
 
     # A symbol of size 4 is drawn at the scale of its path, so these are pixels of the cell.
@@ -331,13 +547,16 @@ def _marks(base, marked, all_marked, width, height):
         return f"M{-x},{-y}L{x},{-y}L{x},{y}L{-x},{y}Z"
 
     dot = "M-0.7,0A0.7,0.7,0,1,1,0.7,0A0.7,0.7,0,1,1,-0.7,0"
+    hatch = f"M{-width / 2},{height / 2}L{width / 2},{-height / 2}"
     paths = {
-        _UNMEASURED: f"M{-width / 2},{height / 2}L{width / 2},{-height / 2}",
+        _UNMEASURED: hatch,
+        _NO_SIGNAL: hatch,
         _WORSE: "M-4,0L4,0",
+        _BELOW: "M-4,-2L0,2L4,-2",
         _BEST: frame(1) + frame(2),
         _RIVAL: frame(1),
     }
-    colours = {_BEST: "#000000", _RIVAL: "#d55e00"}
+    colours = {_BEST: "#000000", _RIVAL: COLOURS[1], _BELOW: COLOURS[1]}
     legend = alt.Legend(symbolSize=4, symbolOffset=8, labelOffset=12, rowPadding=6)
     shape = alt.Scale(domain=states, range=[paths.get(state, dot) for state in states])
     stroke = alt.Scale(domain=states, range=[colours.get(state, "#555555") for state in states])
@@ -348,9 +567,12 @@ def _marks(base, marked, all_marked, width, height):
         known = tooltips([name for name in fields if name in marked[0]])
         return base.properties(data=alt.Data(values=records)).encode(tooltip=[*known, note])
 
+    pale = set(states) - set(paths)
+    if pale:  # what is worse than chance is no darker than what can't be told from it
+        pale.add(_BELOW)
     layers = [
-        over({_UNMEASURED}).mark_rect(color="#efefef"),
-        over(set(states) - set(paths), marked[0]).mark_rect(color="white", opacity=0.55),
+        over({_UNMEASURED, _NO_SIGNAL}).mark_rect(color="#efefef"),
+        over(pale, marked[0]).mark_rect(color="white", opacity=0.55),
         over({_BEST, _RIVAL}).mark_rect(fill=None, stroke="white", strokeWidth=4),
         over(states)
         .mark_point(size=4, opacity=1, strokeWidth=1.1)
@@ -362,10 +584,9 @@ def _marks(base, marked, all_marked, width, height):
     return [layer for layer in layers if layer.data.values]
 
 
-def _describe(rows, value, outline=()):
+def _describe(rows, value, outline=(), name=None):
     layers, tokens = _layers(rows), _tokens(rows)
-    name = "gain in AUROC over the best control"
-    name = name if value == "gain" else " ".join(MEASURES[value][0])
+    name = name or " ".join(MEASURES[value][0])
     text = (
         f"Heatmap of the {name}: {len(layers)} layers ({layers[0]} to {layers[-1]}, top to bottom) "
         f"by {len(tokens)} tokens ({tokens[0]} to {tokens[-1]}). "
@@ -380,8 +601,24 @@ def _describe(rows, value, outline=()):
     )
     if len(outline) > 1:
         text += f" Cells not distinguishable from the best: {len(outline) - 1}."
+    if value == "auroc" and (below := sum(map(_is_below, measured))):
+        text += f" Cells below chance, with their whole interval: {below}."
     missing = len(rows) - len(measured)
-    return text + (f" {missing} of {len(rows)} cells are not measured." if missing else "")
+    note = "have no signal or are not measured" if value == "absorbed" else "are not measured"
+    return text + (f" {missing} of {len(rows)} cells {note}." if missing else "")
+
+
+def _describe_strips(strips):
+    """What the strips of a detector show, as the text alternative says it."""
+    text = "All cells as one detector: "
+    (of_all,) = strips[2]
+    text += "not measured." if of_all["auroc"] is None else f"{of_all['auroc']:.2f}."
+    for kind, strip in zip(("layer", "token"), strips, strict=False):
+        measured = [row for row in strip if row["auroc"] is not None]
+        if measured:
+            best = max(measured, key=lambda row: row["auroc"])
+            text += f" Cells of one {kind}: highest {best['auroc']:.2f} at {best[kind]}."
+    return text
 
 
 def _describe_panels(panels, measure):

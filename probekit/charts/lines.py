@@ -1,4 +1,4 @@
-"""Altair charts of lines: AUROC along layers and along tokens."""
+"""Altair charts of AUROCs: lines along layers and along tokens, and a forest plot of controls."""
 
 import altair as alt
 import numpy as np
@@ -8,13 +8,17 @@ from probekit.charts.look import (
     COLOURS,
     DASHES,
     FAINT,
+    INK,
     SHAPES,
     categories,
     cell_rows,
     finished,
+    number,
     tooltips,
 )
 from probekit.tokens import FIGURE_TOKENS
+
+_DETECTOR = "the grid as one detector"
 
 
 def by_layer(
@@ -127,6 +131,92 @@ def by_token(grid, *, layers=None, tokens=FIGURE_TOKENS, title="AUROC by token")
     return finished(chart, title, _described(rows, "layer", domain, "token"))
 
 
+def forest(controls, detector=None, *, title="What detects wrong answers"):
+    """Draw a forest plot of the controls: the AUROC of each with its 95 % interval.
+
+    Parameters
+    ----------
+    controls : Dataset over control
+        From `controls`: ``auroc``, ``auroc_low``, ``auroc_high`` and ``chance``; ``label``, where
+        present, holds their names in plain words. Those without an AUROC are left out.
+    detector : Detector, optional
+        From `detector`; drawn in the first row.
+    title : str
+
+    Returns
+    -------
+    LayerChart
+        The highest AUROC at the top; below them, in grey, the controls that know nothing. The
+        detector and the control ``all`` have a colour and a shape of their own.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If controls is no Dataset or lacks a variable, or there is nothing to draw.
+    """
+    names = ("auroc", "auroc_low", "auroc_high")
+    arrays = {n: arguments.variable(controls, n, ("control",), "controls") for n in names}
+    chance = arguments.variable(controls, "chance", ("control",), "controls").to_numpy()
+    keys = [str(key) for key in controls["control"].to_numpy()]
+    labels = [str(label) for label in controls["label"].to_numpy()] if "label" in controls else keys
+    if len(set(labels)) < len(keys):  # rows with one name would be drawn over each other
+        labels = keys
+    rows = [
+        {
+            "label": label,
+            "kind": "chance" if known_nothing else "all" if key == "all" else "control",
+        }
+        | {name: number(array.values[i]) for name, array in arrays.items()}
+        for i, (key, label, known_nothing) in enumerate(zip(keys, labels, chance, strict=True))
+    ]
+    rows = [row for row in rows if row["auroc"] is not None]
+    rows.sort(key=lambda row: (row["kind"] == "chance", -row["auroc"]))
+    if detector is not None:
+        measures = {name: number(getattr(detector, name)) for name in names}
+        if measures["auroc"] is not None:
+            rows.insert(0, {"label": _DETECTOR, "kind": "detector"} | measures)
+    if not rows:
+        raise ValueError("No control has an AUROC, so there is nothing to draw.")
+    for row in rows:
+        row["stated"] = _stated(row)
+    kinds = ["detector", "all", "control", "chance"]
+    base = alt.Chart(alt.Data(values=rows)).encode(
+        y=alt.Y(
+            "label:N",
+            title=None,
+            scale=alt.Scale(domain=[row["label"] for row in rows]),
+            axis=alt.Axis(labelLimit=0, labelOverlap=False, ticks=False, labelPadding=8),
+        ),
+        color=categories(alt.Color, "kind:N", kinds, [*COLOURS[:2], INK, FAINT], None),
+        tooltip=[alt.Tooltip("label:N", title="Score"), *tooltips(rows[0])],
+    )
+    points = base.mark_point(filled=True, size=75, opacity=1).encode(
+        x=_auroc_axis(rows, "auroc", alt.X),
+        shape=categories(alt.Shape, "kind:N", kinds, ["diamond", "square", *["circle"] * 2], None),
+    )
+    bars = base.mark_rule(strokeWidth=1.8).encode(
+        x=_auroc_axis(rows, "auroc_low", alt.X), x2="auroc_high:Q"
+    )
+    width = 260
+    numbers = base.mark_text(align="left", fontSize=13).encode(
+        x=alt.value(width + 10), text="stated:N"
+    )
+    rule = alt.Chart(alt.Data(values=[{"chance": 0.5}])).mark_rule(color=FAINT, strokeDash=[2, 2])
+    rule = rule.encode(x=_auroc_axis(rows, "chance", alt.X))
+    chart = alt.layer(rule, bars, points, numbers).properties(width=width, height=24 * len(rows))
+    listed = "; ".join(f"{row['label']} {row['stated']}" for row in rows)
+    return finished(
+        chart, title, f"Forest plot of AUROCs of error detection, with 95 % intervals: {listed}."
+    )
+
+
+def _stated(row):
+    """``0.81 [0.78, 0.84]``, without an interval that is not known."""
+    low, high = row["auroc_low"], row["auroc_high"]
+    known = "" if None in (low, high) else f" [{low:.2f}, {high:.2f}]"
+    return f"{row['auroc']:.2f}{known}"
+
+
 def _few(kind, labels):
     labels = list(labels)
     if len(labels) > len(COLOURS):
@@ -137,12 +227,12 @@ def _few(kind, labels):
     return labels
 
 
-def _auroc_axis(rows, field):
-    """A y axis that reaches down to 0.4, or as far as the values do, and up to 1."""
+def _auroc_axis(rows, field, channel=alt.Y):
+    """An axis that reaches down to 0.4, or as far as the values do, and up to 1."""
     drawn = [row.get(name) for row in rows for name in ("auroc", "auroc_low")]
     lowest = min((value for value in drawn if value is not None), default=0.5)
     scale = alt.Scale(domain=[min(0.4, float(np.floor(lowest * 10)) / 10), 1.0], zero=False)
-    return alt.Y(f"{field}:Q", title="AUROC of error detection", scale=scale)
+    return channel(f"{field}:Q", title="AUROC of error detection", scale=scale)
 
 
 def _over_chance(rows, intervals, values):

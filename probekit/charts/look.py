@@ -27,6 +27,9 @@ _TOOLTIPS = {
     "gain": ("Gain", "+.3f"),
     "gain_low": ("Gain, lower bound", "+.3f"),
     "gain_high": ("Gain, upper bound", "+.3f"),
+    "gain_low_simultaneous": ("Gain, lower bound for all cells at once", "+.3f"),
+    "gain_high_simultaneous": ("Gain, upper bound for all cells at once", "+.3f"),
+    "absorbed": ("Absorbed by the controls", ".1%"),
     "auroc_low": ("AUROC, lower bound", ".3f"),
     "auroc_high": ("AUROC, upper bound", ".3f"),
     "n_examples": ("Examples", "d"),
@@ -40,11 +43,13 @@ _TOOLTIPS = {
     "low": ("Wrong, lower bound", ".3f"),
     "high": ("Wrong, upper bound", ".3f"),
     "n": ("Examples", "d"),
+    "given": ("Answers given", ".1%"),
+    "risk": ("Error rate of these", ".3f"),
 }
 
 # What is read of a grid beside the value that is drawn.
 _EXTRAS = ("auroc_low", "auroc_high", "n_examples", "p_value", "p_corrected")
-_EXTRAS += ("gain_low", "gain_high")
+_EXTRAS += ("gain_low", "gain_high", "gain_low_simultaneous", "gain_high_simultaneous")
 
 
 def finished(chart, title, description, subtitle=None):

@@ -1,10 +1,14 @@
+from types import SimpleNamespace
+
 import altair as alt
 import numpy as np
+import pandas as pd
 import pytest
 import xarray as xr
 
 from probekit.charts.heatmaps import (
     MEASURES,
+    absorbed,
     compare_splits,
     gain,
     heatmap,
@@ -76,6 +80,62 @@ def test_figure_is_as_specified(grid):
     assert colour["legend"]["values"] == [0.5, 0.6, 0.7, 0.8, 0.9, 1.0]
 
 
+def test_plain_figure_has_nothing_but_the_cells():
+    """What can be added to the figure leaves it as it is, byte for byte, where it is not asked."""
+    one = xr.Dataset(
+        {"auroc": (("layer", "token"), [[0.75]]), "n_examples": (("layer", "token"), [[80]])},
+        coords={"layer": [4], "token": ["-1"]},
+    )
+    spec = heatmap(one, tokens=["-1"], title="").to_dict()
+    (cells,) = spec["layer"]
+    blues = {
+        "field": "auroc",
+        "legend": {
+            "format": ".1f",
+            "gradientLength": 180,
+            "orient": "right",
+            "values": [0.5, 0.6, 0.7, 0.8, 0.9, 1.0],
+        },
+        "scale": {"clamp": True, "domain": [0.5, 1.0], "scheme": "blues"},
+        "title": ["AUROC of", "error detection"],
+        "type": "quantitative",
+    }
+    tooltip = [
+        {"field": "layer", "format": "d", "title": "Layer", "type": "quantitative"},
+        {"field": "token", "title": "Token", "type": "nominal"},
+        {"field": "auroc", "format": ".3f", "title": "AUROC", "type": "quantitative"},
+        {"field": "n_examples", "format": "d", "title": "Examples", "type": "quantitative"},
+    ]
+    x = {
+        "axis": {"labelAngle": -45, "labelLimit": 0, "labelOverlap": False},
+        "field": "token",
+        "scale": {"domain": ["-1"]},
+        "title": "Token",
+        "type": "nominal",
+    }
+    y = {
+        "axis": {"labelOverlap": False, "values": [4]},
+        "field": "layer",
+        "scale": {"domain": [4]},
+        "title": "Layer",
+        "type": "ordinal",
+    }
+    assert cells == {
+        "mark": {"type": "rect"},
+        "encoding": {"color": blues, "tooltip": tooltip, "x": x, "y": y},
+    }
+    assert {name: spec[name] for name in spec.keys() - {"layer", "config", "$schema"}} == {
+        "background": "white",
+        "data": {"values": [{"layer": 4, "token": "-1", "auroc": 0.75, "n_examples": 80.0}]},
+        "description": "Heatmap of the AUROC of error detection: 1 layers (4 to 4, top to bottom) "
+        "by 1 tokens (-1 to -1). Highest 0.75 at layer 4, token -1; lowest 0.75 at layer 4, "
+        "token -1.",
+        "height": 20,
+        "title": "",
+        "width": 22,
+    }
+
+
 def test_cells_are_the_grids_values(grid):
     rows = rows_of(heatmap(grid).to_dict())
     assert len(rows) == 32 * 14
@@ -96,7 +156,8 @@ def test_missing_cells_are_hatched_and_named_in_the_legend(grid):
 
 
 def test_grid_without_gaps_has_no_such_legend(grid):
-    spec = heatmap(grid.fillna(0.5)).to_dict()
+    filled = grid.fillna(0.5).assign(n_examples=xr.full_like(grid.n_examples, 80))
+    spec = heatmap(filled).to_dict()
     assert len(spec["layer"]) == 1
 
 
@@ -220,6 +281,62 @@ def test_outlines_are_named_in_the_legend(grid):
     assert "distinguishable from the best: 1" in chart.description
 
 
+def made_detector(grid):
+    """Layer 2 has no measure, and the token -3 no row."""
+    layers = grid.layer.values
+    tokens = [token for token in grid.token.values if token != "-3"]
+    rest = {"auroc_low": 0.6, "auroc_high": 0.8, "p_value": 0.01, "n_examples": 80}
+    by_layer = pd.DataFrame({"layer": layers, "auroc": 0.6 + layers / 100, **rest})
+    by_layer.loc[by_layer.layer == 2, ["auroc", "auroc_low", "auroc_high", "p_value"]] = np.nan
+    by_layer.loc[by_layer.layer == 5, "p_value"] = 0.2
+    by_token = pd.DataFrame({"token": tokens, "auroc": np.linspace(0.6, 0.8, len(tokens)), **rest})
+    return SimpleNamespace(**rest | {"auroc": 0.87}, by_layer=by_layer, by_token=by_token)
+
+
+def test_detector_adds_a_strip_a_side_and_a_corner(grid):
+    grid = grid.assign(p_corrected=grid.p_value)
+    detector = made_detector(grid)
+    chart = heatmap(grid, mute=True, outline=[(14, "-1")], detector=detector)
+    spec = chart.to_dict()
+    main, right, below, corner = spec["concat"]
+    assert spec["columns"] == 2
+    assert rows_of(main) == rows_of(heatmap(grid).to_dict())
+    layers = {row["layer"]: row["auroc"] for row in rows_of(right)}
+    assert list(layers) == list(range(32))
+    assert layers[2] is None
+    assert layers[31] == pytest.approx(0.91)
+    tokens = {row["token"]: row["auroc"] for row in rows_of(below)}
+    assert list(tokens) == list(FIGURE_TOKENS)
+    assert tokens["-3"] is None
+    assert tokens["-1"] == detector.by_token.set_index("token").auroc["-1"]
+    assert [row["auroc"] for row in rows_of(corner)] == [0.87]
+    # One scale of colours and one legend; cells that lie beside each other have one size.
+    colours = [panel["layer"][0]["encoding"]["color"] for panel in spec["concat"]]
+    assert all(colour == colours[0] for colour in colours)
+    shapes = [panel["layer"][-1]["encoding"]["shape"]["scale"] for panel in (main, right, below)]
+    assert all(shape == shapes[0] for shape in shapes)
+    words = ["best cell", "not measured", "p > 0.05", "p > 0.05, uncorrected"]
+    assert shapes[0]["domain"] == words
+    states = {row["layer"]: row["state"] for row in rows_of(right, layer=-1)}
+    assert states == {2: "not measured", 5: "p > 0.05, uncorrected"}
+    assert (right["height"], below["width"]) == (main["height"], main["width"])
+    axes = [panel["layer"][0]["encoding"] for panel in (right, below)]
+    assert axes[0]["y"]["scale"]["domain"] == list(range(32))
+    assert axes[1]["x"]["scale"]["domain"] == list(FIGURE_TOKENS)
+    names = {row.get("all_tokens", row.get("all_layers")) for row in rows_of(right)}
+    assert names == {"all tokens"}
+    shown = [tip["field"] for tip in axes[0]["tooltip"]]
+    assert shown == ["layer", "auroc", "auroc_low", "auroc_high", "n_examples", "p_value"]
+    assert "All cells as one detector: 0.87. Cells of one layer: highest 0.91 at 31." in (
+        chart.description
+    )
+
+
+def test_detector_needs_the_measure_it_has(grid):
+    with pytest.raises(ValueError, match=r"measured by its AUROC"):
+        heatmap(grid, measure="correlation", detector=made_detector(grid))
+
+
 @pytest.mark.parametrize("layers", [1, 2, 12, 30, 80, 126])
 def test_any_depth_keeps_ticks_and_room_for_their_labels(layers):
     spec = heatmap(make_grid(layers=layers, examples=4)).to_dict()
@@ -244,6 +361,86 @@ def test_splits_share_scale_and_legend(grid):
     shapes = [panel["layer"][-1]["encoding"]["shape"]["scale"] for panel in spec["hconcat"]]
     assert shapes[0] == shapes[1]
     assert "random: Heatmap of the AUROC" in spec["description"]
+
+
+def test_cells_wholly_below_chance_are_marked(grid):
+    place = {"layer": [0, 1], "token": ["-1"]}
+    high = grid.auroc_high.copy()
+    high.loc[place] = [[0.49], [0.5]]  # the second reaches chance
+    grid = grid.assign(auroc_high=high, p_value=xr.ones_like(high))
+    chart = heatmap(grid, mute=True)
+    for spec in (chart.to_dict(), compare_splits({"a": grid}, mute=True).to_dict()["hconcat"][0]):
+        marks = rows_of(spec, layer=-1)
+        below = [(r["layer"], r["token"]) for r in marks if r["state"] == "below chance"]
+        assert below == [(0, "-1")]
+        stroke = spec["layer"][-1]["encoding"]["stroke"]["scale"]
+        colours = dict(zip(stroke["domain"], stroke["range"], strict=True))
+        assert list(colours) == ["not measured", "below chance", "p > 0.05, uncorrected"]
+        assert colours["below chance"] == "#d55e00"
+    veiled = rows_of(chart.to_dict(), layer=2)
+    assert (0, "-1") in {(row["layer"], row["token"]) for row in veiled}
+    assert "Cells below chance, with their whole interval: 1." in chart.description
+    for plain in (
+        heatmap(grid, measure="correlation"),
+        heatmap(grid.drop_vars("auroc_high")),
+        small_multiples({"a": grid}),
+    ):
+        assert '"below chance"' not in plain.to_json()
+
+
+def with_counts(grid, most, least):
+    """The exact answer's tokens have fewer answers than the others; -8 has none."""
+    few = grid.token.str.startswith("exact")
+    n = xr.where(few, least, most).where(grid.auroc.notnull(), 0)
+    return grid.assign(n_examples=n.transpose("layer", "token"))
+
+
+def test_numbers_of_answers_stand_above_columns_that_differ(grid):
+    drawn = with_counts(grid, 965, 860)
+    for spec in (
+        heatmap(drawn).to_dict(),
+        heatmap(drawn, detector=made_detector(grid)).to_dict()["concat"][0],
+    ):
+        *_, numbers, name = spec["layer"]
+        assert rows_of(name) == [{"name": "n"}]
+        expected = {t: 860 if t.startswith("exact") else 965 for t in FIGURE_TOKENS if t != "-8"}
+        assert {row["token"]: row["n"] for row in rows_of(numbers)} == expected
+        assert numbers["encoding"]["y"]["value"] < 0  # above the cells
+        assert numbers["mark"]["angle"] == 0
+    wide = heatmap(with_counts(grid, 12345, 999)).to_dict()["layer"][-2]
+    assert wide["mark"]["angle"] == 315  # five digits are wider than a column
+
+
+def test_columns_that_hardly_differ_have_no_numbers(grid):
+    alike = with_counts(grid, 965, 870)
+    marks = [layer["mark"]["type"] for layer in heatmap(alike).to_dict()["layer"]]
+    assert "text" not in marks
+    # Columns that are not drawn don't count.
+    tokens = ["last_q", "-1"]
+    marks = heatmap(with_counts(grid, 965, 1), tokens=tokens).to_dict()["layer"]
+    assert [layer["mark"]["type"] for layer in marks] == ["rect"]
+
+
+def test_common_answers_have_an_auroc_of_their_own(grid):
+    on_common = (grid.auroc - 0.02).assign_attrs(n_examples=411)
+    drawn = with_counts(grid, 965, 400).assign(auroc_common=on_common)
+    chart = heatmap(drawn, common=True)
+    spec = chart.to_dict()
+    assert spec["title"]["subtitle"] == "on the 411 answers that have all tokens"
+    assert "Measured on the 411 answers that have all tokens." in chart.description
+    rows = rows_of(spec)
+    assert set(rows[0]) == {"layer", "token", "auroc"}  # the rest is of the other AUROC
+    for row in rows:
+        expected = float(on_common.sel(layer=row["layer"], token=row["token"]))
+        assert row["auroc"] == (None if np.isnan(expected) else expected)
+    assert "text" not in [layer["mark"]["type"] for layer in spec["layer"]]
+    with pytest.raises(ValueError, match=r"no variable 'auroc_common'"):
+        heatmap(grid, common=True)
+    with pytest.raises(ValueError, match=r"lacks the attribute 'n_examples'"):
+        heatmap(grid.assign(auroc_common=grid.auroc), common=True)
+    for more in ({"measure": "correlation"}, {"mute": True}, {"detector": made_detector(grid)}):
+        with pytest.raises(ValueError, match=r"common=True draws an AUROC that has no p"):
+            heatmap(drawn, common=True, **more)
 
 
 def test_small_multiples_have_their_own_layers(grid):
@@ -276,6 +473,83 @@ def test_gain_is_symmetric_and_marks_what_is_unclear_or_worse(grid):
             assert cell.gain.isnull()
     assert {row["state"] for row in marks} == {"worse", "interval includes 0", "not measured"}
     assert "gain in AUROC over the best control" in chart.description
+
+
+@pytest.fixture
+def gains(grid):
+    difference = grid.auroc - 0.62
+    return xr.Dataset(
+        {
+            "gain": difference,
+            "gain_low": difference - 0.05,
+            "gain_high": difference + 0.05,
+            "gain_low_simultaneous": difference - 0.1,
+            "gain_high_simultaneous": difference + 0.1,
+            "absorbed": (1.4 - 3 * (grid.auroc - 0.5)).clip(0, 1).where(grid.auroc > 0.55),
+        },
+        attrs={"control": "all"},
+    )
+
+
+def test_gain_is_muted_by_the_interval_for_all_cells_at_once(gains):
+    chart = gain(gains)
+    spec = chart.to_dict()
+    marks = rows_of(spec, layer=-1)
+    states = {(row["layer"], row["token"]): row["state"] for row in marks}
+    for row in rows_of(spec):
+        low, high = row["gain_low_simultaneous"], row["gain_high_simultaneous"]
+        if row["gain"] is None:
+            expected = "not measured"
+        elif low <= 0 <= high:
+            expected = "simultaneous interval includes 0"
+        else:
+            expected = "worse" if high < 0 else None
+        assert states.get((row["layer"], row["token"])) == expected
+    assert set(states.values()) == {
+        "not measured",
+        "simultaneous interval includes 0",
+        "worse",
+    }
+    # Some cells are beyond 0 by their own interval alone.
+    pointwise = gain(gains.drop_vars(["gain_low_simultaneous", "gain_high_simultaneous"]))
+    assert len(rows_of(pointwise.to_dict(), layer=-1)) != len(marks)
+    muted = sum(state.startswith("simul") for state in states.values())
+    assert f"{muted} cells: simultaneous interval includes 0." in chart.description
+
+
+def test_gain_says_over_what_it_is(gains):
+    for attrs, rival in [
+        ({"control": "all"}, "all controls together"),
+        ({"control": "question"}, "the best control"),
+        ({}, "the best control"),
+    ]:
+        chart = gain(gains.drop_attrs().assign_attrs(attrs))
+        spec = chart.to_dict()
+        colour = spec["layer"][0]["encoding"]["color"]
+        assert colour["title"] == ["Gain in AUROC over", rival]
+        assert spec["title"] == f"Gain over {rival}"
+        assert f"gain in AUROC over {rival}" in chart.description
+    assert gain(gains, title="Mine").to_dict()["title"] == "Mine"
+
+
+def test_absorbed_is_a_share_and_hatched_without_a_signal(gains):
+    chart = absorbed(gains)
+    spec = chart.to_dict()
+    colour = spec["layer"][0]["encoding"]["color"]
+    assert colour["field"] == "absorbed"
+    assert colour["scale"] == {"scheme": "purples", "domain": [0, 1]}
+    without = set()
+    for row in rows_of(spec):
+        value = float(gains.absorbed.sel(layer=row["layer"], token=row["token"]))
+        assert row["absorbed"] == (None if np.isnan(value) else value)
+        if np.isnan(value):
+            without.add((row["layer"], row["token"]))
+    marks = rows_of(spec, layer=-1)
+    assert {(row["layer"], row["token"]) for row in marks} == without
+    assert {row["state"] for row in marks} == {"no signal, or not measured"}
+    assert f"{len(without)} of 448 cells have no signal" in chart.description
+    with pytest.raises(ValueError, match=r"no variable 'absorbed'"):
+        absorbed(gains.drop_vars("absorbed"))
 
 
 def test_a_click_can_be_listened_to(grid):
