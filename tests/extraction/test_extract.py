@@ -861,9 +861,7 @@ def test_a_run_keeps_its_first_day(
 
 
 @pytest.mark.parametrize("lacking", [["doubt", "kind"], ["answer_entropy_mean"]], ids=str)
-def test_answers_of_an_earlier_version_are_not_mixed(
-    lm, questions, tmp_path, monkeypatch, lacking
-):
+def test_answers_of_an_earlier_version_are_not_mixed(lm, questions, tmp_path, monkeypatch, lacking):
     monkeypatch.setattr(extract_module, "SHARD", 12)
     run = Run(tmp_path / "r")
     die_after(monkeypatch, 1, lm, questions, run, **OPTIONS)
