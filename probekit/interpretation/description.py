@@ -6,7 +6,7 @@ Tokens are compared on the answers that have all of them; a cell that is only li
 and its interval in the chart.
 """
 
-from itertools import chain, pairwise, product
+from itertools import chain, combinations, pairwise, product
 
 import numpy as np
 
@@ -56,8 +56,11 @@ _SINGLE = (
     "is nearly the same as random folds. It can't show whether probes read the question's topic."
 )
 
-# Of the cells below chance, how many are named.
+# Of the cells below chance, and of pairs of tokens, how many are named.
 _NAMED = 5
+
+# Share of the answers in which two columns are one token, from which on that is said.
+_OFTEN = 0.25
 
 _AREA = ("auroc", "auroc_low", "auroc_high")
 
@@ -197,8 +200,10 @@ def _pooled(detector):
     """What all cells together detect, as one detector."""
     if detector is None:
         return []
+    held = {"answer": ", answers held out", "group": ", groups of questions held out"}
+    held = held.get(detector.origin.get("split"), "")
     text = (
-        "**All cells as one detector,** none of them chosen: AUROC "
+        f"**All cells as one detector,** none of them chosen{held}: AUROC "
         f"{area(detector.auroc, detector.auroc_low, detector.auroc_high)}"
     )
     gain = (detector.gain, detector.gain_low, detector.gain_high)
@@ -232,6 +237,7 @@ def _axes(view):
                 "right answers and are left out below."
             )
         lines.append(text)
+    lines += _same_tokens(view.grid, tokens)
     answers = _group_sizes(view.grid, "answer")
     if answers is not None:
         lines.append(
@@ -239,6 +245,24 @@ def _axes(view):
             f"single answer; the largest has {answers.max()}."
         )
     return "\n".join(lines)
+
+
+def _same_tokens(grid, tokens):
+    """Which columns are the same token in many answers, if it is known."""
+    if "same_token" not in grid:
+        return []
+    names = [str(token) for token in grid["token"].to_numpy()]
+    share = grid["same_token"].transpose("token", "other_token").to_numpy()
+    pairs = [(share[names.index(a), names.index(b)], a, b) for a, b in combinations(tokens, 2)]
+    often = sorted((each for each in pairs if each[0] >= _OFTEN), reverse=True)
+    if not often:
+        return []
+    told = listing(f"{code(a)} and {code(b)} in {percent(s)}" for s, a, b in often[:_NAMED])
+    more = f", and {len(often) - _NAMED} more pairs in fewer" if len(often) > _NAMED else ""
+    return [
+        f"* **Columns that are the same token:** {told} of the answers that have both{more}. What "
+        "such columns share is one measurement, not two."
+    ]
 
 
 def _how_sure(view):

@@ -34,12 +34,13 @@ class Plan:
     training: np.ndarray  # (labelling, fold, example): who may train a fit that this fold tests
 
     @classmethod
-    def make(cls, wrong, groups, protocol, folds, C, seed, n_permutations, names=None):
+    def make(cls, wrong, groups, protocol, folds, C, seed, n_permutations, names=None, among=None):
         """Divide examples into folds, and permute their labels; both are (example,).
 
-        `names` are what is held out and what goes with it, (2, example): see `held_names`.
+        `names` are what is held out and what goes with it, (2, example): see `held_names`. `among`
+        are how many answers there are, with those that don't count, and which of them these are.
         """
-        published = protocol == "published"
+        published = (among or (len(wrong), slice(None))) if protocol == "published" else None
         random = np.random.default_rng(seed)
         labellings, fold = [wrong], [_folds(wrong, groups, published, folds, seed)]
         for _ in range(100 * n_permutations):
@@ -51,9 +52,9 @@ class Plan:
             except ValueError:
                 continue  # labels that can't be divided into folds would have been refused
             labellings.append(labels)
-        n_folds = 1 if published else folds
+        n_folds = 1 if published is not None else folds
         if len(C) > 1 and n_folds < 3:
-            given = 'protocol="published"' if published else f"folds={folds}"
+            given = f"folds={folds}" if published is None else 'protocol="published"'
             raise ValueError(
                 f"{given} takes one value of C, got {len(C)}: to choose one inside the training "
                 "folds takes at least 3 folds."
@@ -92,8 +93,11 @@ class Plan:
 
 
 def _folds(wrong, groups, published, folds, seed):
-    """Fold of each example, (example,); refuses what can't be divided, and says what to do."""
-    needed = 2 if published else folds
+    """Fold of each example, (example,); refuses what can't be divided, and says what to do.
+
+    `published` is None, or how many answers there are to be divided, and which of them these are.
+    """
+    needed = folds if published is None else 2
     advice = "Use fewer folds, more questions, or another question file."
     for name, count in (("wrong", wrong.sum()), ("right", (~wrong).sum())):
         if count < needed:
@@ -107,15 +111,19 @@ def _folds(wrong, groups, published, folds, seed):
             f"{advice}"
         )
     fold = np.full(len(wrong), _NO_FOLD)
-    if groups is None and published:  # 80 % to train on and 20 % to test on
-        everything = np.arange(len(wrong))
-        fold[train_test_split(everything, test_size=0.2, stratify=wrong, random_state=seed)[1]] = 0
+    if groups is None and published is not None:
+        # 80 % to train on and 20 % to test on, of all answers: what has no exact answer is left
+        # out of either afterwards, and nothing sees to it that both have as many errors.
+        n, which = published
+        tested = np.zeros(n, bool)
+        tested[train_test_split(np.arange(n), test_size=0.2, random_state=seed)[1]] = True
+        fold[tested[which]] = 0
     else:
         kind = StratifiedKFold if groups is None else StratifiedGroupKFold
-        splitter = kind(5 if published else folds, shuffle=True, random_state=seed)
+        splitter = kind(folds if published is None else 5, shuffle=True, random_state=seed)
         for k, (_, test) in enumerate(splitter.split(wrong, wrong, groups)):
             fold[test] = k
-    if published:
+    if published is not None:
         fold[fold > 0] = _NO_FOLD  # tested on the first fold only
         if len(np.unique(wrong[fold == 0])) < 2:
             raise ValueError(
@@ -126,7 +134,7 @@ def _folds(wrong, groups, published, folds, seed):
     # Left out are single folds, and pairs where a cell is chosen without those it is measured on.
     for side in (wrong, ~wrong):
         held = np.bincount(fold[side & (fold >= 0)], minlength=2)
-        most = np.argsort(-held, kind="stable")[: 2 if not published and folds > 2 else 1]
+        most = np.argsort(-held, kind="stable")[: 2 if published is None and folds > 2 else 1]
         if held[most].sum() == side.sum():
             without = sorted(most[held[most] > 0])
             without = f"fold{'s' * (len(without) > 1)} {' and '.join(map(str, without))}"
@@ -351,7 +359,7 @@ def held_out_splits(dataset, *, folds=5, seed=0, needed="random"):
         groups = example_groups(labels, split)
         obstacles[split] = ""
         try:
-            fold = _folds(wrong, groups, False, folds, seed)
+            fold = _folds(wrong, groups, None, folds, seed)
             _check_training(_training(fold, folds, wrong, held_names(labels, split)), wrong)
         except ValueError as error:
             if split == needed:

@@ -514,20 +514,28 @@ def test_the_same_question_is_never_on_both_sides(split):
         assert all(len(folds) == 1 for folds in sides(grid, answers.astype(str)).values())
 
 
-def test_the_published_protocol_is_one_stratified_split():
-    activations = make_activations().isel(token=[0, 2])
+@pytest.mark.parametrize("method", ["logistic", LogisticRegression()], ids=str)
+def test_the_published_protocol_is_one_split_of_all_answers(method):
+    """Those without an exact answer are divided with the others, and left out afterwards."""
+    every = make_activations(n=150).isel(token=[0, 2])
+    answers = every["exact_answer"].to_numpy().copy()
+    answers[::5] = ""
+    every = every.assign_coords(exact_answer=("example", answers))
+    grid = probe_grid(every, protocol="published", seed=42, method=method, **QUICK)
+    sides = train_test_split(np.arange(150), test_size=0.2, random_state=42)
+    kept = np.flatnonzero(answers != "")
+    activations = every.isel(example=kept)
     wrong = ~activations["correct"].to_numpy()
-    grid = probe_grid(activations, protocol="published", seed=42, **QUICK)
-    train, test = train_test_split(np.arange(120), test_size=0.2, stratify=wrong, random_state=42)
+    train, test = (np.flatnonzero(np.isin(kept, side)) for side in sides)
     fold = grid["fold"].to_numpy()
     assert set(np.flatnonzero(fold == 0)) == set(test)
     assert set(np.flatnonzero(fold == -1)) == set(train)
-    assert (grid["n_examples"] == 24).all()
+    assert (grid["n_examples"] == len(test)).all()
     assert np.isnan(grid["score"][train]).all()
     for i, j in cells(grid):
         X = activations["activation"].to_numpy()[:, i, j]
-        expected = reference(X, wrong, train).predict_proba(X[test])[:, 1]
-        np.testing.assert_allclose(grid["score"].to_numpy()[test, i, j], expected, atol=2e-3)
+        expected = log_odds(reference(X, wrong, train), X[test], wrong[train])
+        np.testing.assert_allclose(uncalibrated(grid)[test, i, j], expected, atol=0.02)
         area = roc_auc_score(wrong[test], expected)
         assert grid["auroc"].to_numpy()[i, j] == pytest.approx(area, abs=0.01)
     assert (grid["training_error"] == 0).all(), "trained and tested on different examples"
@@ -541,6 +549,29 @@ def test_the_published_protocol_with_answers_held_out():
     answers = activations["exact_answer"].to_numpy().astype(str)
     assert all(len(folds) == 1 for folds in sides(grid, answers).values())
     assert 12 <= (grid["fold"] == 0).sum() <= 36
+
+
+def test_columns_that_are_the_same_token_are_counted():
+    activations = make_activations()
+    X = activations["activation"].to_numpy()
+    X[:60, :, 2] = X[:60, :, 1]  # every third of these lacks both
+    grid = probe_grid(activations, **QUICK)
+    share = grid["same_token"].sel(token="-1", other_token="-2")
+    assert float(share) == pytest.approx(40 / 80)
+    assert float(grid["same_token"].sel(token="last_q", other_token="-1")) == 0
+    assert (np.diag(grid["same_token"]) == 1).all()
+
+
+def test_areas_on_the_answers_that_have_all_tokens():
+    activations = make_activations()
+    grid = probe_grid(activations, **QUICK)
+    there = np.arange(120) % 3 > 0
+    wrong = ~activations["correct"].to_numpy()
+    assert grid["auroc_common"].attrs["n_examples"] == there.sum()
+    for i, j in cells(grid):
+        score = grid["score"].to_numpy()[there, i, j]
+        expected = roc_auc_score(wrong[there], score)
+        assert float(grid["auroc_common"][i, j]) == pytest.approx(expected)
 
 
 # The null
