@@ -560,7 +560,7 @@ def _answer_rate(answer, wrong, train):
 
 def _text(X, wrong, train):
     """Log-odds by a logistic regression on words, less those of the training error rate."""
-    model = LogisticRegression(C=10.0, solver="liblinear", max_iter=1000)
+    model = LogisticRegression(C=10.0, solver="liblinear", max_iter=1000, random_state=0)
     margin = model.fit(X[train], wrong[train]).decision_function(X)
     return margin - logit(wrong[train].mean())
 
