@@ -14,7 +14,15 @@ import numpy as np
 import xarray as xr
 
 from probekit import arguments
-from probekit.charts.look import COLOURS, INK, cell_rows, finished, number, tooltips
+from probekit.charts.look import (
+    COLOURS,
+    INK,
+    cell_rows,
+    check_detector,
+    finished,
+    number,
+    tooltips,
+)
 from probekit.tokens import FIGURE_TOKENS
 
 #: What a heatmap can draw: legend title, colour domain, legend values.
@@ -87,6 +95,7 @@ def heatmap(
         AUROC; or if common is asked for with another measure, a detector or mute.
     """
     common = arguments.flag("common", common)
+    check_detector(detector)
     if detector is not None and measure != "auroc":
         raise ValueError(
             f"A detector is measured by its AUROC, and the cells by measure={measure!r}. Draw "

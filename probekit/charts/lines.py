@@ -12,6 +12,7 @@ from probekit.charts.look import (
     SHAPES,
     categories,
     cell_rows,
+    check_detector,
     finished,
     number,
     tooltips,
@@ -154,6 +155,7 @@ def forest(controls, detector=None, *, title="What detects wrong answers"):
     TypeError, ValueError
         If controls is no Dataset or lacks a variable, or there is nothing to draw.
     """
+    check_detector(detector)
     names = ("auroc", "auroc_low", "auroc_high")
     arrays = {n: arguments.variable(controls, n, ("control",), "controls") for n in names}
     chance = arguments.variable(controls, "chance", ("control",), "controls").to_numpy()

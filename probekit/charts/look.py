@@ -101,6 +101,15 @@ def cell_rows(grid, values, tokens):
     ]
 
 
+def check_detector(detector):
+    """Refuse what is no detector, nor nothing."""
+    if detector is not None and not all(hasattr(detector, n) for n in ("auroc", "by_layer")):
+        raise TypeError(
+            "detector must be from pk.detector(grid) or Run.detector; got "
+            f"{arguments.shown(detector)}."
+        )
+
+
 def number(value):
     """A float, or None where JSON has no number (NaN, infinity)."""
     return float(value) if np.isfinite(value) else None
