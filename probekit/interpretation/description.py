@@ -209,8 +209,17 @@ def _pooled(detector):
     gain = (detector.gain, detector.gain_low, detector.gain_high)
     if not np.isfinite(gain).all():
         return [f"{text}."]
-    gained = f"{number(gain[0], '+')} [{number(gain[1], '+')}, {number(gain[2], '+')}]"
-    return [f"{text}, which is {gained} against all controls together."]
+
+    def signed(values):
+        value, *ends = (number(each, "+") for each in values)
+        return f"{value} [{', '.join(ends)}]"
+
+    text += f", which is {signed(gain)} against all controls together."
+    added = (detector.added, detector.added_low, detector.added_high)
+    if np.isfinite(added).all():
+        shown = "It adds something to them" if added[1] > 0 else "That it adds to them is not shown"
+        text += f" {shown}: with it, their AUROC changes by {signed(added)}."
+    return [text]
 
 
 def _axes(view):

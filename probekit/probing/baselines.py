@@ -308,6 +308,18 @@ class _Folds:
         rows = [scores[fold, (fold + step) % self.n, example] for step in steps]
         return np.where(self.tested, rows, np.nan)
 
+    def apart(self, variants):
+        """Scores (fold, fold, example) of `variants`, each where its example's fold is left out.
+
+        Of the others it holds nothing: no fit that saw an example is asked for its score.
+        """
+        scores = np.full((self.n, self.n, len(self.fold)), np.nan)
+        for k in range(self.n):
+            tested = self.fold == k
+            for step in range(self.n):
+                scores[k, (k + step) % self.n, tested] = variants[step, tested]
+        return scores
+
     def stacked(self, known):
         """Scores by all of some controls together: a logistic regression on their scores.
 
@@ -417,16 +429,32 @@ def gain_over_controls(grid, controls):
 def gain_of_scores(variants, grid, controls):
     """The same for one score an answer, (variant, example), as `measured` takes it.
 
-    Gives `gain`, `gain_low`, `gain_high` and `absorbed`.
+    Gives `gain`, `gain_low`, `gain_high` and `absorbed`. And what the score adds to the controls:
+    `added`, with `added_low` and `added_high`, is the AUROC of a logistic regression on the scores
+    of all controls and this one, nested as that on the controls is, less the AUROC of that.
     """
     name = _rival(grid, controls)
-    gain, units, n_units, absorbed, _ = (
-        each[0] for each in _compared(variants[None], grid, controls, name)
-    )
-    reach = critical(n_units=n_units) * standard_error(units)
-    ends = max(gain - reach, -1.0), min(gain + reach, 1.0)
-    names = ("gain", "gain_low", "gain_high", "absorbed")
-    return dict(zip(names, map(float, (gain, *ends, absorbed)), strict=True))
+    found = {}
+    folds = _Folds(grid, ~grid["correct"].to_numpy().astype(bool))
+    compared = {"gain": variants}
+    if name == "all":
+        single = controls.sel(
+            control=~controls["chance"].to_numpy() & (controls["control"] != "all").to_numpy()
+        )
+        known = np.concatenate([single["score"].to_numpy()[None], single["score_without"]])
+        known = [folds.apart(known[:, i]) for i in range(known.shape[1])]
+        both = folds.stacked([*known, folds.apart(variants)])
+        compared["added"] = folds.variants(both)
+    for kind, scores in compared.items():
+        value, units, n_units, absorbed, _ = (
+            each[0] for each in _compared(scores[None], grid, controls, name)
+        )
+        reach = critical(n_units=n_units) * standard_error(units)
+        ends = max(value - reach, -1.0), min(value + reach, 1.0)
+        found |= {kind: value, f"{kind}_low": ends[0], f"{kind}_high": ends[1]}
+        if kind == "gain":
+            found["absorbed"] = absorbed
+    return {each: float(value) for each, value in found.items()}
 
 
 def _rival(grid, controls):
@@ -479,12 +507,19 @@ def _absorbed(score, wrong, known):
     if n < len(ranks) + 3 or not 0 < wrong[there].sum() < n:
         return np.nan
     sides = np.stack([rankdata(score[there]), wrong[there]], 1).astype(float)
-    plain = np.corrcoef(sides.T)[0, 1]
+    plain = _correlation(sides)
     if not plain > 2 / np.sqrt(n):
         return np.nan
     X = np.column_stack([np.ones(n), *ranks])
     left = sides - X @ np.linalg.lstsq(X, sides, rcond=None)[0]
-    return float(np.clip(1 - np.corrcoef(left.T)[0, 1] / plain, 0, 1))
+    return float(np.clip(1 - _correlation(left) / plain, 0, 1))
+
+
+def _correlation(sides):
+    """Correlation of two columns; 0 where one does not vary but for rounding."""
+    sides = sides - sides.mean(0)
+    spread = np.sqrt((sides**2).sum(0))
+    return sides.prod(1).sum() / spread.prod() if (spread > 1e-9).all() else 0.0
 
 
 def check_controls(controls, variables):

@@ -77,11 +77,11 @@ def detector(grid, controls=None, *, tokens=None, layers=None):
     variants, n_cells = pooled.mean(cells)
     measures = pooled.measures(variants)
     p_error, final = _calibrated(grid, variants, pooled.wrong)
-    gain = dict.fromkeys(("gain", "gain_low", "gain_high", "absorbed"), np.nan)
+    gain = dict.fromkeys(_OVER_CONTROLS, np.nan)
     if controls is not None:
         from probekit.probing.baselines import gain_of_scores
 
-        gain = gain_of_scores(variants, grid, controls)
+        gain |= gain_of_scores(variants, grid, controls)
     scored = ~np.isnan(p_error)
     quality = reliability(p_error[scored], pooled.wrong[scored])
     of_example = {n: c for n, c in grid.coords.items() if c.dims == ("example",)}
@@ -269,6 +269,11 @@ class Detector:
     """AUROC less that of all controls together, with its 95 % interval; NaN without controls."""
     absorbed: float
     """Share of the signal that the controls have as well."""
+    added: float
+    added_low: float
+    added_high: float
+    """AUROC of all controls with the detector, less that of the controls alone, with its 95 %
+    interval: what the network adds. NaN without at least three folds."""
     ece: float
     """Expected calibration error: mean distance of P(error) and the share of errors, in tenths."""
     brier: float
@@ -293,10 +298,9 @@ class Detector:
         if np.isfinite(self.p_value):
             text += f", p = {self.p_value:.2g}"
         if np.isfinite(self.gain):
-            text += (
-                f"; over all controls together {self.gain:+.2f} "
-                f"[{self.gain_low:+.2f}, {self.gain_high:+.2f}]"
-            )
+            text += f"; less all controls together {_signed(self, 'gain')}"
+        if np.isfinite(self.added):
+            text += f"; added to them {_signed(self, 'added')}"
         return f"{text}; ECE {self.ece:.2f}, Brier {self.brier:.3f} ({self.brier_base:.3f})"
 
     def threshold(self, error_rate=0.2, confidence=0.95):
@@ -519,8 +523,8 @@ def load_detector(tensors, about):
 
 # What is saved of a detector besides its tables: numbers, and arrays over cells and answers.
 _MEASURES = ("auroc", "auroc_low", "auroc_high", "p_value", "n_examples")
-_NUMBERS = (*_MEASURES, "n_errors", "gain", "gain_low", "gain_high", "absorbed")
-_NUMBERS += ("ece", "brier", "brier_base")
+_OVER_CONTROLS = ("gain", "gain_low", "gain_high", "absorbed", "added", "added_low", "added_high")
+_NUMBERS = (*_MEASURES, "n_errors", *_OVER_CONTROLS, "ece", "brier", "brier_base")
 _SCORES = ("p_error", "log_odds", "n_cells")
 _PROBES = ("coef", "intercept", "prior")
 _OF_CELLS = ("cells", "intercept", "prior")
@@ -552,6 +556,13 @@ def _highest_rate(wrong, groups, members, confidence):
             worth = n_groups
     found = k * worth / n
     return float(beta.ppf(confidence, found + 1, worth - found)) if found < worth else 1.0
+
+
+def _signed(detector, name):
+    """A difference with its interval, in words; what rounds to 0 has no minus."""
+    values = (getattr(detector, name + end) for end in ("", "_low", "_high"))
+    value, low, high = (f"{v:+.2f}".replace("-0.00", "+0.00") for v in values)
+    return f"{value} [{low}, {high}]"
 
 
 def _plain(value):

@@ -17,6 +17,7 @@ from probekit.probing.baselines import (
     best_control,
     control_table,
     controls,
+    gain_of_scores,
     gain_over_controls,
 )
 
@@ -298,6 +299,18 @@ def test_all_together_is_a_nested_regression(answers, grids, measured):
     np.testing.assert_allclose(found["score"].sel(control="all")[fold == k], expected, atol=1e-6)
 
 
+def test_the_controls_without_a_further_score_are_the_control_all(grids, measured):
+    """What a detector adds is against the same regression without it."""
+    grid, found = grids["random"], measured["random"]
+    wrong = ~grid["correct"].to_numpy()
+    nothing = np.zeros((5, N))
+    added = gain_of_scores(nothing, grid, found)
+    assert added["added"] == pytest.approx(0, abs=1e-9)
+    assert added["added_low"] == pytest.approx(0, abs=1e-6)
+    knows = np.where(wrong, 1.0, -1.0) + nothing
+    assert gain_of_scores(knows, grid, found)["added"] > 0.99 - area(found, "all")
+
+
 def test_questions_that_may_not_train_do_not(answers, grids):
     """With answers held out, some questions train nothing; nor do they train the controls."""
     grid = grids["random"]
@@ -351,6 +364,7 @@ def bar(seed, kind, n=240, layers=2):
         "cell": bool((gain["gain_low_simultaneous"] > 0).any()),
         "above": whole.gain_low > 0,
         "outside": not whole.gain_low <= 0 <= whole.gain_high,
+        "added": whole.added_low > 0,
         "absorbed": whole.absorbed,
         "all": area(found, "all"),
     }
@@ -365,6 +379,7 @@ def test_what_the_controls_know_is_no_gain(kind):
     found = simulations(kind, 100)
     assert found["cell"].sum() <= most(len(found))
     assert found["above"].sum() <= most(len(found), 0.025)
+    assert found["added"].sum() <= most(len(found), 0.025)
     if kind == "two controls":
         assert found["absorbed"].mean() > 0.8
 
@@ -374,6 +389,7 @@ def test_an_error_signal_of_its_own_is_a_gain():
     assert found["above"].mean() > 0.9
     assert found["cell"].mean() > 0.8
     assert found["absorbed"].mean() < 0.6
+    assert found["added"].mean() > 0.9
 
 
 def gain_simulation(seed, n=160):
