@@ -19,6 +19,9 @@ from probekit.tokens import FIGURE_TOKENS
 _DIMENSIONS = ("example", "layer", "token", "feature")
 _METHODS = ("logistic", "ridge", "discriminant", "mean_difference")
 
+# Permutations from which on their largest areas are taken for a sample of a distribution.
+_ENOUGH = 10
+
 # Work that takes a core as long as processes to start, some seconds each, in which they load what
 # they need: fits x examples x features, at 3 to 6 ns.
 _WORTH_STARTING = 1.5e9
@@ -75,8 +78,9 @@ def probe_grid(
         regression only.
     n_permutations : int
         How often the labels are permuted and everything is fitted again, for the null; at most
-        10,000. The smallest possible `p_corrected` is 1 / (1 + n_permutations). Nothing but the
-        null and its p-values depends on it.
+        10,000. From ten on, p-values follow from the distribution of the permuted grids' largest
+        areas; below, they are counted, and 1 / (1 + n_permutations) is the smallest. Nothing but
+        the null and its p-values depends on it.
     n_jobs : int, optional
         Processes to fit in, at most one per core; -1 for one per core. By default, a small grid is
         fitted in this process, and so is any on a device other than the CPU; others get one
@@ -370,8 +374,8 @@ def _p_values(area, scored, labellings):
 
     Areas are measured in standard errors under the null, so that cells of different size, and
     labellings of different balance, compare. Corrected: how often the largest of a permuted grid
-    reaches a cell (Westfall and Young 1993), and beyond all of these by `largest_tail`. Alone: how
-    often any cell of the permuted grids does, as all share one null.
+    reaches a cell (Westfall and Young 1993), from ten of them on by `largest_tail`. Alone: how often
+    any cell of the permuted grids does, as all share one null.
 
     `area` (layer, token, labelling), `scored` (layer, token, example), `labellings` (labelling,
     example); each p-value (layer, token).
@@ -390,25 +394,26 @@ def _p_values(area, scored, labellings):
     pool = np.sort(null[~np.isnan(null)])
     reached = len(pool) - np.searchsorted(pool, z, side="left")
     alone = (1 + reached) / (1 + len(pool))
-    corrected = (1 + (largest >= z[..., None]).sum(-1)) / (1 + len(largest))
-    beyond = z > largest.max()
-    corrected[beyond] = np.minimum(corrected[beyond], largest_tail(z[beyond], largest))
+    if len(largest) < _ENOUGH or not largest.std() > 0:
+        corrected = (1 + (largest >= z[..., None]).sum(-1)) / (1 + len(largest))
+    else:
+        corrected = largest_tail(z, largest)
     alone = np.minimum(alone, corrected)
     return np.where(empty, np.nan, alone), np.where(empty, np.nan, corrected)
 
 
 def largest_tail(z, largest):
-    """Chance that the largest of one more permuted grid reaches z, where none of some did.
+    """Chance that the largest of one more permuted grid reaches z, given those of some.
 
-    Few permutations count only to 1 in so many. Largest values of many cells are close to a Gumbel
+    A count of few is coarse: which cells pass changes with the draw, and none can be below 1 in so
+    many. Largest values of many cells are close to a Gumbel
     distribution, of which these are a sample: how far one more lies from their mean, in their
     standard deviations, has a distribution that depends on their number alone, and is drawn. It
     allows for how uncertain so few make both.
     """
-    if len(largest) < 10 or not largest.std() > 0:
-        return np.ones(np.shape(z))
     drawn = _gumbel_distances(len(largest))
-    reached = len(drawn) - np.searchsorted(drawn, (z - largest.mean()) / largest.std())
+    distance = np.where(np.isnan(z), 0, z - largest.mean()) / largest.std()
+    reached = len(drawn) - np.searchsorted(drawn, distance)
     return (1 + reached) / (1 + len(drawn))
 
 

@@ -3,6 +3,7 @@
 import os
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from architectures import ARCHITECTURES, Architecture, plain_activations, relative_error
@@ -11,7 +12,7 @@ from peft import LoraConfig, get_peft_model
 from test_generation import TOLERANCE, answer, expected_response
 from transformers.quantizers.quantizer_gguf import GgufHfQuantizer
 
-from probekit import load_model, read_questions
+from probekit import Run, detector, extract, load_model, probe_grid, read_questions
 from probekit.extraction.asking import judge, p_true, point_to_answers
 from probekit.extraction.identity import SHORT_NAMES, locate_model, only_what_is_hashed
 from probekit.extraction.models import LanguageModel
@@ -152,3 +153,23 @@ def test_the_real_model_gives_probabilities_and_verdicts(smollm2):
     assert likely != unlikely
     verdicts = judge(smollm2, questions, responses, [["Paris"]] * 2)
     assert all(isinstance(v, bool) for v in verdicts)
+
+
+def test_a_saved_detector_scores_new_questions(smollm2, tmp_path):
+    """What it says of answers given in memory is what it says of a run's own activations."""
+    cities = read_questions("cities")
+    run = extract(smollm2, cities[:80], Run(tmp_path / "run"), max_new_tokens=40, progress=False)
+    activations = run.activations().isel(layer=[10, 15, 20], token=[0, 5, 14])
+    grid = probe_grid(activations, n_permutations=0, folds=3, n_jobs=1, progress=False)
+    stage = run.begin("probe", {})
+    made = [run.save_grids({"random": grid}), run.save_detectors({"random": detector(grid)})]
+    stage.finish(made, splits=["random"])
+    saved, new = run.detector(), cities[100:150]
+    found = saved.predict(smollm2, new, max_new_tokens=40, progress=False)
+    assert found["id"].tolist() == new["id"].tolist()
+    assert found["p_error"].between(0, 1).all()
+    again = Run(tmp_path / "new")
+    extract(smollm2, new, again, max_new_tokens=40, progress=False)
+    expected = saved(again.activations().load())
+    np.testing.assert_allclose(found["p_error"], expected, atol=1e-6)
+    assert found["p_error"].std() > 0.02, "else it says the same of all"

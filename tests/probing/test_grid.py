@@ -580,7 +580,7 @@ def test_areas_on_the_answers_that_have_all_tokens():
 def test_planted_signal_has_the_smallest_p_value():
     grid = probe_grid(make_activations(strength=2.0), **QUICK | {"n_permutations": 19})
     assert grid["auroc"].sel(layer=9)[2] > 0.8
-    assert grid["p_corrected"][1, 2] < 1 / 20, "beyond all 19, by the tail of their distribution"
+    assert grid["p_corrected"][1, 2] < 1 / 20, "by the distribution of the 19"
     # All cells share one null: 6 cells of 19 permutations.
     assert grid["p_value"][1, 2] <= 1 / (1 + 6 * 19)
     assert (grid["p_value"] <= grid["p_corrected"] + 1e-12).all()
@@ -598,7 +598,7 @@ def test_the_tail_of_the_largest_raises_no_more_alarms_than_it_says(cells, n_per
         shared = random.normal(size=(n_permutations + 1, 1))
         z = (shared + random.normal(size=(n_permutations + 1, cells))).max(1)
         p.append(float(largest_tail(z[0], z[1:])))
-    for level in (0.01, 0.002):
+    for level in (0.05, 0.01, 0.002):
         assert np.mean(np.array(p) <= level) <= binom.ppf(0.995, 1500, level) / 1500
     # Far beyond all of them it is far below 1 in so many.
     assert largest_tail(z[1:].max() + 8 * z[1:].std(), z[1:]) < 1e-3
