@@ -57,6 +57,7 @@ def good(tmp_path_factory, tiny_model_dir):
         empty=pk.Run(folder / "empty"),
         chart=pk.heatmap(grid),
         gain=pk.gain_over_controls(grid, controls),
+        detector=pk.detector(grid),
     )
 
 
@@ -161,15 +162,28 @@ CALLS = {
         pk.gain_over_controls,
         {"grid": lambda good: good.grid, "controls": lambda good: good.controls},
     ),
+    "detector": (pk.detector, {"grid": lambda good: good.grid}),
+    "Detector.threshold": (method("threshold"), {"self": lambda good: good.detector}),
+    "Detector.predict": (
+        method("predict"),
+        {"self": lambda good: good.detector, "lm": lambda good: good.lm, "questions": ["Why?"]},
+    ),
+    "Detector.save": (method("save"), {"self": lambda good: good.detector}),
     "load_probe": (pk.load_probe, {"run": lambda good: good.run, "layer": 1, "token": "last_q"}),
     "predict_proba": (lambda probe, X: probe.predict_proba(X), {"probe": lambda good: good.probe}),
     "heatmap": (pk.heatmap, {"grid": lambda good: good.grid}),
     "compare_splits": (pk.compare_splits, {"grids": lambda good: {"random": good.grid}}),
     "small_multiples": (pk.small_multiples, {"grids": lambda good: {"random": good.grid}}),
     "gain": (pk.gain, {"grid": lambda good: good.gain}),
+    "absorbed": (pk.absorbed, {"grid": lambda good: good.gain}),
+    "forest": (pk.forest, {"controls": lambda good: good.controls}),
     "by_layer": (pk.by_layer, {"grid": lambda good: good.grid, "tokens": ["-1"]}),
     "by_token": (pk.by_token, {"grid": lambda good: good.grid}),
     "calibration": (pk.calibration, {"score": score, "correct": correct}),
+    "risk_coverage": (
+        pk.risk_coverage,
+        {"scores": lambda good: {"probe": score(good)}, "correct": correct},
+    ),
     "score_distribution": (pk.score_distribution, {"score": score, "correct": correct}),
     "save_chart": (
         pk.save_chart,
@@ -232,6 +246,7 @@ A_LIST = "a list such as ['last_q']"
 OUTLINE = "a list of (layer, token) such as [(12, '-1')]"
 MEASURE, LEVEL = "one of auroc, correlation;", "True, False or a level between 0 and 1"
 CHARTS = ("heatmap", "compare_splits", "small_multiples", "gain", "by_layer", "by_token")
+CHARTS += ("absorbed",)
 SITE, SPLIT = (
     "one of mlp_out, attn_out, resid_post, mlp_act;",
     "one of random, answer, group, published;",
@@ -326,7 +341,16 @@ MUST_BE = [
     ("load_probe", "layer", WHOLE.format(0), ["1", 1.0, None, False], [-1]),
     ("load_probe", "token", "text such as '-1'", [-1, None], []),
     ("load_probe", "split", RANDOM, [0, None], []),
-    *((name, "title", "text", [3, None], []) for name in CHARTS),
+    *((name, "title", "text", [3, None], []) for name in CHARTS if name != "gain"),
+    ("gain", "title", "text", [3], []),
+    ("forest", "title", "text", [3, None], []),
+    ("risk_coverage", "title", "text", [3, None], []),
+    ("heatmap", "common", YES_OR_NO, [3, None], []),
+    ("extract", "needs_errors", YES_OR_NO, ["no", 1], []),
+    ("detector", "layers", "a list such as [3]", [3], []),
+    ("detector", "tokens", A_LIST, [2.5], []),
+    ("Detector.threshold", "error_rate", "a number from 0 to 1", ["low", None], [2, -1, NAN]),
+    ("Detector.threshold", "confidence", "a number from 0.5 to 1", [None], [0.1, 95]),
     *((name, "tokens", A_LIST, [None, 2.5], []) for name in CHARTS),
     ("heatmap", "measure", MEASURE, [None, 1], ["r2", ""]),
     ("heatmap", "mute", LEVEL, ["0.05", [0.05]], [0, 1, 5.0, -1, NAN]),
@@ -355,6 +379,7 @@ MUST_BE = [
     ("Run.begin", "inputs", "a list of paths", [None, "questions.csv", 3], []),
     ("Run.save_grids", "grids", PER_SPLIT, [None, [], {}, {"random": None}], []),
     ("Stage.finish", "outputs", "a list of paths", [None, "grid.nc"], []),
+    ("check_parameters", "error_rate", "a number from 0 to 1", ["low", None], [2, NAN]),
     ("check_parameters", "run_dir", "text such as 'data/runs/cities'", [3, None], []),
     ("check_parameters", "model", "text such as 'smollm2'", [3, None], []),
     ("check_parameters", "questions", "text such as 'cities'", [["cities"], None], []),
@@ -400,6 +425,7 @@ NO_ACTIVATIONS = (
     "Run.activations() gives; got {}."
 )
 NO_GRID = "grid must be an xarray Dataset, such as probe_grid or Run.grid gives; got {}."
+NO_DETECTOR = "detector must be from pk.detector(grid) or Run.detector; got 3."
 NO_GRIDS = "grids must be a dict of name to grid, such as {{'random': run.grid('random')}}; got {}."
 NO_PLACE = "The run directory can't be {}: no file or folder has that name."
 NO_RUN = 'run must be a Run, such as Run("data/runs/cities"); got {}.'
@@ -408,9 +434,9 @@ UNFINISHED = (
     "notebook."
 )
 LACKS = (
-    "There are: C, answers_column, choices_column, corrections, device, folds, group_column, "
-    "judge, kind, limit, max_new_tokens, measure, model, n_permutations, n_samples, p_true, "
-    "question_column, questions, run_dir, scheduler, seed, site, split, temperature, top_p, "
+    "There are: C, answers_column, choices_column, corrections, device, error_rate, folds, "
+    "group_column, judge, kind, limit, max_new_tokens, measure, model, n_permutations, n_samples, "
+    "p_true, question_column, questions, run_dir, scheduler, seed, site, split, temperature, top_p, "
     "unanswerable."
 )
 NO_JSON = (
@@ -913,7 +939,7 @@ CASES = {
         (
             {"grid": lambda good: good.grid.drop_vars("score"), "measure": "correlation"},
             ValueError,
-            "The grid has no variable 'score'; it has …, intercept, fold, null_auroc.",
+            "The grid has no variable 'score'; it has auroc, … more.",
         ),
         (
             {"measure": "aurok"},
@@ -937,6 +963,19 @@ CASES = {
             ValueError,
             "The grid has none of the tokens asked for (-8). The grid has last_q, -1.",
         ),
+        ({"detector": 3}, TypeError, NO_DETECTOR),
+        (
+            {"detector": lambda good: good.detector, "measure": "correlation"},
+            ValueError,
+            "A detector is measured by its AUROC, and the cells by measure='correlation'. Draw "
+            "measure='auroc', or leave the detector out.",
+        ),
+        (
+            {"common": True, "mute": True},
+            ValueError,
+            "common=True draws an AUROC that has no p and no detector. Leave out measure, mute and "
+            "detector.",
+        ),
         (
             {"outline": [(99, "-1")]},
             ValueError,
@@ -946,6 +985,64 @@ CASES = {
             {"grid": lambda good: good.grid.drop_vars(["p_value", "p_corrected"]), "mute": True},
             ValueError,
             "mute needs p_corrected or p_value in the grid, and it has neither.",
+        ),
+    ],
+    "detector": [
+        ({"grid": None}, TypeError, NO_GRID.format(None)),
+        (
+            {"grid": lambda good: good.grid.drop_vars("log_odds_without")},
+            ValueError,
+            "A detector takes a cross-validated grid of this version, with `log_odds_without`. "
+            "Make it with pk.probe_grid(activations); a grid of the published protocol or of an "
+            "older version has too little to measure it by.",
+        ),
+        ({"controls": 3}, TypeError, NO_CONTROLS.format(3)),
+        ({"layers": [9]}, ValueError, "Unknown layer 9. The grid has 0, 1."),
+        ({"tokens": ["-8"]}, ValueError, "Unknown token '-8'. The grid has last_q, -1."),
+    ],
+    "Detector.predict": [
+        ({"lm": 3}, TypeError, "lm must be a LanguageModel, from load_model; got 3."),
+        ({"questions": "Why?"}, TypeError, "questions must be a list of texts such as …"),
+    ],
+    "Detector.save": [
+        ({"folder": 3}, TypeError, "folder must be text or a Path, got 3."),
+    ],
+    "absorbed": [
+        ({"grid": None}, TypeError, NO_GRID.format(None)),
+        (
+            {"grid": lambda good: good.grid},
+            ValueError,
+            "The grid has no variable 'absorbed'; it has auroc, … more.",
+        ),
+    ],
+    "forest": [
+        (
+            {"controls": None},
+            TypeError,
+            "controls must be an xarray Dataset, such as probe_grid or Run.grid gives; got None.",
+        ),
+        (
+            {"controls": lambda good: good.grid},
+            ValueError,
+            "'auroc' must be over (control), it is over (layer, token).",
+        ),
+        ({"detector": 3}, TypeError, NO_DETECTOR),
+    ],
+    "risk_coverage": [
+        (
+            {"scores": None},
+            TypeError,
+            "scores must be a dict of name to score, such as {'probe': score}; got None.",
+        ),
+        (
+            {"scores": {}},
+            ValueError,
+            "0 scores can't be drawn. Choose from one to 6 of them.",
+        ),
+        (
+            {"correct": np.ones(3, bool)},
+            ValueError,
+            ONE_EACH.format("(60,)", "(3,)"),
         ),
     ],
     "compare_splits": [
@@ -965,7 +1062,7 @@ CASES = {
         (
             {"grid": lambda good: good.grid},
             ValueError,
-            "The grid has no variable 'gain'; it has …, null_auroc.",
+            "The grid has no variable 'gain'; it has auroc, … more.",
         ),
     ],
     "by_layer": [

@@ -61,8 +61,8 @@ def detector(grid, controls=None, *, tokens=None, layers=None):
     if grid.sizes.get("other", 0) < 1 or "slope" not in grid:
         raise ValueError(
             "A detector takes a cross-validated grid of this version, with `log_odds_without`. "
-            "Make it with pk.probe_grid(activations); a grid of the published protocol, of an "
-            "example run or of an older version has too little to measure it by."
+            "Make it with pk.probe_grid(activations); a grid of the published protocol or "
+            "of an older version has too little to measure it by."
         )
     there = [str(token) for token in grid["token"].to_numpy()]
     wanted = None if tokens is None else arguments.labels("token", tokens, there)
@@ -417,6 +417,10 @@ class Detector:
             `question`, `response`, `exact_answer` and `p_error`, and `correct` where accepted
             answers are known. NaN where the response has none of the detector's tokens.
         """
+        if not hasattr(lm, "answer"):
+            raise TypeError(
+                f"lm must be a LanguageModel, from load_model; got {arguments.shown(lm)}."
+            )
         answers, activations = lm.answer(questions, site=self.origin["site"], **options)
         p_error = self(activations).to_numpy()
         shown = ["id", "question", "response", "exact_answer", "correct"]

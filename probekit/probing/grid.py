@@ -374,8 +374,8 @@ def _p_values(area, scored, labellings):
 
     Areas are measured in standard errors under the null, so that cells of different size, and
     labellings of different balance, compare. Corrected: how often the largest of a permuted grid
-    reaches a cell (Westfall and Young 1993), from ten of them on by `largest_tail`. Alone: how often
-    any cell of the permuted grids does, as all share one null.
+    reaches a cell (Westfall and Young 1993), from ten of them on by `largest_tail`. Alone: how
+    often any cell of the permuted grids does, as all share one null.
 
     `area` (layer, token, labelling), `scored` (layer, token, example), `labellings` (labelling,
     example); each p-value (layer, token).
