@@ -20,7 +20,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "probing.folds": ["held_out_splits"],
         "probing.grid": ["probe_grid"],
         "probing.baselines": ["control_table", "controls", "gain_over_controls"],
-        "probing.detector": ["detector"],
+        "probing.detection": ["detector"],
         "probing.saved_probes": ["load_probe"],
         "probing.summary": ["findings"],
         "charts.heatmaps": ["absorbed", "compare_splits", "gain", "heatmap", "small_multiples"],

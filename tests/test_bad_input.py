@@ -168,7 +168,10 @@ CALLS = {
         method("predict"),
         {"self": lambda good: good.detector, "lm": lambda good: good.lm, "questions": ["Why?"]},
     ),
-    "Detector.save": (method("save"), {"self": lambda good: good.detector}),
+    "Detector.save": (
+        method("save"),
+        {"self": lambda good: good.detector, "folder": lambda good: good.folder / "saved"},
+    ),
     "load_probe": (pk.load_probe, {"run": lambda good: good.run, "layer": 1, "token": "last_q"}),
     "predict_proba": (lambda probe, X: probe.predict_proba(X), {"probe": lambda good: good.probe}),
     "heatmap": (pk.heatmap, {"grid": lambda good: good.grid}),
@@ -436,8 +439,8 @@ UNFINISHED = (
 LACKS = (
     "There are: C, answers_column, choices_column, corrections, device, error_rate, folds, "
     "group_column, judge, kind, limit, max_new_tokens, measure, model, n_permutations, n_samples, "
-    "p_true, question_column, questions, run_dir, scheduler, seed, site, split, temperature, top_p, "
-    "unanswerable."
+    "p_true, question_column, questions, run_dir, scheduler, seed, site, split, temperature, "
+    "top_p, unanswerable."
 )
 NO_JSON = (
     "{} must be what JSON can hold: text, finite numbers of Python, True, False, None, lists and "

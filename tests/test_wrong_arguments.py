@@ -125,6 +125,7 @@ def parameters(name):
     """The names of what a function takes."""
     kind, _, attribute = name.partition(".")
     owner = {"SavedProbe": pk.probing.saved_probes.SavedProbe, "Stage": pk.run.directory.Stage}
+    owner["Detector"] = pk.probing.detection.Detector
     function = CALLS[name][0]
     if attribute:
         function = getattr(owner.get(kind, pk.Run), attribute)

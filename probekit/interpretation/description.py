@@ -32,7 +32,7 @@ from probekit.interpretation.wording import (
     sentence,
 )
 from probekit.probing.baselines import CONTROLS, check_controls, gain_over_controls
-from probekit.probing.detector import Detector
+from probekit.probing.detection import Detector
 from probekit.probing.folds import example_groups, held_out_splits
 from probekit.probing.simultaneous import largest_error
 from probekit.probing.summary import left_out_in_words

@@ -335,7 +335,7 @@ class Run:
         -------
         Detector
         """
-        from probekit.probing.detector import FILES, load_detector
+        from probekit.probing.detection import FILES, load_detector
 
         folder = self._intact("detector", "probe")
         with reading(folder):

@@ -17,7 +17,7 @@ from sklearn.metrics import roc_auc_score
 
 from probekit import Run, detector, probe_grid
 from probekit.probing.calibration import Calibration, reliability
-from probekit.probing.detector import FILES, _calibrated, _highest_rate, load_detector
+from probekit.probing.detection import FILES, _calibrated, _highest_rate, load_detector
 
 TOKENS = ["last_q", "-2", "-1"]
 QUICK = {"n_permutations": 19, "progress": False, "n_jobs": 1}
@@ -233,7 +233,7 @@ def scored(seed, n, groups=0):
 
 
 def guaranteed(p_error, groups, **options):
-    from probekit.probing.detector import Detector
+    from probekit.probing.detection import Detector
 
     return Detector.threshold(SimpleNamespace(p_error=p_error, groups=groups), **options)
 
@@ -288,7 +288,7 @@ def saved(whole, tmp_path):
 
 CHILD = """
 import sys, numpy as np, xarray as xr
-from probekit.probing.detector import load_detector
+from probekit.probing.detection import load_detector
 from pathlib import Path
 folder = Path(sys.argv[1])
 found = load_detector(*((folder / name).read_bytes() for name in {files!r}))

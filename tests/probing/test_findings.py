@@ -21,7 +21,7 @@ from probekit.interpretation.wording import (
     spans,
 )
 from probekit.probing.auroc import standard_error
-from probekit.probing.detector import Detector
+from probekit.probing.detection import Detector
 from probekit.probing.grid import probe_grid
 from probekit.probing.simultaneous import largest_error
 from probekit.tokens import FIGURE_TOKENS

@@ -441,6 +441,8 @@ class Detector:
         from safetensors.numpy import save
 
         folder = arguments.path("folder", folder)
+        if folder.exists() and not folder.is_dir():
+            raise ValueError(f"{folder} is a file. Give a folder for the detector's two files.")
         folder.mkdir(parents=True, exist_ok=True)
         arrays = {"cells": self.cells, "layers": self.layers, **(self.probes or {})}
         of_example = ("p_error", "log_odds", "n_cells")
