@@ -298,9 +298,9 @@ class Detector:
         if np.isfinite(self.p_value):
             text += f", p = {self.p_value:.2g}"
         if np.isfinite(self.gain):
-            text += f"; less all controls together {_signed(self, 'gain')}"
+            text += f"; against all controls together {_signed(self, 'gain')}"
         if np.isfinite(self.added):
-            text += f"; added to them {_signed(self, 'added')}"
+            text += f"; joining them {_signed(self, 'added')}"
         return f"{text}; ECE {self.ece:.2f}, Brier {self.brier:.3f} ({self.brier_base:.3f})"
 
     def threshold(self, error_rate=0.2, confidence=0.95):
