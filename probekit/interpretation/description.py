@@ -201,7 +201,7 @@ def _pooled(detector):
     if detector is None:
         return []
     held = {"answer": ", answers held out", "group": ", groups of questions held out"}
-    held = held.get(detector.origin.get("split"), "")
+    held = held.get((detector.origin or {}).get("split"), "")
     text = (
         f"**All cells as one detector,** none of them chosen{held}: AUROC "
         f"{area(detector.auroc, detector.auroc_low, detector.auroc_high)}"

@@ -118,6 +118,10 @@ def _folds(wrong, groups, published, folds, seed):
         tested = np.zeros(n, bool)
         tested[train_test_split(np.arange(n), test_size=0.2, random_state=seed)[1]] = True
         fold[tested[which]] = 0
+        if len(np.unique(wrong[fold == 0])) < 2:  # of few answers: it can't be measured on these
+            fold[:] = _NO_FOLD
+            halves = {"test_size": 0.2, "stratify": wrong, "random_state": seed}
+            fold[train_test_split(np.arange(len(wrong)), **halves)[1]] = 0
     else:
         kind = StratifiedKFold if groups is None else StratifiedGroupKFold
         splitter = kind(folds if published is None else 5, shuffle=True, random_state=seed)

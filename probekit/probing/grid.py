@@ -59,7 +59,8 @@ def probe_grid(
         name of any other coordinate on `example`, whose values are kept together.
     protocol : {"cross-validated", "published"}
         ``"published"`` is one split of all answers, 80 % to train and 20 % to test, after which
-        those without an exact answer are left out. With
+        those without an exact answer are left out (stratified where the test answers would
+        otherwise be of one class). With
         ``method=sklearn.linear_model.LogisticRegression()`` it is the published recipe to the
         letter: that stops after 100 iterations, short of the optimum in nearly all cells.
     folds : int

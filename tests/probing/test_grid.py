@@ -724,6 +724,15 @@ def test_one_of_three_labels_is_never_wrong():
     assert np.isfinite(grid["auroc"]).all()
 
 
+def test_published_few_errors_are_divided_between_both_sides():
+    """The plain split would have none to test on."""
+    activations = lopsided(6, 0)
+    grid = probe_grid(activations, protocol="published", seed=1, **QUICK)
+    wrong, tested = ~activations["correct"].to_numpy(), grid["fold"].to_numpy() == 0
+    assert tested.sum() == 20
+    assert (wrong & tested).sum() == 1
+
+
 def test_published_test_answers_of_one_class():
     activations = lopsided(2, 0)
     with pytest.raises(ValueError, match=r"20 answers to test on are of one class.*only 2 of 100"):
