@@ -349,7 +349,6 @@ MUST_BE = [
     ("forest", "title", "text", [3, None], []),
     ("risk_coverage", "title", "text", [3, None], []),
     ("heatmap", "common", YES_OR_NO, [3, None], []),
-    ("extract", "needs_errors", YES_OR_NO, ["no", 1], []),
     ("detector", "layers", "a list such as [3]", [3], []),
     ("detector", "tokens", A_LIST, [2.5], []),
     ("Detector.threshold", "error_rate", "a number from 0 to 1", ["low", None], [2, -1, NAN]),

@@ -5,13 +5,11 @@ import errno
 import os
 import re
 import struct
-import tempfile
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 
-import pandas as pd
 import torch
 import transformers
 from safetensors import SafetensorError
@@ -153,45 +151,6 @@ class LanguageModel:
             added = self.tokenizer.added_tokens_decoder
             stops.add(next((i for i in after if i in added and added[i].special), None))
         return frozenset(stops - {None})
-
-    def answer(self, questions, *, site="mlp_out", **options):
-        """Answer questions in memory: what a run would hold of them.
-
-        Parameters
-        ----------
-        questions : DataFrame or sequence of str
-            From `read_questions`; or questions alone, to which nobody knows the answers.
-        site : str
-        **options
-            As for `extract`, such as `max_new_tokens`.
-
-        Returns
-        -------
-        answers : DataFrame
-            As from `Run.answers`; without `correct` where no answers are known.
-        activations : Dataset
-            As from `Run.activations`.
-        """
-        from probekit.extraction.one_pass import extract
-        from probekit.run.directory import Run
-
-        known = isinstance(questions, pd.DataFrame)
-        if not known:
-            arguments.texts("questions", questions)
-            questions = pd.DataFrame({"question": list(questions)})
-            nothing = [None] * len(questions)
-            questions = questions.assign(
-                id=[f"question-{i + 1}" for i in range(len(questions))],
-                answers=[[] for _ in nothing],
-                candidates=nothing,
-                choices=nothing,
-                kind="text",
-                group="",
-            )
-        with tempfile.TemporaryDirectory() as folder:
-            run = extract(self, questions, Run(folder), site, needs_errors=False, **options)
-            answers, activations = run.answers(), run.activations(site).load()
-        return answers if known else answers.drop(columns=["correct", "accepted"]), activations
 
     @cached_property
     def line_end_ids(self):

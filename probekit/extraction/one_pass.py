@@ -65,7 +65,6 @@ def extract(
     judge=None,
     p_true=False,
     corrections=None,
-    needs_errors=True,
     batch_size=None,
     scheduler=None,
     progress=True,
@@ -107,8 +106,6 @@ def extract(
         the exact answer is changed. They may come and go: the same call with others, or without,
         changes a finished run, and asks nothing again; only for another exact answer the
         model reads its response once more.
-    needs_errors : bool
-        Refuse answers that are all right or all wrong, of which no probe can be made.
     batch_size : int, optional
         Rows that advance together. By default as many as memory allows, at most 256 on a CPU; it
         is halved when memory runs out. A run that is continued keeps its batch size unless this
@@ -150,7 +147,6 @@ def extract(
             f"LanguageModel, from load_model; got {arguments.shown(judge)}."
         )
     p_true = arguments.flag("p_true", p_true)
-    needs_errors = arguments.flag("needs_errors", needs_errors)
     if batch_size is not None:
         batch_size = arguments.whole("batch_size", batch_size, 1)
     arguments.flag("progress", progress)
@@ -221,8 +217,7 @@ def extract(
                 work.record(at_work=False)
             raise
         work.record(at_work=False)
-        if needs_errors:
-            check_two_classes(answers)
+        check_two_classes(answers)
         stage.finish(
             [run.path / "answers.parquet", *(store.path for store in work.stores.values())],
             sites=list(sites),

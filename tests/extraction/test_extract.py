@@ -875,29 +875,6 @@ def test_answers_of_an_earlier_version_are_not_mixed(lm, questions, tmp_path, mo
     assert earlier.read_bytes() == content, "nothing is lost"
 
 
-@pytest.mark.parametrize("n", [1, 3, 20])
-def test_a_model_answers_in_memory_as_into_a_run(lm, questions, tmp_path, n):
-    asked = questions.iloc[:n]
-    run = extract(lm, asked, Run(tmp_path / "r"), needs_errors=False, **OPTIONS)
-    answers, activations = lm.answer(asked, **OPTIONS)
-    pd.testing.assert_frame_equal(answers, run.answers())
-    xr.testing.assert_identical(activations, run.activations().load())
-
-
-def test_questions_alone_are_answered_too(lm, questions, monkeypatch):
-    # The model copies the exact answers, for which it is shown how.
-    monkeypatch.setattr(lm.model.config, "max_position_embeddings", 1024)
-    asked = questions["question"].tolist()[:3]
-    answers, activations = lm.answer(asked, **OPTIONS)
-    known, _ = lm.answer(questions.iloc[:3], **OPTIONS)
-    assert answers["question"].tolist() == asked
-    assert answers["response"].tolist() == known["response"].tolist()
-    assert not {"correct", "accepted"} & {*answers}
-    assert activations.sizes["example"] == 3
-    with pytest.raises(TypeError, match="questions must be a list of texts"):
-        lm.answer("Where is Rome?")
-
-
 def test_prompts_without_a_date_need_no_day(finished):
     assert "day" not in recorded(finished)["parameters"]
 

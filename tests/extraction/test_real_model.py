@@ -165,7 +165,7 @@ def test_a_saved_detector_scores_new_questions(smollm2, tmp_path):
     made = [run.save_grids({"random": grid}), run.save_detectors({"random": detector(grid)})]
     stage.finish(made, splits=["random"])
     saved, new = run.detector(), cities[100:150]
-    found = saved.predict(smollm2, new, max_new_tokens=40, progress=False)
+    found = saved.predict(smollm2, new, max_new_tokens=40)
     assert found["id"].tolist() == new["id"].tolist()
     assert found["p_error"].between(0, 1).all()
     again = Run(tmp_path / "new")
