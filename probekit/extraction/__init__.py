@@ -7,7 +7,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "models": ["LanguageModel", "load_model"],
         "sites": ["SITES"],
-        "one_pass": ["extract"],
+        "one_pass": ["answer_in_memory", "extract"],
         "responses": ["show_tokens", "token_view"],
         "audit": ["audit", "grader_error"],
     },

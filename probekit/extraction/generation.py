@@ -409,7 +409,7 @@ class _Rows:
         total = odds.sum(-1)
         gained = (gained - total.log()).tolist()
         # Of a token that is never said, which has a logit of -inf, no part is taken.
-        mean = torch.bmm(odds[:, None], logits.clamp_min_(-1e4)[..., None])[:, 0, 0] / total
+        mean = odds.mul_(logits.clamp_min_(-1e4)).sum(-1) / total
         entropies = (total.log_() - mean).clamp_min_(0).tolist()
         chosen = chosen[:, 0]
         stopped = torch.isin(chosen, stops.to(chosen.device)).tolist()

@@ -132,6 +132,56 @@ class LanguageModel:
         """Token ids of a prompt from `prompt`, which has all its special tokens written in it."""
         return self.tokenizer(prompt, add_special_tokens=False).input_ids
 
+    @arguments.plainly()
+    def answer(
+        self,
+        questions,
+        *,
+        site="mlp_out",
+        max_new_tokens=64,
+        temperature=0.0,
+        top_p=1.0,
+        seed=0,
+        batch_size=None,
+    ):
+        """Answer questions and read the activations of the answers, in memory.
+
+        As `extract` does, but no run directory is written, and it does not matter whether the
+        answers are right.
+
+        Parameters
+        ----------
+        questions : DataFrame or list of str
+            From `read_questions`, or the questions themselves, whose exact answers the model then
+            copies from its responses. The lists of accepted answers in a table may be empty too.
+        site : str
+            One of `SITES`.
+        max_new_tokens, temperature, top_p, seed, batch_size
+            As for `extract`. Batches of another size change the last bits of activations.
+
+        Returns
+        -------
+        answers : DataFrame
+            As `Run.answers` gives it. Without the columns ``correct`` and ``graded`` if a question
+            has no accepted answer.
+        activations : Dataset
+            As `Run.activations` gives it, in memory.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As for `extract`.
+
+        Examples
+        --------
+        >>> answers, activations = lm.answer(["In which country is Oslo?"])  # doctest: +SKIP
+        """
+        # By the package: the modules below it that answer are built on this one.
+        from probekit.extraction import answer_in_memory
+
+        how = (site, max_new_tokens, temperature, top_p, seed, batch_size)
+        return answer_in_memory(self, questions, *how)
+
     @cached_property
     def stop_ids(self):
         """Ids of the tokens that end a response, a frozenset; none of them is part of it."""

@@ -6,15 +6,18 @@ same store as if nothing had happened.
 """
 
 import hashlib
+import io
 import os
 import re
 import shutil
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import date
 from functools import cached_property, partial
 
 import numpy as np
 import pandas as pd
+import xarray as xr
 from tqdm import tqdm
 
 from probekit import arguments
@@ -33,8 +36,18 @@ from probekit.extraction.shards import (
     summary,
 )
 from probekit.extraction.sites import SITES, check_sites
-from probekit.extraction.store import SHARD, ActivationStore, claim, first_day, mend, record
+from probekit.extraction.store import (
+    SHARD,
+    ActivationStore,
+    attributes,
+    claim,
+    coordinates,
+    first_day,
+    mend,
+    record,
+)
 from probekit.questions.candidates import Candidates
+from probekit.questions.table import read_questions
 from probekit.questions.text import fold
 from probekit.run.directory import Run, store_name
 from probekit.run.files import explained, no_links, reading, replacing, sha256
@@ -42,8 +55,6 @@ from probekit.run.lock import writing
 from probekit.run.stopping import stoppable
 from probekit.tokens import EXACT_ANSWER, MISSING, TOKENS
 
-# What of the answers stands beside the activations, besides whether they are correct.
-_TEXT_COORDINATES = ("id", "question", "exact_answer", "answer", "accepted", "group")
 _AGAIN = "Run the same again, which makes only what is missing."
 # Columns of a shard's answers: the model's own activations where the store holds a correction's.
 _OWN = "own_activations_"
@@ -153,9 +164,7 @@ def extract(
     asked = _repeat(questions, n_samples)
     corrected = read_corrections(corrections, asked["id"])
     day = first_day(run)
-    asked["prompt"] = [lm.prompt(question, day) for question in asked["question"]]
-    prompts = [lm.tokenize(prompt) for prompt in asked["prompt"]]
-    _check_distinct(asked["question"], prompts)
+    prompts = _prompts(lm, asked, day)
     _check_context(lm, asked, prompts, max_new_tokens, judge, p_true, day)
     with stoppable(_GO_ON), _workers(scheduler, lm, judge) as workers, writing(run.path):
         parameters = {
@@ -232,6 +241,59 @@ def extract(
             batch_size=work.batch_size,
         )
     return run
+
+
+def answer_in_memory(lm, questions, site, max_new_tokens, temperature, top_p, seed, batch_size):
+    """What `LanguageModel.answer` gives: as a run's answers and activations, without a run."""
+    if not isinstance(questions, pd.DataFrame):
+        texts = arguments.texts("questions", questions)
+        # The accepted answer holds a place: a table without one isn't read.
+        read = read_questions(pd.DataFrame({"question": texts, "answers": "-"}), kind="text")
+        questions = read.assign(answers=[[]] * len(read))
+    _check_questions(questions)
+    arguments.text("site", site, such_as="mlp_out")
+    sites = _chosen_sites(lm, site)
+    max_new_tokens = arguments.whole("max_new_tokens", max_new_tokens, 1)
+    parameters = {
+        "max_new_tokens": max_new_tokens,
+        "temperature": arguments.temperature(temperature),
+        "top_p": arguments.number("top_p", top_p, 1e-6, 1),
+        "seed": arguments.seed(seed),
+        "p_true": False,
+        "day": date.today().isoformat(),
+    }
+    if batch_size is not None:
+        batch_size = arguments.whole("batch_size", batch_size, 1)
+    if lm.device.type == "meta":
+        raise ValueError(
+            "The model has no weights: it was loaded with weights=False. Load it without that."
+        )
+    asked = _repeat(questions, 1)
+    prompts = _prompts(lm, asked, parameters["day"])
+    _check_context(lm, asked, prompts, max_new_tokens, None, False, parameters["day"])
+    if batch_size is None:
+        batch_size = fitting_batch(lm, max(map(len, prompts)), max_new_tokens)
+    examined(lm, prompts, asked["id"].tolist()).refuse(sites)
+    parts, values, alike = [], [], shortest_alike(prompts)
+    for members in _ranges(len(prompts)):
+        here = slice(members.start, members.stop)
+        shard = Shard(members, asked.iloc[here], prompts[here], alike, sites, parameters)
+        rows, activations, batch_size = answer_shard(lm, shard, batch_size)
+        parts.append(rows)
+        values.append(activations[site])
+    uncorrected = read_corrections(None, asked["id"])
+    answers = correct_answers(lm, pd.concat(parts, ignore_index=True), asked, uncorrected)
+    if not all(asked["answers"]):
+        answers = answers.drop(columns=["correct", "graded"])
+    values = np.concatenate(values)
+    about = {"model": lm.name, "revision": lm.revision, "site": site}
+    dataset = xr.Dataset(
+        {"activation": (("example", "layer", "token", "feature"), values)},
+        coordinates(answers, values.shape[1], object),
+        attributes(about, values.dtype),
+    )
+    # As a file gives them, where lists are arrays.
+    return pd.read_parquet(io.BytesIO(answers.to_parquet(index=False))), dataset
 
 
 def _batch_size(claimed, possible, given):
@@ -329,6 +391,14 @@ def _chosen_sites(lm, site):
     return tuple(sites)
 
 
+def _prompts(lm, asked, day):
+    """Token ids of the questions' prompts, whose texts are put beside the questions."""
+    asked["prompt"] = [lm.prompt(question, day) for question in asked["question"]]
+    prompts = [lm.tokenize(prompt) for prompt in asked["prompt"]]
+    _check_distinct(asked["question"], prompts)
+    return prompts
+
+
 def _check_distinct(questions, prompts):
     """Refuse prompts that are the same for different questions, which a model cannot tell apart."""
     asked = {}
@@ -419,6 +489,11 @@ def _fingerprint(questions):
     return hashlib.sha256((rows + "".join(lists)).encode()).hexdigest()
 
 
+def _ranges(n):
+    """Ranges of n questions that are worked on and stored as one."""
+    return [range(start, min(start + SHARD, n)) for start in range(0, n, SHARD)]
+
+
 @dataclass
 class _Extraction:
     """One run's extraction: what is asked, of whom, and where it goes."""
@@ -447,8 +522,7 @@ class _Extraction:
     @cached_property
     def shards(self):
         """Ranges of questions that are worked on and stored as one."""
-        n = len(self.prompts)
-        return [range(start, min(start + SHARD, n)) for start in range(0, n, SHARD)]
+        return _ranges(len(self.prompts))
 
     def record(self, at_work):
         """Write down the batch size in use, for the process that continues this run."""
@@ -470,7 +544,7 @@ class _Extraction:
                 self._read_elsewhere(number, own, answers)
             del own
             for store in self.stores.values():
-                store.name_coordinates(answers, _TEXT_COORDINATES)
+                store.name_coordinates(answers)
             with replacing(table) as temporary:
                 answers.to_parquet(temporary, index=False)
             del answers  # memory for one table is enough
@@ -547,7 +621,7 @@ class _Extraction:
         total = len(self.prompts)
         with tqdm(total=total, desc="Answering", unit="question", disable=not progress) as bar:
             tally = Tally(bar)
-            waiting, earlier = {}, False
+            waiting, earlier, alike = {}, False, shortest_alike(self.prompts)
             for number, members in enumerate(self.shards):
                 if self._part(number) and all(
                     store.has(number) if checked else store.is_intact(number)
@@ -559,7 +633,7 @@ class _Extraction:
                         tally.add(correct)
                     continue
                 here = slice(members.start, members.stop)
-                asked, alike = self.questions.iloc[here], shortest_alike(self.prompts)
+                asked = self.questions.iloc[here]
                 waiting[number] = Shard(
                     members, asked, self.prompts[here], alike, self.sites, self.parameters
                 )

@@ -47,6 +47,9 @@ from probekit.tokens import TOKENS
 #: Questions a shard: enough to keep a batch full most of the time, and little to lose.
 SHARD = 256
 
+#: What of the answers stands beside the activations, besides whether they are correct.
+LABELS = ("id", "question", "exact_answer", "answer", "accepted", "group")
+
 _ELSEWHERE = "Give another run directory, or delete this one."
 
 
@@ -55,6 +58,20 @@ def half_precision(values):
     with np.errstate(over="ignore"):
         half = values.astype(np.float16)
     return half if np.isfinite(half).all() else values
+
+
+def coordinates(answers, n_layers, text, names=LABELS):
+    """Labels of activations, of whose answers `correct` may be unknown; `text` is texts' dtype."""
+    found = {name: ("example", answers[name].to_numpy(text)) for name in names}
+    if "correct" in answers:
+        found["correct"] = "example", answers["correct"].to_numpy(bool)
+    return found | {"layer": np.arange(n_layers), "token": np.array(TOKENS, dtype=text)}
+
+
+def attributes(about, dtype):
+    """What is said of activations of a dtype, besides what they are about."""
+    reason = f"float16 {'overflows' if dtype == np.float32 else 'suffices'}"
+    return {**about, "schema_version": SCHEMA_VERSION, "dtype_reason": reason}
 
 
 class ActivationStore:
@@ -168,7 +185,7 @@ class ActivationStore:
     def _beside(self, kind):
         return self.path.with_name(f".{self.path.name}.{kind}")
 
-    def name_coordinates(self, answers, names):
+    def name_coordinates(self, answers, names=LABELS):
         """Put labels beside the activations, once all are there."""
         with explained(self.path), self._explained_loss():
             n_layers = check_shards(self.path)["activation"]["shape"][1]
@@ -179,15 +196,9 @@ class ActivationStore:
             for label in self.path.iterdir():
                 if label.is_dir() and label.name != "activation":
                     shutil.rmtree(label)
-            text = np.dtypes.StringDType()
             group = zarr.open_group(self.path, mode="r", zarr_format=3)
             labels = xr.Dataset(
-                coords={
-                    "layer": np.arange(n_layers),
-                    "token": np.array(TOKENS, dtype=text),
-                    "correct": ("example", answers["correct"].to_numpy(bool)),
-                    **{name: ("example", answers[name].to_numpy(text)) for name in names},
-                },
+                coords=coordinates(answers, n_layers, np.dtypes.StringDType(), names),
                 # xarray writes these over those that are there.
                 attrs={k: v for k, v in group.attrs.items() if k != "coordinates"},
             )
@@ -230,11 +241,7 @@ class ActivationStore:
         group = zarr.create_group(
             new_path,
             zarr_format=3,
-            attributes={
-                **self.attributes,
-                "schema_version": SCHEMA_VERSION,
-                "dtype_reason": f"float16 {'overflows' if dtype == np.float32 else 'suffices'}",
-            },
+            attributes=attributes(self.attributes, dtype),
         )
         new = group.create_array(
             "activation",

@@ -68,6 +68,12 @@ def check_activations(name, lm, prompt, response):
     np.testing.assert_allclose(response.logprobs, expected, atol=1e-3)
 
 
+def entropies(logits, prompt=(0,)):
+    """Of the distributions that the tokens after a prompt were chosen from, in double precision."""
+    shares = logits[len(prompt) - 1 : -1].double().softmax(-1)
+    return torch.special.entr(shares).sum(-1).cpu().numpy()
+
+
 @functools.cache
 def references(name):
     """Per prompt: response, whether it ended, activations (site: token, layer, feature), logits."""
@@ -326,6 +332,46 @@ def test_tokens_that_are_never_said_may_have_logits_of_minus_infinity(monkeypatc
     monkeypatch.setattr(generation, "_forward", masked)
     found = answer(lm, prompts, [], batch_size=5)
     assert [r.token_ids for r in found] == [r.token_ids for r in expected]
+
+
+@pytest.mark.parametrize("temperature", [0, 0.5, 3])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda row: row,
+        lambda row: row.index_fill_(0, torch.arange(2, VOCABULARY, 2), -torch.inf),
+        lambda row: row.index_fill_(0, torch.arange(2, VOCABULARY), -torch.inf),  # two are left
+        lambda row: row.zero_(),
+        lambda row: row.add_(1e4),
+        lambda row: row.mul_(1e6),
+        lambda row: row.fill_(-120).index_fill_(0, torch.tensor([9]), 0),
+    ],
+    ids=["as they are", "half", "two", "all alike", "far from 0", "certain", "beyond float32"],
+)
+def test_entropies_are_of_all_that_could_be_said(monkeypatch, change, temperature):
+    """At temperature 1, whatever tokens are drawn at, and without what can't be said."""
+    lm, original, seen = language_model(stops=()), generation._forward, {}
+    prompts = make_prompts(5)
+    generation.examined(lm, prompts)
+    sampler = Sampler(temperature, 0.9, 0) if temperature else None
+
+    def changed(*arguments):
+        logits = original(*arguments).clone()
+        for row in logits:
+            change(row)
+        return logits
+
+    def keep(logits, indices, steps):
+        for row, key in zip(logits, zip(indices, steps, strict=True), strict=True):
+            seen[key] = row.clone()
+        return sampler(logits, indices, steps) if sampler else logits.argmax(-1)
+
+    monkeypatch.setattr(generation, "_forward", changed)
+    for response in answer(lm, prompts, [], batch_size=3, sample=keep):
+        assert len(response.entropies) == len(response.token_ids) == MAX_NEW
+        logits = torch.stack([seen[response.index, step] for step in range(MAX_NEW + 1)])
+        np.testing.assert_allclose(response.entropies, entropies(logits), rtol=1e-5, atol=1e-6)
+        assert response.entropies.dtype == np.float32
 
 
 # The common beginning

@@ -593,7 +593,12 @@ def test_the_detector_is_one_sentence():
     grid = make_grid(flat(0.7, 3))
     numbers = {"auroc": 0.78, "auroc_low": 0.72, "auroc_high": 0.85}
     numbers |= {"gain": 0.1, "gain_low": -0.01, "gain_high": 0.19}
-    numbers |= {"added": 0.02, "added_low": -0.01, "added_high": 0.05, "origin": {"split": "answer"}}
+    numbers |= {
+        "added": 0.02,
+        "added_low": -0.01,
+        "added_high": 0.05,
+        "origin": {"split": "answer"},
+    }
     detector = Detector(**dict.fromkeys(f.name for f in fields(Detector)) | numbers)
     text = describe(grid, detector=detector)
     assert "AUROC 0.78 [0.72, 0.85], which is +0.10 [-0.01, +0.19] against all controls" in text
