@@ -2,8 +2,10 @@
 
 import numpy as np
 import pandas as pd
-from synthetic import flat, make_grid
+import xarray as xr
+from synthetic import flat, make_grid, with_training
 
+from probekit import detector
 from probekit.extraction.store import ActivationStore
 from probekit.run.directory import Run
 from probekit.tokens import FIGURE_TOKENS, TOKENS, token_positions
@@ -47,8 +49,15 @@ def made_run(path, n=120, layers=4, wrap="{}", tokens=FIGURE_TOKENS):
     answers.to_parquet(run.path / "answers.parquet")
     extract.finish([run.path / "answers.parquet"], sites=["mlp_out"], n_examples=n + 1)
     probe = run.begin("probe", {})
-    probe.finish([run.save_grids(grids)], splits=list(grids))
+    files = [run.save_grids(grids), run.save_detectors({s: _pooled(g) for s, g in grids.items()})]
+    probe.finish(files, splits=list(grids))
     return run
+
+
+def _pooled(grid):
+    """A detector of made-up scores, which has no probes."""
+    one = xr.ones_like(grid["auroc"])
+    return detector(with_training(grid).assign(slope=one, offset=0 * one))
 
 
 def asked_run(path, given, wrong, layers=2, features=4, **columns):

@@ -25,6 +25,7 @@ from probekit.probing.auroc import (
 from probekit.probing.calibration import Calibration, reliability
 from probekit.probing.folds import example_groups
 from probekit.run.files import parse_json, replacing
+from probekit.tokens import TOKENS
 
 FILES = "detector.safetensors", "detector.json"
 # What of a grid says where its detector may be used and what it was made of.
@@ -506,6 +507,8 @@ def load_detector(tensors, about):
         flat = points is not None and (points.ndim != 2 or len(points) != 2 or not points.size)
         if flat or len(platt) != 2:
             raise ValueError("its calibration is not a map")
+        if not {*tokens} <= {*TOKENS}:
+            raise ValueError("it has tokens that nobody knows")
         numbers = {name: _number(said[name]) for name in _NUMBERS}
         slope, offset = map(_number, platt)
         tables = {
@@ -514,9 +517,20 @@ def load_detector(tensors, about):
             )
             for kind in ("layer", "token")
         }
-        origin = {str(name): value for name, value in said["origin"].items()}
-    except (LookupError, TypeError, AttributeError, UnicodeDecodeError, SafetensorError) as error:
+        for name, table in tables.items():
+            if not {*table[name[3:]]} <= {*(layers.tolist() if name == "by_layer" else tokens)}:
+                raise ValueError("its tables are not of its layers and tokens")
+        if not isinstance(said["origin"], dict):
+            raise ValueError("its origin is of another form")
+        origin = {name: said["origin"][name] for name in _ORIGIN if name in said["origin"]}
+        if not all(isinstance(value, (str, int, float, list)) for value in origin.values()):
+            raise ValueError("its origin is of another form")
+        if not isinstance(origin.get("split", ""), str):
+            raise ValueError("its split is no name")
+    except (LookupError, TypeError, AttributeError, OverflowError, UnicodeDecodeError) as error:
         raise ValueError(f"it is not what Detector.save writes: {error!r}") from error
+    except SafetensorError as error:
+        raise ValueError(f"it is not what Detector.save writes: {error}") from error
     coords = {"id": ("example", ids), "correct": ("example", arrays["correct"].astype(bool))}
     return Detector(
         **numbers,
@@ -546,7 +560,7 @@ def _number(value):
     """A number of a JSON file, where NaN is null."""
     if not (value is None or isinstance(value, (int, float))):
         raise TypeError(f"{arguments.shown(value)} is not a number")
-    return np.nan if value is None else value
+    return np.nan if value is None else float(value) if abs(value) > 2**53 else value
 
 
 def _highest_rate(wrong, groups, members, confidence):

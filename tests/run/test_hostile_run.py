@@ -120,6 +120,7 @@ def all_that_is_done(run):
         "answers": run.answers,
         "activations": run.activations,
         "grid": run.grid,
+        "detector": lambda: str(run.detector().threshold()),
         "tokens": lambda: pk.show_tokens(run),
         "explore": lambda: pk.explore(run).examples(),
         "report": lambda: pk.write_report(run),
@@ -127,6 +128,7 @@ def all_that_is_done(run):
         "figures": lambda: run.figures,
         "notebooks": lambda: run.notebooks,
         "text": lambda: run.write_text("description.md", "mine"),
+        "detectors": lambda: run.save_detectors({}),
         "stages": lambda: [run.begin(s, {}).finish([]) for s in (*STAGES, "report")],
     }
     said = {}
@@ -158,9 +160,11 @@ FILES = [
     "manifests/probe.json", "manifests/report.json", "manifests/.extract.pipeline.json",
     "notebooks/01_extract.ipynb", "notebooks/04_interpret.unfinished.ipynb", "answers.parquet",
     "grid.nc", "controls.nc", "claims.csv", "description.md", "report.html", "run.json",
-    "activations.zarr/zarr.json",
+    "activations.zarr/zarr.json", "detector/answer/detector.json",
+    "detector/random/detector.safetensors",
 ]  # fmt: skip
-FOLDERS = [".lock", "manifests", "notebooks", "figures", "shards", "activations.zarr"]
+FOLDERS = [".lock", "manifests", "notebooks", "figures", "shards", "activations.zarr", "detector"]
+FOLDERS += ["detector/answer"]
 
 
 @pytest.mark.parametrize("name", [*FILES, *FOLDERS])
@@ -175,7 +179,13 @@ def test_no_link_in_a_run_is_written_or_deleted_through(name, tmp_path, outside)
     outside.assert_untouched()
 
 
-@pytest.mark.parametrize("name", ["answers.parquet", "grid.nc", "manifests/probe.json"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("answers.parquet", "grid.nc", "manifests/probe.json", "detector", "detector/answer"),
+        *("detector/answer/detector.json", "detector/answer/detector.safetensors"),
+    ],
+)
 def test_no_link_in_a_run_is_read_through(name, tmp_path):
     """Not even if what it leads to is just what the manifest says."""
     run = shared_run(tmp_path / "run")
@@ -183,7 +193,7 @@ def test_no_link_in_a_run_is_read_through(name, tmp_path):
     (run.path / name).rename(elsewhere)
     (run.path / name).symlink_to(elsewhere)
     with pytest.raises(REFUSED) as refused:
-        run.answers(), run.grid()
+        run.answers(), run.grid(), run.detector()
     assert told(refused.value)
 
 
@@ -339,7 +349,13 @@ def test_a_deeply_nested_manifest(levels, tmp_path):
 
 
 @pytest.mark.timeout(30)
-@pytest.mark.parametrize("name", ["manifests/extract.json", "answers.parquet", ".lock/run.json"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("manifests/extract.json", "answers.parquet", ".lock/run.json"),
+        *("detector/answer/detector.json", "detector/answer/more"),
+    ],
+)
 def test_a_pipe_in_place_of_a_file(name, tmp_path):
     """Whoever opened it would wait for ever."""
     run = shared_run(tmp_path / "run")
