@@ -71,10 +71,10 @@ def detector(grid, controls=None, *, tokens=None, layers=None):
     band = None if layers is None else arguments.labels("layer", layers, rows)
     columns = np.isin(there, wanted) if wanted is not None else np.ones(len(there), bool)
     chosen = np.isin(rows, band) if band is not None else np.ones(len(rows), bool)
-    cells = chosen[:, None] & columns & grid["auroc"].notnull().to_numpy()
+    pooled = _Pooled(grid)
+    cells = chosen[:, None] & columns & pooled.usable
     if not cells.any():
         raise ValueError("None of these cells has a probe, so there is nothing to pool.")
-    pooled = _Pooled(grid)
     variants, n_cells = pooled.mean(cells)
     measures = pooled.measures(variants)
     p_error, final = _calibrated(grid, variants, pooled.wrong)
@@ -95,8 +95,8 @@ def detector(grid, controls=None, *, tokens=None, layers=None):
         p_error=xr.DataArray(p_error, of_example, ("example",)),
         log_odds=xr.DataArray(variants[0], of_example, ("example",)),
         n_cells=xr.DataArray(n_cells, of_example, ("example",)),
-        by_layer=pooled.table("layer", rows, cells),
-        by_token=pooled.table("token", there, cells),
+        by_layer=pooled.table("layer", rows, chosen, columns),
+        by_token=pooled.table("token", there, chosen, columns),
         calibration=final,
         groups=pooled.groups,
         cells=cells,
@@ -114,6 +114,7 @@ class _Pooled:
         self.grid = grid
         self.wrong = ~grid["correct"].to_numpy().astype(bool)
         self.groups = example_groups(grid, grid.attrs["split"])
+        self.usable = grid["auroc"].transpose("layer", "token").notnull().to_numpy()
         score = grid["score"].transpose("layer", "token", "example").to_numpy()
         slope, offset = (grid[n].to_numpy()[..., None] for n in ("slope", "offset"))
         # Of a P(error) so near 1 that doubles can't tell, the largest log-odds that they can.
@@ -161,7 +162,7 @@ class _Pooled:
             null = kept.to_numpy()[layers].sum(0)
         else:
             return np.nan
-        cells = (layers[:, None] & tokens) & self.grid["auroc"].notnull().to_numpy()
+        cells = layers[:, None] & tokens & self.usable
         n_cells = (~np.isnan(self.log_odds[cells][:, 0])).sum(0)
         null = null / np.where(n_cells, n_cells, np.nan)
         labels = self.grid["null_wrong"].transpose("permutation", "example").to_numpy().astype(bool)
@@ -173,23 +174,17 @@ class _Pooled:
         z = (area - areas.mean()) / (areas.std(ddof=1) * np.sqrt(1 + 1 / n))
         return float(t.sf(z, n - 1))
 
-    def table(self, dimension, names, cells):
-        """The same for each layer over the tokens, or for each token over the layers."""
+    def table(self, dimension, names, layers, tokens):
+        """The same for each layer over some tokens, or for each token over some layers."""
         rows = []
         for i, name in enumerate(names):
-            chosen = np.zeros_like(cells)
-            which = (i, slice(None)) if dimension == "layer" else (slice(None), i)
-            chosen[which] = cells[which]
+            one = np.arange(len(names)) == i
+            chosen = (layers & one, tokens) if dimension == "layer" else (layers, tokens & one)
+            cells = chosen[0][:, None] & chosen[1] & self.usable
             row = {dimension: name}
-            if chosen.any():
-                layers, tokens = chosen.any(1), chosen.any(0)
-                whole = np.ones(cells.shape[dimension == "layer"], bool)
-                if dimension == "layer" and cells.any(0).all():
-                    tokens = whole
-                elif dimension == "token" and cells.any(1).all():
-                    layers = whole
-                row |= self.measures(self.mean(chosen)[0])
-                row["p_value"] = self.p_value(row["auroc"], layers, tokens)
+            if cells.any():
+                row |= self.measures(self.mean(cells)[0])
+                row["p_value"] = self.p_value(row["auroc"], *chosen)
             rows.append(row)
         columns = [dimension, "auroc", "auroc_low", "auroc_high", "p_value", "n_examples"]
         return pd.DataFrame(rows).reindex(columns=columns)

@@ -118,6 +118,17 @@ def test_named_tokens_and_layers_are_pooled_alone(activations, grid, whole):
     assert np.isnan(both.p_value), "of permuted grids only whole layers and tokens are kept"
 
 
+def test_a_token_that_no_response_has_takes_nothing_from_the_others(activations):
+    lacking = activations.copy(deep=True)
+    lacking["activation"][:, :, 1] = np.nan
+    found = detector(probe_grid(lacking, **QUICK))
+    without = detector(probe_grid(lacking.isel(token=[0, 2]), **QUICK))
+    assert found.auroc == without.auroc
+    assert found.p_value == pytest.approx(without.p_value)
+    assert np.isfinite(found.by_layer["p_value"]).all()
+    assert np.isnan(found.by_token.loc[1, ["auroc", "p_value"]].astype(float)).all()
+
+
 @pytest.mark.parametrize("n_permutations", [0, 4])
 def test_few_permutations_are_counted(activations, n_permutations):
     found = detector(probe_grid(activations, **QUICK | {"n_permutations": n_permutations}))
