@@ -260,7 +260,7 @@ def absorbed(gains, *, title="Signal that the controls have too", tokens=FIGURE_
     TypeError, ValueError
         As for `heatmap`.
     """
-    values = arguments.variable(gains, "absorbed", ("layer", "token"))
+    values = arguments.variable(gains, "absorbed", ("layer", "token"), "gains")
     rows = cell_rows(gains, values, tokens)
     colour = alt.Color(
         "absorbed:Q",

@@ -177,8 +177,7 @@ class LanguageModel:
 
         known = isinstance(questions, pd.DataFrame)
         if not known:
-            arguments.texts("questions", questions)
-            questions = pd.DataFrame({"question": list(questions)})
+            questions = pd.DataFrame({"question": arguments.texts("questions", questions)})
             nothing = [None] * len(questions)
             questions = questions.assign(
                 id=[f"question-{i + 1}" for i in range(len(questions))],
