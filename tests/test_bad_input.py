@@ -463,9 +463,9 @@ UNFINISHED = (
 )
 LACKS = (
     "There are: C, answers_column, choices_column, corrections, device, error_rate, folds, "
-    "group_column, judge, kind, limit, max_new_tokens, measure, model, n_permutations, n_samples, p_true, "
-    "question_column, questions, run_dir, scheduler, seed, site, split, temperature, top_p, "
-    "unanswerable."
+    "group_column, judge, kind, limit, max_new_tokens, measure, model, n_permutations, n_samples, "
+    "p_true, question_column, questions, run_dir, scheduler, seed, site, split, temperature, "
+    "top_p, unanswerable."
 )
 NO_JSON = (
     "{} must be what JSON can hold: text, finite numbers of Python, True, False, None, lists and "
@@ -475,9 +475,9 @@ ONE_A_LINE = "Write one parameter a line, such as `limit: 200`."
 HOW_TO_CONTROL = "Make them with pk.controls(answers, grid), or take them from Run.controls."
 NOT_OF_CELLS = "'score' must be over (example, layer, token), it is over (control, example)."
 OLD_GRID = (
-    "A detector takes a cross-validated grid of this version, with `log_odds_without`. Make it with "
-    "pk.probe_grid(activations); a grid of the published protocol, of an example run or of an older "
-    "version has too little to measure it by."
+    "A detector takes a cross-validated grid of this version, with `log_odds_without`. Make it "
+    "with pk.probe_grid(activations); a grid of the published protocol, of an example run or of an "
+    "older version has too little to measure it by."
 )
 NO_ACTIVATIONS_OF_DETECTOR = (
     "activations must be a Dataset with `activation(example, layer, token, feature)`; got {}."
@@ -999,6 +999,17 @@ CASES = {
             {"folder": ""},
             ValueError,
             "folder can't be '': no file or folder has that name.",
+        ),
+        (
+            {"folder": "notes.txt"},
+            ValueError,
+            "notes.txt is a file. Give a folder's path.",
+        ),
+        (
+            {"folder": "notes.txt/detector"},
+            ValueError,
+            "notes.txt/detector cannot be written: …. Make sure that you may write there, or "
+            "choose another folder, then run the same again: what is finished is kept.",
         ),
     ],
     "LanguageModel.answer": [

@@ -48,8 +48,10 @@ from threadpoolctl import ThreadpoolController
 from tiny import write_questions
 
 import probekit as pk
+from probekit.extraction.models import LanguageModel
 from probekit.pipeline import parameters as parameters_module
 from probekit.pipeline.parameters import defaults
+from probekit.probing.detector import Detector
 
 PACKAGE = Path(pk.__file__).parent
 MISTAKES = (ValueError, TypeError, FileNotFoundError)
@@ -136,8 +138,8 @@ def parameters(name):
     owner = {
         "SavedProbe": pk.probing.saved_probes.SavedProbe,
         "Stage": pk.run.directory.Stage,
-        "Detector": pk.probing.detector.Detector,
-        "LanguageModel": pk.extraction.models.LanguageModel,
+        "Detector": Detector,
+        "LanguageModel": LanguageModel,
     }
     function = CALLS[name][0]
     if attribute:

@@ -24,7 +24,7 @@ from probekit.probing.auroc import (
 )
 from probekit.probing.calibration import Calibration, reliability
 from probekit.probing.folds import example_groups
-from probekit.run.files import parse_json, replacing
+from probekit.run.files import explained, parse_json, replacing
 
 FILES = "detector.safetensors", "detector.json"
 # What of a grid says where its detector may be used and what it was made of.
@@ -451,7 +451,10 @@ class Detector:
         from safetensors.numpy import save
 
         folder = arguments.path("folder", folder)
-        folder.mkdir(parents=True, exist_ok=True)
+        if folder.is_file():
+            raise ValueError(f"{folder} is a file. Give a folder's path.")
+        with explained(folder):
+            folder.mkdir(parents=True, exist_ok=True)
         arrays = {"cells": self.cells, "layers": self.layers, **(self.probes or {})}
         of_example = ("p_error", "log_odds", "n_cells")
         arrays |= {name: getattr(self, name).to_numpy() for name in of_example}
