@@ -52,7 +52,8 @@ def _small(grid):
     """A grid without its probes and permuted grids, and with rounded scores."""
     slope, offset = grid["slope"], grid["offset"]
     log_odds = (logit(grid["score"]) - offset) / slope
-    spread = log_odds.std("example")
+    # A score that can't be told from 0 or 1 has no log-odds, and stays as it is.
+    spread = log_odds.where(np.isfinite(log_odds)).std("example")
     step = spread / SCORE
     score = expit(slope * np.round(log_odds / step) * step + offset)
     score = score.transpose(*grid["score"].dims).astype(np.float32)

@@ -52,6 +52,7 @@ def good(tmp_path_factory, tiny_model_dir):
         numbers=activations["correct"].astype(int),
         controls=controls,
         detector=detector,
+        of_fewer=pk.detector(grid.isel(example=slice(50))),
         run=run,
         probe=pk.load_probe(run, 1, "-1"),
         made=made_run(folder / "made", n=60, layers=3),
@@ -1336,6 +1337,11 @@ CASES = {
             "grid and held_out have different layers or tokens. Take both from the same run.",
         ),
         ({"detector": "all"}, TypeError, "detector must be from pk.detector(grid), got 'all'."),
+        (
+            {"detector": lambda good: good.of_fewer},
+            ValueError,
+            "grid and detector have different examples. Take both from the same run.",
+        ),
     ],
     "check_claims": [
         ({"grid": None}, TypeError, NO_GRID.format(None)),

@@ -888,7 +888,7 @@ def test_questions_alone_are_answered_too(lm, questions, monkeypatch):
     # The model copies the exact answers, for which it is shown how.
     monkeypatch.setattr(lm.model.config, "max_position_embeddings", 1024)
     asked = questions["question"].tolist()[:3]
-    answers, activations = lm.answer(asked, **OPTIONS)
+    answers, activations = lm.answer(iter(asked), **OPTIONS)
     known, _ = lm.answer(questions.iloc[:3], **OPTIONS)
     assert answers["question"].tolist() == asked
     assert answers["response"].tolist() == known["response"].tolist()

@@ -123,6 +123,7 @@ def all_that_is_done(run):
         "answers": run.answers,
         "activations": run.activations,
         "grid": run.grid,
+        "detector": run.detector,
         "tokens": lambda: pk.show_tokens(run),
         "explore": lambda: pk.explore(run).examples(),
         "report": lambda: pk.write_report(run),
@@ -151,7 +152,7 @@ def shared_run(path):
     run = made_run(path, n=30)
     (run.path / "activations.zarr").mkdir()
     (run.path / "activations.zarr" / "zarr.json").write_text("{}")
-    for name in (".lock", "figures", "notebooks", "shards"):
+    for name in (".lock", "detector", "figures", "notebooks", "shards"):
         (run.path / name).mkdir(exist_ok=True)
     return run
 
@@ -163,7 +164,7 @@ FILES = [
     "grid.nc", "controls.nc", "claims.csv", "description.md", "report.html", "run.json",
     "activations.zarr/zarr.json",
 ]  # fmt: skip
-FOLDERS = [".lock", "manifests", "notebooks", "figures", "shards", "activations.zarr"]
+FOLDERS = [".lock", "detector", "manifests", "notebooks", "figures", "shards", "activations.zarr"]
 
 
 @pytest.mark.parametrize("name", [*FILES, *FOLDERS])
