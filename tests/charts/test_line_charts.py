@@ -90,7 +90,7 @@ def made_controls(**more):
 
 
 def test_forest_has_a_row_a_control_the_best_first():
-    detector = SimpleNamespace(auroc=0.77, auroc_low=0.7, auroc_high=0.83)
+    detector = SimpleNamespace(auroc=0.77, auroc_low=0.7, auroc_high=0.83, by_layer=None)
     chart = forest(made_controls(), detector)
     rule, bars, points, numbers = chart.to_dict()["layer"]
     assert rows_of(rule) == [{"chance": 0.5}]
