@@ -25,6 +25,9 @@ _HIDDEN = re.compile(
 
 _CELL = ("layer", "token")
 
+# Where datasets that are no grid come from.
+_SOURCES = {"controls": "controls or Run.controls", "gains": "gain_over_controls"}
+
 # Over what the variables of a grid are, where that is not (layer, token).
 _DIMS = {"score": ("example", *_CELL)} | dict.fromkeys(("correct", "fold", "id"), ("example",))
 
@@ -215,12 +218,13 @@ def variable(dataset, name, dims, called="grid"):
     """A dataset's variable over exactly these dimensions, in their order."""
     if not isinstance(dataset, xr.Dataset):
         raise TypeError(
-            f"{called} must be an xarray Dataset, such as probe_grid or Run.grid gives; got "
-            f"{shown(dataset)}."
+            f"{called} must be an xarray Dataset, such as "
+            f"{_SOURCES.get(called, 'probe_grid or Run.grid')} gives; got {shown(dataset)}."
         )
     if name not in dataset.variables:
         have = listed(dataset.data_vars, 20) or "nothing"
-        raise ValueError(f"The {called} has no variable {name!r}; it has {have}.")
+        has, it_has = ("have", "they have") if called in _SOURCES else ("has", "it has")
+        raise ValueError(f"The {called} {has} no variable {name!r}; {it_has} {have}.")
     array = dataset[name]
     if set(array.dims) != set(dims):
         is_over = listed(array.dims)

@@ -4,6 +4,7 @@ import contextlib
 import importlib
 import io
 import re
+from dataclasses import replace
 from types import FunctionType, SimpleNamespace
 
 import numpy as np
@@ -39,8 +40,10 @@ def good(tmp_path_factory, tiny_model_dir):
     (folder / "no_model").mkdir()
     for name, content in PARAMETER_FILES.items():
         (folder / name).write_bytes(content)
+    detector = pk.detector(grid, controls)
     run = pk.Run(folder / "run")
-    run.begin("probe", {}).finish([run.save_grids({"random": grid})], splits=["random"])
+    made = [run.save_grids({"random": grid}), run.save_detectors({"random": detector})]
+    run.begin("probe", {}).finish(made, splits=["random"])
     return SimpleNamespace(
         folder=folder,
         activations=activations,
@@ -48,6 +51,8 @@ def good(tmp_path_factory, tiny_model_dir):
         answers=answers,
         numbers=activations["correct"].astype(int),
         controls=controls,
+        detector=detector,
+        of_fewer=pk.detector(grid.isel(example=slice(50))),
         run=run,
         probe=pk.load_probe(run, 1, "-1"),
         made=made_run(folder / "made", n=60, layers=3),
@@ -57,7 +62,6 @@ def good(tmp_path_factory, tiny_model_dir):
         empty=pk.Run(folder / "empty"),
         chart=pk.heatmap(grid),
         gain=pk.gain_over_controls(grid, controls),
-        detector=pk.detector(grid),
     )
 
 
@@ -166,11 +170,26 @@ CALLS = {
     "Detector.threshold": (method("threshold"), {"self": lambda good: good.detector}),
     "Detector.predict": (
         method("predict"),
-        {"self": lambda good: good.detector, "lm": lambda good: good.lm, "questions": ["Why?"]},
+        {
+            "self": lambda good: good.detector,
+            "lm": lambda good: good.lm,
+            "questions": lambda good: good.questions,
+        },
+    ),
+    "Detector.__call__": (
+        method("__call__"),
+        {
+            "self": lambda good: good.detector,
+            "activations": lambda good: good.activations,
+        },
     ),
     "Detector.save": (
         method("save"),
         {"self": lambda good: good.detector, "folder": lambda good: good.folder / "saved"},
+    ),
+    "LanguageModel.answer": (
+        method("answer"),
+        {"self": lambda good: good.lm, "questions": lambda good: good.questions},
     ),
     "load_probe": (pk.load_probe, {"run": lambda good: good.run, "layer": 1, "token": "last_q"}),
     "predict_proba": (lambda probe, X: probe.predict_proba(X), {"probe": lambda good: good.probe}),
@@ -178,7 +197,7 @@ CALLS = {
     "compare_splits": (pk.compare_splits, {"grids": lambda good: {"random": good.grid}}),
     "small_multiples": (pk.small_multiples, {"grids": lambda good: {"random": good.grid}}),
     "gain": (pk.gain, {"grid": lambda good: good.gain}),
-    "absorbed": (pk.absorbed, {"grid": lambda good: good.gain}),
+    "absorbed": (pk.absorbed, {"gains": lambda good: good.gain}),
     "forest": (pk.forest, {"controls": lambda good: good.controls}),
     "by_layer": (pk.by_layer, {"grid": lambda good: good.grid, "tokens": ["-1"]}),
     "by_token": (pk.by_token, {"grid": lambda good: good.grid}),
@@ -203,10 +222,15 @@ CALLS = {
     "Run.activations": (method("activations"), {"self": lambda good: good.made}),
     "Run.grid": (method("grid"), {"self": lambda good: good.made}),
     "Run.controls": (method("controls"), {"self": lambda good: good.run}),
+    "Run.detector": (method("detector"), {"self": lambda good: good.run}),
     "Run.manifest": (method("manifest"), {"self": lambda good: good.run, "stage": "probe"}),
     "Run.save_grids": (
         method("save_grids"),
         {"self": lambda good: good.run, "grids": lambda good: {"random": good.grid}},
+    ),
+    "Run.save_detectors": (
+        method("save_detectors"),
+        {"self": lambda good: good.run, "detectors": lambda good: {"random": good.detector}},
     ),
     "Run.write_text": (
         method("write_text"),
@@ -248,8 +272,8 @@ YES_OR_NO = "True or False"
 A_LIST = "a list such as ['last_q']"
 OUTLINE = "a list of (layer, token) such as [(12, '-1')]"
 MEASURE, LEVEL = "one of auroc, correlation;", "True, False or a level between 0 and 1"
-CHARTS = ("heatmap", "compare_splits", "small_multiples", "gain", "by_layer", "by_token")
-CHARTS += ("absorbed",)
+CHARTS = ("heatmap", "compare_splits", "small_multiples", "gain", "absorbed", "by_layer")
+CHARTS += ("by_token",)
 SITE, SPLIT = (
     "one of mlp_out, attn_out, resid_post, mlp_act;",
     "one of random, answer, group, published;",
@@ -258,6 +282,7 @@ KIND = "one of text, number, date, yes_no, choice;"
 BY_HAND = "the path of a CSV file or a DataFrame"
 STAGE = "one of extract, probe, visualize, interpret;"
 PER_SPLIT = "a dict of a Dataset per split, such as {'random': grid};"
+DETECTORS = "a dict of a Detector per split, such as {'random': detector};"
 DTYPE = "a floating-point dtype of torch such as torch.bfloat16"
 ONE_SITE = "one of mlp_out, attn_out, resid_post, mlp_act, or a list of several;"
 # What extraction and the parameters of its notebook refuse alike.
@@ -346,13 +371,6 @@ MUST_BE = [
     ("load_probe", "split", RANDOM, [0, None], []),
     *((name, "title", "text", [3, None], []) for name in CHARTS if name != "gain"),
     ("gain", "title", "text", [3], []),
-    ("forest", "title", "text", [3, None], []),
-    ("risk_coverage", "title", "text", [3, None], []),
-    ("heatmap", "common", YES_OR_NO, [3, None], []),
-    ("detector", "layers", "a list such as [3]", [3], []),
-    ("detector", "tokens", A_LIST, [2.5], []),
-    ("Detector.threshold", "error_rate", "a number from 0 to 1", ["low", None], [2, -1, NAN]),
-    ("Detector.threshold", "confidence", "a number from 0.5 to 1", [None], [0.1, 95]),
     *((name, "tokens", A_LIST, [None, 2.5], []) for name in CHARTS),
     ("heatmap", "measure", MEASURE, [None, 1], ["r2", ""]),
     ("heatmap", "mute", LEVEL, ["0.05", [0.05]], [0, 1, 5.0, -1, NAN]),
@@ -363,6 +381,12 @@ MUST_BE = [
         [None, 3, "cell", [3]],
         [],
     ),
+    ("heatmap", "common", YES_OR_NO, [None, 1, "yes"], []),
+    *((name, "title", "text", [3, None], []) for name in ("forest", "risk_coverage")),
+    ("detector", "tokens", A_LIST, [2.5], []),
+    ("detector", "layers", "a list such as [3]", [3], []),
+    ("Detector.threshold", "error_rate", "a number from 0 to 1", ["20%", None, True], [-0.1, 20]),
+    ("Detector.threshold", "confidence", "a number from 0.5 to 1", ["95%", None], [0.05, 95, NAN]),
     ("compare_splits", "measure", MEASURE, [None], ["p"]),
     ("compare_splits", "mute", LEVEL, ["yes"], [2]),
     ("small_multiples", "measure", MEASURE, [None], ["p"]),
@@ -380,8 +404,9 @@ MUST_BE = [
     ("Run.begin", "parameters", "a dict, such as {'seed': 0};", [None, "seed"], []),
     ("Run.begin", "inputs", "a list of paths", [None, "questions.csv", 3], []),
     ("Run.save_grids", "grids", PER_SPLIT, [None, [], {}, {"random": None}], []),
+    ("Run.save_detectors", "detectors", DETECTORS, [None, [], {}, {"random": None}], []),
+    ("Run.detector", "split", RANDOM, [1], [" "]),
     ("Stage.finish", "outputs", "a list of paths", [None, "grid.nc"], []),
-    ("check_parameters", "error_rate", "a number from 0 to 1", ["low", None], [2, NAN]),
     ("check_parameters", "run_dir", "text such as 'data/runs/cities'", [3, None], []),
     ("check_parameters", "model", "text such as 'smollm2'", [3, None], []),
     ("check_parameters", "questions", "text such as 'cities'", [["cities"], None], []),
@@ -408,6 +433,7 @@ MUST_BE = [
     ("check_parameters", "folds", WHOLE.format(2), [2.5, "5"], [1, -5]),
     ("check_parameters", "C", C, ["1", None, [1.0]], [0, -1.0, NAN, INF, 1e9]),
     ("check_parameters", "n_permutations", PERMUTATIONS, [1.5, None], [-1, 10**6]),
+    ("check_parameters", "error_rate", "a number from 0 to 1", ["20%", None], [-0.1, 20, NAN]),
     ("check_parameters", "measure", MEASURE, [None, 1], ["r2", ""]),
     ("run_pipeline", "progress", YES_OR_NO, [1, None], []),
     ("run_pipeline", "stages", "a list of texts", [None, 3], []),
@@ -427,8 +453,8 @@ NO_ACTIVATIONS = (
     "Run.activations() gives; got {}."
 )
 NO_GRID = "grid must be an xarray Dataset, such as probe_grid or Run.grid gives; got {}."
-NO_DETECTOR = "detector must be from pk.detector(grid) or Run.detector; got 3."
 NO_GRIDS = "grids must be a dict of name to grid, such as {{'random': run.grid('random')}}; got {}."
+NO_DETECTOR = "detector must be from pk.detector(grid) or Run.detector; got {}."
 NO_PLACE = "The run directory can't be {}: no file or folder has that name."
 NO_RUN = 'run must be a Run, such as Run("data/runs/cities"); got {}.'
 UNFINISHED = (
@@ -447,6 +473,15 @@ NO_JSON = (
 )
 ONE_A_LINE = "Write one parameter a line, such as `limit: 200`."
 HOW_TO_CONTROL = "Make them with pk.controls(answers, grid), or take them from Run.controls."
+NOT_OF_CELLS = "'score' must be over (example, layer, token), it is over (control, example)."
+OLD_GRID = (
+    "A detector takes a cross-validated grid of this version, with `log_odds_without`. Make it "
+    "with pk.probe_grid(activations); a grid of the published protocol or of an "
+    "older version has too little to measure it by."
+)
+NO_ACTIVATIONS_OF_DETECTOR = (
+    "activations must be a Dataset with `activation(example, layer, token, feature)`; got {}."
+)
 NO_CONTROLS = "controls must be from pk.controls(answers, grid) or Run.controls; got {}."
 ONE_EACH = (
     "score and correct must have one value for each example, got shapes {} and {}. Select one "
@@ -872,6 +907,125 @@ CASES = {
             "this one: pk.controls(answers, grid).",
         ),
     ],
+    "detector": [
+        ({"grid": None}, TypeError, NO_GRID.format(None)),
+        ({"grid": lambda good: good.controls}, ValueError, NOT_OF_CELLS),
+        (
+            {"grid": lambda good: good.grid.drop_vars("slope")},
+            ValueError,
+            OLD_GRID,
+        ),
+        ({"grid": lambda good: good.grid.drop_dims("other")}, ValueError, OLD_GRID),
+        (
+            {"grid": lambda good: good.grid.drop_vars("correct")},
+            ValueError,
+            "The grid has no variable 'correct'; it has …",
+        ),
+        (
+            {"grid": lambda good: good.grid.assign(auroc=good.grid["auroc"] * NAN)},
+            ValueError,
+            "None of these cells has a probe, so there is nothing to pool.",
+        ),
+        ({"controls": []}, TypeError, NO_CONTROLS.format("[]")),
+        (
+            {"controls": lambda good: good.controls.isel(example=slice(9))},
+            ValueError,
+            "The controls are of another grid: examples, labels or folds differ. Make them from "
+            "this one: pk.controls(answers, grid).",
+        ),
+        (
+            {"tokens": "last_q"},
+            TypeError,
+            "tokens must be a list such as ['last_q'], got 'last_q'.",
+        ),
+        ({"tokens": ["-8"]}, ValueError, "Unknown token '-8'. The grid has last_q, -1."),
+        ({"tokens": []}, ValueError, "There is no token to look at. The grid has last_q, -1."),
+        ({"layers": [99]}, ValueError, "Unknown layer 99. The grid has 0, 1."),
+    ],
+    "Detector.__call__": [
+        ({"activations": None}, TypeError, NO_ACTIVATIONS_OF_DETECTOR.format(None)),
+        (
+            {"activations": lambda good: good.activations.isel(layer=0)},
+            TypeError,
+            NO_ACTIVATIONS_OF_DETECTOR.format("a Dataset"),
+        ),
+        (
+            {"activations": lambda good: good.activations.assign_attrs(site="attn_out")},
+            ValueError,
+            "The activations are of site 'attn_out', and the detector is of 'mlp_out'. It can't "
+            "read others.",
+        ),
+        (
+            {"activations": lambda good: good.activations.isel(token=[0])},
+            ValueError,
+            "The activations lack -1 of the detector's layers and tokens.",
+        ),
+        (
+            {"activations": lambda good: good.activations.isel(feature=[0, 1])},
+            ValueError,
+            "The activations have 2 features, but the detector's probes take 4. Give it "
+            "activations of the same model and site.",
+        ),
+    ],
+    "Detector.predict": [
+        (
+            {},
+            ValueError,
+            "lm is of model '…', and the detector is of 'made up'. It can't read others.",
+        ),
+        (
+            {"self": lambda good: replace(good.detector, probes=None)},
+            ValueError,
+            "This detector has no probes: it is of an example run, whose coefficients were left "
+            "out to keep it small. Make one from a run of your own.",
+        ),
+        (
+            {"lm": "smollm2"},
+            TypeError,
+            "lm must be a LanguageModel, from load_model; got 'smollm2'.",
+        ),
+        (
+            {
+                "self": lambda good: replace(good.detector, origin={"site": "mlp_out"}),
+                "questions": "Where is Oslo?",
+            },
+            TypeError,
+            "questions must be a list of texts such as ['Where is Oslo?'], got 'Where is Oslo?'.",
+        ),
+    ],
+    "Detector.save": [
+        ({"folder": 3}, TypeError, "folder must be text or a Path, got 3."),
+        (
+            {"folder": ""},
+            ValueError,
+            "folder can't be '': no file or folder has that name.",
+        ),
+        (
+            {"folder": "notes.txt"},
+            ValueError,
+            "notes.txt is a file. Give a folder's path.",
+        ),
+        (
+            {"folder": "notes.txt/detector"},
+            ValueError,
+            "notes.txt/detector cannot be written: …. Make sure that you may write there, or "
+            "choose another folder, then run the same again: what is finished is kept.",
+        ),
+    ],
+    "LanguageModel.answer": [
+        (
+            {"questions": []},
+            ValueError,
+            "the DataFrame has no questions: it holds no row below the column names.",
+        ),
+        ({"questions": ["Where?", 3]}, TypeError, "Each of questions must be text, got 3."),
+        (
+            {"site": "mlp"},
+            ValueError,
+            "LlamaForCausalLM has no site 'mlp' in every block. It has: mlp_out, attn_out, "
+            "resid_post, mlp_act.",
+        ),
+    ],
     "load_probe": [
         ({"run": "data/runs/a"}, TypeError, NO_RUN.format("'data/runs/a'")),
         ({"run": lambda good: good.empty}, FileNotFoundError, UNFINISHED.format("empty", "probe")),
@@ -941,7 +1095,7 @@ CASES = {
         (
             {"grid": lambda good: good.grid.drop_vars("score"), "measure": "correlation"},
             ValueError,
-            "The grid has no variable 'score'; it has auroc, … more.",
+            "The grid has no variable 'score'; it has auroc, ….",
         ),
         (
             {"measure": "aurok"},
@@ -965,19 +1119,6 @@ CASES = {
             ValueError,
             "The grid has none of the tokens asked for (-8). The grid has last_q, -1.",
         ),
-        ({"detector": 3}, TypeError, NO_DETECTOR),
-        (
-            {"detector": lambda good: good.detector, "measure": "correlation"},
-            ValueError,
-            "A detector is measured by its AUROC, and the cells by measure='correlation'. Draw "
-            "measure='auroc', or leave the detector out.",
-        ),
-        (
-            {"common": True, "mute": True},
-            ValueError,
-            "common=True draws an AUROC that has no p and no detector. Leave out measure, mute and "
-            "detector.",
-        ),
         (
             {"outline": [(99, "-1")]},
             ValueError,
@@ -988,63 +1129,31 @@ CASES = {
             ValueError,
             "mute needs p_corrected or p_value in the grid, and it has neither.",
         ),
-    ],
-    "detector": [
-        ({"grid": None}, TypeError, NO_GRID.format(None)),
+        ({"detector": "all"}, TypeError, NO_DETECTOR.format("'all'")),
+        ({"detector": lambda good: good.grid}, TypeError, NO_DETECTOR.format("a Dataset")),
         (
-            {"grid": lambda good: good.grid.drop_vars("log_odds_without")},
+            {"detector": lambda good: good.detector, "measure": "correlation"},
             ValueError,
-            "A detector takes a cross-validated grid of this version, with `log_odds_without`. "
-            "Make it with pk.probe_grid(activations); a grid of the published protocol or of an "
-            "older version has too little to measure it by.",
+            "A detector is measured by its AUROC, and the cells by measure='correlation'. Draw "
+            "measure='auroc', or leave the detector out.",
         ),
-        ({"controls": 3}, TypeError, NO_CONTROLS.format(3)),
-        ({"layers": [9]}, ValueError, "Unknown layer 9. The grid has 0, 1."),
-        ({"tokens": ["-8"]}, ValueError, "Unknown token '-8'. The grid has last_q, -1."),
-    ],
-    "Detector.predict": [
-        ({"lm": 3}, TypeError, "lm must be a LanguageModel, from load_model; got 3."),
-        ({"questions": "Why?"}, TypeError, "questions must be a list of texts such as …"),
-    ],
-    "Detector.save": [
-        ({"folder": 3}, TypeError, "folder must be text or a Path, got 3."),
-    ],
-    "absorbed": [
-        ({"grid": None}, TypeError, NO_GRID.format(None)),
+        *(
+            (
+                {"common": True} | more,
+                ValueError,
+                "common=True draws an AUROC that has no p and no detector. Leave out measure, mute "
+                "and detector.",
+            )
+            for more in (
+                {"measure": "correlation"},
+                {"mute": True},
+                {"detector": lambda good: good.detector},
+            )
+        ),
         (
-            {"grid": lambda good: good.grid},
+            {"common": True, "grid": lambda good: good.made.grid()},
             ValueError,
-            "The grid has no variable 'absorbed'; it has auroc, … more.",
-        ),
-    ],
-    "forest": [
-        (
-            {"controls": None},
-            TypeError,
-            "controls must be an xarray Dataset, such as probe_grid or Run.grid gives; got None.",
-        ),
-        (
-            {"controls": lambda good: good.grid},
-            ValueError,
-            "'auroc' must be over (control), it is over (layer, token).",
-        ),
-        ({"detector": 3}, TypeError, NO_DETECTOR),
-    ],
-    "risk_coverage": [
-        (
-            {"scores": None},
-            TypeError,
-            "scores must be a dict of name to score, such as {'probe': score}; got None.",
-        ),
-        (
-            {"scores": {}},
-            ValueError,
-            "0 scores can't be drawn. Choose from one to 6 of them.",
-        ),
-        (
-            {"correct": np.ones(3, bool)},
-            ValueError,
-            ONE_EACH.format("(60,)", "(3,)"),
+            "The grid has no variable 'auroc_common'; it has …",
         ),
     ],
     "compare_splits": [
@@ -1064,7 +1173,33 @@ CASES = {
         (
             {"grid": lambda good: good.grid},
             ValueError,
-            "The grid has no variable 'gain'; it has auroc, … more.",
+            "The grid has no variable 'gain'; it has auroc, ….",
+        ),
+    ],
+    "absorbed": [
+        (
+            {"gains": None},
+            TypeError,
+            "gains must be an xarray Dataset, such as gain_over_controls gives; got None.",
+        ),
+        (
+            {"gains": lambda good: good.grid},
+            ValueError,
+            "The gains have no variable 'absorbed'; they have auroc, ….",
+        ),
+    ],
+    "forest": [
+        (
+            {"controls": None},
+            TypeError,
+            "controls must be an xarray Dataset, such as controls or Run.controls gives; got None.",
+        ),
+        ({"controls": lambda good: good.grid}, ValueError, "'auroc' must be over (control), it …"),
+        ({"detector": "all"}, TypeError, NO_DETECTOR.format("'all'")),
+        (
+            {"controls": lambda good: good.controls.assign(auroc=good.controls["auroc"] * NAN)},
+            ValueError,
+            "No control has an AUROC, so there is nothing to draw.",
         ),
     ],
     "by_layer": [
@@ -1113,6 +1248,29 @@ CASES = {
             "decision function.",
         ),
         ({"bins": 61}, ValueError, "bins=61 must be between 1 and the 60 scored examples."),
+    ],
+    "risk_coverage": [
+        (
+            {"scores": lambda good: good.grid["score"]},
+            TypeError,
+            "scores must be a dict of name to score, such as {'probe': score}; got a DataArray.",
+        ),
+        (
+            {"scores": {}},
+            ValueError,
+            "0 scores can't be drawn. Choose from one to 6 of them.",
+        ),
+        (
+            {"scores": lambda good: dict.fromkeys("abcdefg", score(good))},
+            ValueError,
+            "7 scores can't be drawn. Choose from one to 6 of them.",
+        ),
+        ({"scores": {"probe": [0.5]}}, ValueError, ONE_EACH.format("(1,)", "(60,)")),
+        (
+            {"correct": lambda good: good.numbers},
+            ValueError,
+            "correct must hold True and False, it holds whole numbers.",
+        ),
     ],
     "score_distribution": [
         ({"score": None}, ValueError, ONE_EACH.format("()", "(60,)")),
@@ -1182,6 +1340,11 @@ CASES = {
             "grid and held_out have different layers or tokens. Take both from the same run.",
         ),
         ({"detector": "all"}, TypeError, "detector must be from pk.detector(grid), got 'all'."),
+        (
+            {"detector": lambda good: good.of_fewer},
+            ValueError,
+            "grid and detector have different examples. Take both from the same run.",
+        ),
     ],
     "check_claims": [
         ({"grid": None}, TypeError, NO_GRID.format(None)),
@@ -1198,6 +1361,17 @@ CASES = {
             "claims: claim 'a' lacks rules, section, text.",
         ),
         ({"controls": []}, TypeError, NO_CONTROLS.format("[]")),
+        (
+            {"controls": lambda good: good.controls.isel(example=slice(9))},
+            ValueError,
+            "grid and controls have different examples. Take both from the same run.",
+        ),
+        (
+            {"held_out": "answer"},
+            TypeError,
+            "held_out must be an xarray Dataset, such as probe_grid or Run.grid gives; got "
+            "'answer'.",
+        ),
         (
             {"held_out": lambda good: good.made.grid("answer")[{"example": range(50)}]},
             ValueError,
@@ -1269,6 +1443,18 @@ CASES = {
             "notebook.",
         ),
     ],
+    "Run.detector": [
+        (
+            {"split": "answer"},
+            ValueError,
+            "FOLDER/run/detector has no detector of split 'answer'. It has: random.",
+        ),
+        (
+            {"self": lambda good: good.empty},
+            FileNotFoundError,
+            UNFINISHED.format("empty", "probe"),
+        ),
+    ],
     "Run.manifest": [
         (
             {"stage": "prob"},
@@ -1319,6 +1505,18 @@ CASES = {
             ValueError,
             "'../grid.nc' is not the name of a file in the run directory FOLDER/run. Give one such "
             "as 'description.md'.",
+        ),
+    ],
+    "Run.save_detectors": [
+        (
+            {"detectors": lambda good: {"../a": good.detector}},
+            ValueError,
+            "'../a' can't be the name of a split. Give a word such as 'random'.",
+        ),
+        (
+            {"detectors": lambda good: {0: good.detector}},
+            TypeError,
+            "The name of a split must be text such as 'random', got 0.",
         ),
     ],
     "Run.write_text": [

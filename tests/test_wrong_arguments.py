@@ -48,8 +48,10 @@ from threadpoolctl import ThreadpoolController
 from tiny import write_questions
 
 import probekit as pk
+from probekit.extraction.models import LanguageModel
 from probekit.pipeline import parameters as parameters_module
 from probekit.pipeline.parameters import defaults
+from probekit.probing.detection import Detector
 
 PACKAGE = Path(pk.__file__).parent
 MISTAKES = (ValueError, TypeError, FileNotFoundError)
@@ -112,6 +114,14 @@ CALLS = BAD_INPUT_CALLS | {
     "check_parameters": (pk.check_parameters, {"limit": 3}),
 }
 del CALLS["probekit run"], CALLS["predict_proba"]
+CALLS["LanguageModel.answer"] = (
+    method("answer"),
+    {
+        "self": lambda good: good.lm,
+        "questions": lambda good: good.questions,
+        "max_new_tokens": 4,
+    },
+)
 for _name in ("predict_proba", "decision_function", "predict", "fit"):
     CALLS[f"SavedProbe.{_name}"] = (
         method(_name),
@@ -124,8 +134,12 @@ OTHERS = {"check_parameters": list(defaults()), "run_pipeline": list(defaults())
 def parameters(name):
     """The names of what a function takes."""
     kind, _, attribute = name.partition(".")
-    owner = {"SavedProbe": pk.probing.saved_probes.SavedProbe, "Stage": pk.run.directory.Stage}
-    owner["Detector"] = pk.probing.detection.Detector
+    owner = {
+        "SavedProbe": pk.probing.saved_probes.SavedProbe,
+        "Stage": pk.run.directory.Stage,
+        "Detector": Detector,
+        "LanguageModel": LanguageModel,
+    }
     function = CALLS[name][0]
     if attribute:
         function = getattr(owner.get(kind, pk.Run), attribute)
@@ -156,11 +170,13 @@ VALUES = [
 #: neighbours in the list are alike, and the next parameter gets those left out. At night all.
 SLOW = ["heatmap", "compare_splits", "small_multiples", "gain", "by_layer", "by_token"]
 SLOW += ["save_chart", "run_pipeline", "probe_grid", "extract", "check_claims", "load_probe"]
+SLOW += ["forest", "absorbed", "risk_coverage", "LanguageModel.answer"]
 SLOW += ["calibration", "score_distribution", "describe", "estimate"]
 #: What may be given, though it is of no use: a judge is a function of the user's.
 TAKEN = {("extract", "judge"): [int, len]}
 #: Good objects, of another kind than most functions want.
 OBJECTS = ["grid", "answers", "controls", "activations", "run", "chart", "probe", "lm", "questions"]
+OBJECTS += ["detector", "gain"]
 
 
 def value_of(value, good):

@@ -239,12 +239,12 @@ def gain(grid, *, title=None, tokens=FIGURE_TOKENS):
     return finished(_panel(rows, colour, marked), title, text)
 
 
-def absorbed(grid, *, title="Signal that the controls have too", tokens=FIGURE_TOKENS):
+def absorbed(gains, *, title="Signal that the controls have too", tokens=FIGURE_TOKENS):
     """Draw which share of each cell's signal the controls absorb.
 
     Parameters
     ----------
-    grid : Dataset
+    gains : Dataset
         From `gain_over_controls`: ``absorbed(layer, token)`` in [0, 1]. At 0 the cell knows what
         the controls do not, at 1 nothing beyond them. Cells without a signal of which there could
         be a share are NaN, and hatched.
@@ -260,8 +260,8 @@ def absorbed(grid, *, title="Signal that the controls have too", tokens=FIGURE_T
     TypeError, ValueError
         As for `heatmap`.
     """
-    values = arguments.variable(grid, "absorbed", ("layer", "token"))
-    rows = cell_rows(grid, values, tokens)
+    values = arguments.variable(gains, "absorbed", ("layer", "token"), "gains")
+    rows = cell_rows(gains, values, tokens)
     colour = alt.Color(
         "absorbed:Q",
         title=["Share of the signal", "that controls absorb"],

@@ -197,11 +197,12 @@ def check_claims(grid, claims=None, held_out=None, controls=None):
     return table
 
 
-def check_same_run(grid, controls=None, held_out=None):
-    """Refuse controls, or a grid of held-out answers, that are not of this grid's examples."""
+def check_same_run(grid, controls=None, held_out=None, detector=None):
+    """Refuse controls, a grid of held-out answers or a detector of other examples."""
     if held_out is not None:
         arguments.grid(held_out, ("score", "correct", "n_examples"), name="held_out")
-    for name, other in (("controls", controls), ("held_out", held_out)):
+    scored = None if detector is None else detector.p_error
+    for name, other in (("controls", controls), ("held_out", held_out), ("detector", scored)):
         if other is None:
             continue
         if not all("id" in each.coords for each in (grid, other)):

@@ -78,7 +78,7 @@ def describe(grid, controls=None, held_out=None, detector=None):
         The same run's grid with ``split="answer"``, where this one's split is random; or with
         ``split="group"``, where answers can't be held out.
     detector : Detector, optional
-        From `detector`, of this grid: all its cells as one detector.
+        From `detector`, of this grid or of held_out: all its cells as one detector.
 
     Returns
     -------
@@ -88,7 +88,7 @@ def describe(grid, controls=None, held_out=None, detector=None):
     Raises
     ------
     TypeError, ValueError
-        If an argument is of the wrong kind, or controls or held_out are of other examples.
+        If an argument is of the wrong kind, or another than the grid is of other examples.
     """
     arguments.grid(grid, ("score", "correct", "n_examples"))
     if controls is not None:
@@ -97,7 +97,7 @@ def describe(grid, controls=None, held_out=None, detector=None):
         raise TypeError(
             f"detector must be from pk.detector(grid), got {arguments.shown(detector)}."
         )
-    check_same_run(grid, controls, held_out)
+    check_same_run(grid, controls, held_out, detector)
     kinds = len(_DIFFERENCES) + 2 * (held_out is not None)
     view = View.of(grid, _ALPHA / kinds)
     nothing = [

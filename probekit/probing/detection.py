@@ -24,8 +24,7 @@ from probekit.probing.auroc import (
 )
 from probekit.probing.calibration import Calibration, reliability
 from probekit.probing.folds import example_groups
-from probekit.run.files import parse_json, replacing
-from probekit.tokens import TOKENS
+from probekit.run.files import explained, parse_json, replacing
 
 FILES = "detector.safetensors", "detector.json"
 # What of a grid says where its detector may be used and what it was made of.
@@ -58,7 +57,7 @@ def detector(grid, controls=None, *, tokens=None, layers=None):
         If the grid is of one split into training and test, is of an older version, lacks a token
         or layer, or has no probe in any of the cells.
     """
-    arguments.grid(grid, ("score", "auroc"), ("split", "folds"))
+    arguments.grid(grid, ("score", "auroc", "correct", "fold", "id"), ("split", "folds"))
     if grid.sizes.get("other", 0) < 1 or "slope" not in grid:
         raise ValueError(
             "A detector takes a cross-validated grid of this version, with `log_odds_without`. "
@@ -362,24 +361,15 @@ class Detector:
 
     def _log_odds(self, activations):
         """Mean log-odds of the cells, (example,), and of how many."""
-        if self.probes is None:
-            raise ValueError(
-                "This detector has no probes: it is of an example run, whose coefficients were "
-                "left out to keep it small. Make one from a run of your own."
-            )
-        if not isinstance(activations, xr.Dataset) or "activation" not in activations:
+        dims = {"example", "layer", "token", "feature"}
+        given = activations.get("activation") if isinstance(activations, xr.Dataset) else None
+        if given is None or {*given.dims} != dims:
             raise TypeError(
                 "activations must be a Dataset with `activation(example, layer, token, feature)`; "
                 f"got {arguments.shown(activations)}."
             )
         array = activations["activation"]
-        for name in ("model", "revision", "site"):
-            here, there = activations.attrs.get(name), self.origin.get(name)
-            if None not in (here, there) and here != there:
-                raise ValueError(
-                    f"The activations are of {name} {arguments.shown(here)}, and the detector is "
-                    f"of {arguments.shown(there)}. It can't read others."
-                )
+        self._check("The activations are", activations.attrs)
         total = np.zeros(array.sizes["example"])
         n_cells = np.zeros(array.sizes["example"], int)
         lacking = {*self.tokens} - {str(token) for token in array["token"].to_numpy()}
@@ -391,6 +381,11 @@ class Detector:
             )
         array = array.assign_coords(token=[str(token) for token in array["token"].to_numpy()])
         coef, intercept, prior = (self.probes[n] for n in _PROBES)
+        if array.sizes["feature"] != coef.shape[2]:
+            raise ValueError(
+                f"The activations have {array.sizes['feature']} features, but the detector's "
+                f"probes take {coef.shape[2]}. Give it activations of the same model and site."
+            )
         for i, j in zip(*np.nonzero(self.cells), strict=True):
             cell = array.sel(layer=self.layers[i], token=self.tokens[j])
             X = cell.transpose("example", "feature").to_numpy().astype(float)
@@ -399,6 +394,21 @@ class Detector:
             n_cells += there
         with np.errstate(invalid="ignore"):
             return total / np.where(n_cells, n_cells, np.nan), n_cells
+
+    def _check(self, what, given):
+        """Refuse what is of another model or site; or anything, if there are no probes."""
+        if self.probes is None:
+            raise ValueError(
+                "This detector has no probes: it is of an example run, whose coefficients were "
+                "left out to keep it small. Make one from a run of your own."
+            )
+        for name in ("model", "revision", "site"):
+            here, there = given.get(name), self.origin.get(name)
+            if None not in (here, there) and here != there:
+                raise ValueError(
+                    f"{what} of {name} {arguments.shown(here)}, and the detector is of "
+                    f"{arguments.shown(there)}. It can't read others."
+                )
 
     def predict(self, lm, questions, **options):
         """Ask a model new questions, and say how likely each of its answers is wrong.
@@ -418,11 +428,14 @@ class Detector:
             `question`, `response`, `exact_answer` and `p_error`, and `correct` where accepted
             answers are known. NaN where the response has none of the detector's tokens.
         """
-        if not hasattr(lm, "answer"):
+        if not (hasattr(lm, "answer") and hasattr(lm, "revision")):
             raise TypeError(
                 f"lm must be a LanguageModel, from load_model; got {arguments.shown(lm)}."
             )
-        answers, activations = lm.answer(questions, site=self.origin["site"], **options)
+        self._check("lm is", {"model": lm.name, "revision": lm.revision})
+        answers, activations = lm.answer(
+            questions, site=self.origin.get("site", "mlp_out"), **options
+        )
         p_error = self(activations).to_numpy()
         shown = ["id", "question", "response", "exact_answer", "correct"]
         return answers[[n for n in shown if n in answers]].assign(p_error=p_error)
@@ -442,9 +455,10 @@ class Detector:
         from safetensors.numpy import save
 
         folder = arguments.path("folder", folder)
-        if folder.exists() and not folder.is_dir():
-            raise ValueError(f"{folder} is a file. Give a folder for the detector's two files.")
-        folder.mkdir(parents=True, exist_ok=True)
+        if folder.is_file():
+            raise ValueError(f"{folder} is a file. Give a folder's path.")
+        with explained(folder):
+            folder.mkdir(parents=True, exist_ok=True)
         arrays = {"cells": self.cells, "layers": self.layers, **(self.probes or {})}
         of_example = ("p_error", "log_odds", "n_cells")
         arrays |= {name: getattr(self, name).to_numpy() for name in of_example}
@@ -491,19 +505,21 @@ def load_detector(tensors, about):
             raise ValueError("it is of a later version of probekit")
         ids, tokens = [np.array([*map(str, said[name])], object) for name in ("ids", "tokens")]
         layers, cells, n = arrays["layers"], arrays["cells"], len(ids)
+        if layers.ndim != 1 or layers.dtype.kind not in "iu":
+            raise ValueError("its layers are not whole numbers")
         over = {name: arrays[name].shape for name in arrays.keys() & {*_OF_CELLS, *_OF_EXAMPLES}}
         wanted = {name: (len(layers), len(tokens)) if name in _OF_CELLS else (n,) for name in over}
         if over != wanted or not {"cells", "correct", *_SCORES} <= {*over}:
             raise ValueError("its arrays are not over its cells and answers")
         probes = {name: arrays[name] for name in _PROBES} if "coef" in arrays else None
-        if probes and probes["coef"].shape[:2] != cells.shape:
+        if probes and (probes["coef"].ndim != 3 or probes["coef"].shape[:2] != cells.shape):
             raise ValueError("its probes are not over its cells")
         points, platt = arrays.get("points"), said["calibration"]
         flat = points is not None and (points.ndim != 2 or len(points) != 2 or not points.size)
         if flat or len(platt) != 2:
             raise ValueError("its calibration is not a map")
-        if not {*tokens} <= {*TOKENS}:
-            raise ValueError("it has tokens that nobody knows")
+        if not all(map(str.isprintable, tokens)):
+            raise ValueError("its tokens are no names")
         numbers = {name: _number(said[name]) for name in _NUMBERS}
         slope, offset = map(_number, platt)
         tables = {
@@ -522,7 +538,8 @@ def load_detector(tensors, about):
             raise ValueError("its origin is of another form")
         if not isinstance(origin.get("split", ""), str):
             raise ValueError("its split is no name")
-    except (LookupError, TypeError, AttributeError, OverflowError, UnicodeDecodeError) as error:
+        tables["by_layer"] = tables["by_layer"].astype({"layer": int})
+    except _OF_OTHER_FORM as error:
         raise ValueError(f"it is not what Detector.save writes: {error!r}") from error
     except SafetensorError as error:
         raise ValueError(f"it is not what Detector.save writes: {error}") from error
@@ -549,13 +566,15 @@ _SCORES = ("p_error", "log_odds", "n_cells")
 _PROBES = ("coef", "intercept", "prior")
 _OF_CELLS = ("cells", "intercept", "prior")
 _OF_EXAMPLES = ("correct", "groups", *_SCORES)
+# What reading files of another form raises, besides a ValueError.
+_OF_OTHER_FORM = (LookupError, TypeError, AttributeError, ArithmeticError, UnicodeDecodeError)
 
 
 def _number(value):
     """A number of a JSON file, where NaN is null."""
     if not (value is None or isinstance(value, (int, float))):
         raise TypeError(f"{arguments.shown(value)} is not a number")
-    return np.nan if value is None else float(value) if abs(value) > 2**53 else value
+    return np.nan if value is None or not np.isfinite(float(value)) else value
 
 
 def _highest_rate(wrong, groups, members, confidence):

@@ -338,6 +338,8 @@ class Run:
         from probekit.probing.detection import FILES, load_detector
 
         folder = self._intact("detector", "probe")
+        if not folder.is_dir():
+            raise _damaged(folder, "it is not a folder", "probe")
         with reading(folder):
             there = sorted(path.name for path in folder.iterdir())
         if split is None:
@@ -347,6 +349,8 @@ class Run:
         contents = []
         for name in FILES:
             path = self._inside(f"detector/{split}/{name}")
+            if no_links(path, self.path) is None or not path.is_file():
+                raise _damaged(path.parent, f"it has no file {name}", "probe")
             with reading(path):
                 contents.append(path.read_bytes())
         try:
@@ -381,19 +385,7 @@ class Run:
         Path
         """
         path = self._inside(name)
-        of_splits = isinstance(grids, dict) and grids
-        if not of_splits or not all(isinstance(grid, xr.Dataset) for grid in grids.values()):
-            raise TypeError(
-                "grids must be a dict of a Dataset per split, such as {'random': grid}; got "
-                f"{arguments.shown(grids)}."
-            )
-        for split in grids:
-            arguments.text("The name of a split", split, such_as="random")
-            if not is_word(split):
-                raise ValueError(
-                    f"{arguments.shown(split)} can't be the name of a split. Give a word such as "
-                    "'random'."
-                )
+        _check_per_split("grids", grids, xr.Dataset)
         lock.occupy(self.path)
         with replacing(path) as temporary:
             temporary.write_bytes(netcdf(grids, **storage))
@@ -411,12 +403,14 @@ class Run:
         -------
         Path
         """
-        for split in detectors:
-            arguments.text("The name of a split", split, such_as="random")
+        from probekit.probing.detection import Detector
+
+        _check_per_split("detectors", detectors, Detector)
         lock.occupy(self.path)
         folder = self._inside("detector")
         if folder.exists():
-            shutil.rmtree(folder)  # those of splits that this run no longer has
+            with explained(folder):
+                shutil.rmtree(folder)  # those of splits that this run no longer has
         for split, detector in detectors.items():
             detector.save(self._inside(f"detector/{split}"))
         return folder
@@ -671,6 +665,23 @@ def notebook_name(stage):
 def store_name(site, sites):
     """Name of the store that holds one site of a run's sites."""
     return "activations.zarr" if site == sites[0] else f"activations_{site}.zarr"
+
+
+def _check_per_split(name, given, kind):
+    """Refuse what is not a dict of split to an object of a class, or is empty."""
+    of_splits = isinstance(given, dict) and given
+    if not of_splits or not all(isinstance(each, kind) for each in given.values()):
+        raise TypeError(
+            f"{name} must be a dict of a {kind.__name__} per split, such as "
+            f"{{'random': {name[:-1]}}}; got {arguments.shown(given)}."
+        )
+    for split in given:
+        arguments.text("The name of a split", split, such_as="random")
+        if not is_word(split):
+            raise ValueError(
+                f"{arguments.shown(split)} can't be the name of a split. Give a word such as "
+                "'random'."
+            )
 
 
 def _check_there(path, kind, name, names):

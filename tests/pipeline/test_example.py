@@ -50,7 +50,7 @@ def test_it_is_finished_and_whole(shipped):
 
 def test_it_is_small_and_says_nothing_of_where_it_was_made(shipped):
     files = [path for path in shipped.path.rglob("*") if path.is_file()]
-    assert sum(path.stat().st_size for path in files) < 4_500_000
+    assert sum(path.stat().st_size for path in files) < 10_000_000
     for path in shipped.path.glob("manifests/*"):
         assert not re.search(r'"(/|[A-Za-z]:\\|~)', path.read_text()), path
 
@@ -61,7 +61,7 @@ def test_it_is_the_default_run_with_its_figures(shipped):
     assert answers["id"].tolist() == questions["id"].tolist()
     assert shipped.manifest("extract")["parameters"]["model"] == "smollm2"
     assert shipped.manifest("probe")["results"]["splits"] == SPLITS
-    for name in ("heatmap", "splits", "gain", "layers"):
+    for name in ("heatmap", "splits", "controls", "gain"):
         assert (shipped.path / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -214,7 +214,9 @@ def made(tmp_path_factory):
     stage = run.begin("probe", {}, inputs=[run.path / "manifests/extract.json"])
     grids = {split: _grid(seed) for seed, split in enumerate(SPLITS)}
     controls = {split: _grid(9) for split in SPLITS[:2]}
-    stage.finish([run.save_grids(grids), run.save_grids(controls, "controls.nc")], splits=SPLITS)
+    files = [run.save_grids(grids), run.save_grids(controls, "controls.nc")]
+    detectors = {split: pk.detector(grids[split]) for split in SPLITS[:2]}
+    stage.finish([*files, run.save_detectors(detectors)], splits=SPLITS)
     figures = [run.write_text(f"figures/heatmap.{s}", s) for s in ("png", "svg")]
     run.begin("visualize", {}).finish(figures)
     texts = [run.write_text(name, name) for name in ("description.md", "claims.csv")]
@@ -228,15 +230,31 @@ def _grid(seed):
     # As spread as an unscaled probe's: some cannot be told from 0 or 1.
     score = 1 / (1 + np.exp(-random.normal(0, 15, (40, 2, 3))))
     score[0, 1, 2], score[1, 0, 0], score[2, 0, 0] = np.nan, 0, 1
+    without = random.normal(0, 10, (3, 40, 2, 3)).astype(np.float32)
+    without[:, 0, 1, 2] = np.nan
+    null = random.normal(size=(19, 40))
     return xr.Dataset(
         {
             "auroc": (cell, random.random((2, 3))),
             "score": (("example", *cell), score),
+            "slope": (cell, random.uniform(0.5, 2, (2, 3))),
+            "offset": (cell, random.normal(size=(2, 3))),
+            "log_odds_without": (("other", "example", *cell), without),
+            "fold": ("example", np.arange(40) % 4),
+            "null_by_layer": (("layer", "permutation", "example"), np.stack([null] * 2)),
+            "null_by_token": (("token", "permutation", "example"), np.stack([null] * 3)),
+            "null_wrong": (("permutation", "example"), null > 0),
             "coef": ((*cell, "feature"), random.random((2, 3, 5))),
             "intercept": (cell, random.random((2, 3))),
+            "prior": (cell, random.random((2, 3))),
         },
-        coords={"layer": [0, 1], "token": ["last_q", "-2", "-1"]},
-        attrs={"split": "random"},
+        coords={
+            "layer": [0, 1],
+            "token": ["last_q", "-2", "-1"],
+            "id": ("example", [f"q{i}" for i in range(40)]),
+            "correct": ("example", np.arange(40) % 3 > 0),
+        },
+        attrs={"split": "random", "folds": 4},
     )
 
 
@@ -245,19 +263,32 @@ def test_everything_but_probes_and_last_digits_is_kept(made):
     for split in SPLITS:
         before, after = run.grid(split), small.grid(split)
         xr.testing.assert_identical(before["auroc"], after["auroc"])
-        assert set(before) - set(after) == {"coef", "intercept"}
+        left_out = {"coef", "null_by_layer", "null_by_token", "null_wrong"}
+        assert set(before) - set(after) == left_out
+        assert set(after) <= set(before)
         score, rounded = before["score"].to_numpy(), after["score"].to_numpy()
         assert rounded.dtype == np.float32
         np.testing.assert_array_equal(np.isnan(rounded), np.isnan(score))
         np.testing.assert_array_equal(rounded[1:3, 0, 0], [0, 1])
-        # Single precision has no more digits near 1.
+        # Single precision has no more digits near 1. Half a step is 1/64 of a cell's spread.
         inner = (score > 1e-6) & (score < 0.999)
-        np.testing.assert_allclose(
-            logit(rounded[inner].astype(float)), logit(score[inner]), atol=1 / 32 + 1e-3
-        )
+        finite = (score > 0) & (score < 1)
+        spread = np.nanstd(np.where(finite, logit(np.where(finite, score, 0.5)), np.nan), 0)
+        error = np.abs(logit(np.where(inner, rounded, 0.5)) - logit(np.where(inner, score, 0.5)))
+        assert (error <= spread / 64 + 1e-3).all()
+        assert error.max() > 0.01, "they are rounded"
+        exact = before["log_odds_without"].to_numpy() * before["slope"].to_numpy()
+        without = after["log_odds_without"].to_numpy() * before["slope"].to_numpy()
+        np.testing.assert_array_equal(np.isnan(without), np.isnan(exact))
+        assert (np.nan_to_num(np.abs(without - exact)) <= spread / 16 + 1e-3).all()
         assert (np.diff(rounded[np.argsort(score[:, 0, 1]), 0, 1]) >= 0).all(), "the same order"
     xr.testing.assert_identical(run.controls("answer"), small.controls("answer"))
     assert small.answers().equals(run.answers())
+    for split in SPLITS[:2]:
+        before, after = run.detector(split), small.detector(split)
+        assert str(before) == str(after)
+        xr.testing.assert_identical(before.p_error, after.p_error)
+        assert (before.probes is None, after.probes is None) == (False, True)
 
 
 def test_manifests_tell_what_is_there_and_what_is_not(made):
@@ -269,7 +300,12 @@ def test_manifests_tell_what_is_there_and_what_is_not(made):
         "questions.csv": sha256(run.path.parent / "elsewhere/questions.csv")
     }
     assert small.manifest("visualize")["left_out"] == ["figures/heatmap.svg"]
-    assert small.manifest("probe")["outputs"].keys() == {"grid.nc", "controls.nc"}
+    detectors = {
+        f"detector/{split}/detector.{suffix}"
+        for split in SPLITS[:2]
+        for suffix in ("json", "safetensors")
+    }
+    assert small.manifest("probe")["outputs"].keys() == {"grid.nc", "controls.nc", *detectors}
     assert small.manifest("probe")["left_out"] == []
     assert small.manifest("interpret")["results"] == {"summary": "flat"}
     assert not (small.path / "run.json").exists(), "a run into it is not refused"

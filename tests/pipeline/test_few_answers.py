@@ -73,7 +73,7 @@ def test_the_notebooks_draw_what_can_be_drawn_and_say_what_cannot(file, tmp_path
     else:
         assert IDENTITY in text
         assert f"only {len(names)} different answers" in text
-        assert "how often the answer is right elsewhere" in text, "the controls are told"
+        assert "how often the answer is wrong elsewhere" in text, "the controls are told"
     assert ("**Held-out groups of questions** (split: group)" in text) == (held_out == {"group"})
     assert (run.path / "claims.csv").stat().st_size > 1000
     assert set(explorer.splits) == {"random", "published"} | held_out

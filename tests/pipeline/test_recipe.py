@@ -54,7 +54,8 @@ def ten_questions(tiny_mistral, tmp_path_factory):
         writer = csv.writer(file)
         writer.writerow(["question", "answer", "candidates"])
         for i, (question, word) in enumerate(zip(questions, words, strict=True)):
-            writer.writerow([question, word if i % 2 else "Atlantis", "words"])
+            # Of the two that the published protocol tests on, one is right.
+            writer.writerow([question, word if i >= 5 else "Atlantis", "words"])
     return folder / "ten.csv"
 
 

@@ -357,10 +357,15 @@ def test_predict_asks_the_model_and_scores_what_it_answers(whole):
         asked.update(options, questions=questions)
         return answers, new
 
-    found = whole.predict(SimpleNamespace(answer=answer), ["Q?"] * 4, max_new_tokens=5)
+    lm = SimpleNamespace(answer=answer, name="tiny", revision="1")
+    found = whole.predict(lm, ["Q?"] * 4, max_new_tokens=5)
     assert asked == {"questions": ["Q?"] * 4, "site": "mlp_out", "max_new_tokens": 5}
     assert list(found) == ["id", "question", "response", "exact_answer", "p_error"]
     np.testing.assert_array_equal(found["p_error"], whole(new))
+    asked.clear()
+    with pytest.raises(ValueError, match="lm is of model 'vast', and the detector is of 'tiny'"):
+        whole.predict(SimpleNamespace(answer=answer, name="vast", revision="1"), ["Q?"])
+    assert not asked, "no question is asked in vain"
 
 
 def test_a_run_hands_out_its_detectors(grid, activations, tmp_path):

@@ -593,19 +593,22 @@ def test_the_detector_is_one_sentence():
     grid = make_grid(flat(0.7, 3))
     numbers = {"auroc": 0.78, "auroc_low": 0.72, "auroc_high": 0.85}
     numbers |= {"gain": 0.1, "gain_low": -0.01, "gain_high": 0.19}
-    numbers |= {
-        "added": 0.02,
-        "added_low": -0.01,
-        "added_high": 0.05,
-        "origin": {"split": "answer"},
-    }
+    numbers |= {"p_error": grid["correct"], "origin": {"split": "random"}}
+    numbers |= {"added": 0.02, "added_low": -0.01, "added_high": 0.05}
     detector = Detector(**dict.fromkeys(f.name for f in fields(Detector)) | numbers)
     text = describe(grid, detector=detector)
     assert "AUROC 0.78 [0.72, 0.85], which is +0.10 [-0.01, +0.19] against all controls" in text
+    assert "That it adds to them is not shown: with it, their AUROC changes by +0.02 [" in text
+    adds = replace(detector, added_low=0.01)
+    assert "It adds something to them: with it, their AUROC" in describe(grid, detector=adds)
     alone = replace(detector, gain=np.nan, gain_low=np.nan, gain_high=np.nan)
     assert "AUROC 0.78 [0.72, 0.85]." in describe(grid, detector=alone)
     with pytest.raises(TypeError, match="detector"):
         describe(grid, detector="all")
+    held_out = replace(detector, origin={"split": "answer"})
+    assert "none of them chosen, answers held out: AUROC" in describe(grid, detector=held_out)
+    with pytest.raises(ValueError, match="grid and detector have different examples"):
+        describe(grid, detector=replace(detector, p_error=grid["correct"][1:]))
 
 
 @pytest.mark.parametrize("n, groups", [(120, None), (300, 32)])

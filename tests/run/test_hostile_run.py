@@ -22,6 +22,8 @@ import nbformat
 import numpy as np
 import pandas as pd
 import pytest
+import safetensors.numpy
+import xarray as xr
 from made_run import made_run
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output, new_raw_cell
 from nightly import is_nightly
@@ -32,6 +34,7 @@ from probekit.extraction.one_pass import check_two_classes
 from probekit.extraction.store import mend
 from probekit.pipeline import notebooks
 from probekit.pipeline.report import _TAGS
+from probekit.probing.detection import FILES as DETECTOR_FILES
 from probekit.run.directory import Run
 from probekit.run.files import sha256, write_json
 from probekit.run.manifest import STAGES, sealed
@@ -120,7 +123,7 @@ def all_that_is_done(run):
         "answers": run.answers,
         "activations": run.activations,
         "grid": run.grid,
-        "detector": lambda: str(run.detector().threshold()),
+        "detector": run.detector,
         "tokens": lambda: pk.show_tokens(run),
         "explore": lambda: pk.explore(run).examples(),
         "report": lambda: pk.write_report(run),
@@ -128,7 +131,6 @@ def all_that_is_done(run):
         "figures": lambda: run.figures,
         "notebooks": lambda: run.notebooks,
         "text": lambda: run.write_text("description.md", "mine"),
-        "detectors": lambda: run.save_detectors({}),
         "stages": lambda: [run.begin(s, {}).finish([]) for s in (*STAGES, "report")],
     }
     said = {}
@@ -150,7 +152,7 @@ def shared_run(path):
     run = made_run(path, n=30)
     (run.path / "activations.zarr").mkdir()
     (run.path / "activations.zarr" / "zarr.json").write_text("{}")
-    for name in (".lock", "figures", "notebooks", "shards"):
+    for name in (".lock", "detector", "figures", "notebooks", "shards"):
         (run.path / name).mkdir(exist_ok=True)
     return run
 
@@ -160,11 +162,9 @@ FILES = [
     "manifests/probe.json", "manifests/report.json", "manifests/.extract.pipeline.json",
     "notebooks/01_extract.ipynb", "notebooks/04_interpret.unfinished.ipynb", "answers.parquet",
     "grid.nc", "controls.nc", "claims.csv", "description.md", "report.html", "run.json",
-    "activations.zarr/zarr.json", "detector/answer/detector.json",
-    "detector/random/detector.safetensors",
+    "activations.zarr/zarr.json",
 ]  # fmt: skip
-FOLDERS = [".lock", "manifests", "notebooks", "figures", "shards", "activations.zarr", "detector"]
-FOLDERS += ["detector/answer"]
+FOLDERS = [".lock", "detector", "manifests", "notebooks", "figures", "shards", "activations.zarr"]
 
 
 @pytest.mark.parametrize("name", [*FILES, *FOLDERS])
@@ -179,13 +179,7 @@ def test_no_link_in_a_run_is_written_or_deleted_through(name, tmp_path, outside)
     outside.assert_untouched()
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        *("answers.parquet", "grid.nc", "manifests/probe.json", "detector", "detector/answer"),
-        *("detector/answer/detector.json", "detector/answer/detector.safetensors"),
-    ],
-)
+@pytest.mark.parametrize("name", ["answers.parquet", "grid.nc", "manifests/probe.json"])
 def test_no_link_in_a_run_is_read_through(name, tmp_path):
     """Not even if what it leads to is just what the manifest says."""
     run = shared_run(tmp_path / "run")
@@ -193,7 +187,7 @@ def test_no_link_in_a_run_is_read_through(name, tmp_path):
     (run.path / name).rename(elsewhere)
     (run.path / name).symlink_to(elsewhere)
     with pytest.raises(REFUSED) as refused:
-        run.answers(), run.grid(), run.detector()
+        run.answers(), run.grid()
     assert told(refused.value)
 
 
@@ -281,6 +275,124 @@ def test_a_grid_that_leads_to_another_file_is_refused(kind, tmp_path):
     assert told(refused.value)
 
 
+# Detectors
+
+
+@pytest.fixture(scope="module")
+def detected(tmp_path_factory):
+    """A run of a tiny grid with its detector, and the two files of that."""
+    run = made_run(tmp_path_factory.mktemp("detected") / "run", n=30)
+    random = np.random.default_rng(0)
+    wrong = np.arange(40) % 2 == 0
+    X = random.normal(size=(40, 2, 2, 3)).astype(np.float32)
+    X[wrong, ..., 0] += 1
+    activations = xr.Dataset(
+        {"activation": (("example", "layer", "token", "feature"), X)},
+        coords={
+            "layer": [0, 1],
+            "token": ["last_q", "-1"],
+            "id": ("example", [f"q{i}" for i in range(40)]),
+            "exact_answer": ("example", [f"country {i}" for i in range(40)]),
+            "correct": ("example", ~wrong),
+        },
+    )
+    grid = pk.probe_grid(activations, n_permutations=0, n_jobs=1, progress=False)
+    made = [run.save_grids({"random": grid}), run.save_detectors({"random": pk.detector(grid)})]
+    run.begin("probe", {}).finish(made, splits=["random"])
+    return run
+
+
+def used(run):
+    """What the notebooks and the reports do with a run's detector."""
+    detector, grid = run.detector(), run.grid()
+    pk.heatmap(grid, detector=detector).to_dict()
+    pk.describe(grid, detector=detector)
+    return f"{detector} {detector.threshold()} {detector.p_error.to_numpy()}"
+
+
+SPOILT_JSON = {
+    "another form": lambda said: [said],
+    "a later format": lambda said: said | {"format": 2},
+    "no numbers": lambda said: said | {"auroc": {"a": 1}, "n_examples": [1]},
+    "a vast number": lambda said: said | {"auroc": 10**400},
+    "a vast number in a table": lambda said: said | {"by_layer": many(said, auroc=10**400)},
+    "a layer of text": lambda said: said | {"by_layer": many(said, layer=TERMINAL)},
+    "a layer of no number": lambda said: said | {"by_layer": many(said, layer=None)},
+    "tables of lists": lambda said: said | {"by_token": many(said, auroc=[[]])},
+    "a table of text": lambda said: said | {"by_token": TERMINAL},
+    "other answers": lambda said: said | {"ids": said["ids"] * 1000},
+    "tokens of text": lambda said: said | {"tokens": TERMINAL},
+    "a map of text": lambda said: said | {"calibration": [TERMINAL, {}]},
+    "a split of lists": lambda said: said | {"origin": {"split": [[TERMINAL]]}},
+    "no origin": lambda said: said | {"origin": None},
+}
+
+
+def many(said, **columns):
+    """A table whose columns hold the same in every row."""
+    n = len(said["by_layer"]["layer"])
+    return said["by_layer"] | {"token": ["a"] * n} | {k: [v] * n for k, v in columns.items()}
+
+
+SPOILT_TENSORS = {
+    "no safetensors": lambda arrays: pickle.dumps(arrays),
+    "nothing": lambda arrays: {},
+    "one cell": lambda arrays: arrays | {"cells": np.ones((1, 1))},
+    "layers of layers": lambda arrays: arrays | {"layers": np.zeros((2, 2), int)},
+    "a layer alone": lambda arrays: arrays | {"layers": np.array(1)},
+    "flat probes": lambda arrays: arrays | {"coef": np.zeros((2, 2))},
+    "probes without intercepts": lambda arrays: {k: v for k, v in arrays.items() if k != "prior"},
+    "fewer answers": lambda arrays: arrays | {"p_error": np.zeros(3)},
+    "groups of another length": lambda arrays: arrays | {"groups": np.zeros(3, int)},
+    "a map of one row": lambda arrays: arrays | {"points": np.zeros((1, 5))},
+}
+
+
+@pytest.mark.parametrize("spoilt", [*SPOILT_JSON, *SPOILT_TENSORS])
+def test_a_detector_of_another_form_is_refused(spoilt, detected, tmp_path, capsys):
+    run = Run(shutil.copytree(detected.path, tmp_path / "run"))
+    assert used(run), "as it was made, it is used"
+    tensors, about = (run.path / "detector" / "random" / name for name in DETECTOR_FILES)
+    if spoilt in SPOILT_JSON:
+        about.write_text(json.dumps(SPOILT_JSON[spoilt](json.loads(about.read_text()))))
+    else:
+        content = SPOILT_TENSORS[spoilt](safetensors.numpy.load_file(tensors))
+        if not isinstance(content, bytes):
+            content = safetensors.numpy.save(content)
+        tensors.write_bytes(content)
+    remade(run, "probe", [run.path / "grid.nc", run.path / "detector"])
+    with pytest.raises(REFUSED, match="Run the probe stage again") as refused:
+        run.detector()
+    assert told(refused.value)
+    assert not HIDDEN.search(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("name", ["detector", "detector/random", "detector/random/detector.json"])
+@pytest.mark.parametrize("kind", ["link", "pipe", "other kind", "nothing"])
+def test_a_detector_that_leads_elsewhere_is_refused(name, kind, detected, tmp_path, outside):
+    run = Run(shutil.copytree(detected.path, tmp_path / "run"))
+    found, place = run.detector(), run.path / name
+    elsewhere = tmp_path / "elsewhere"
+    place.rename(elsewhere)
+    if kind == "link":  # what it leads to is just what the manifest says
+        place.symlink_to(elsewhere)
+    elif kind == "pipe":
+        os.mkfifo(place)
+    elif kind == "other kind":
+        place.write_text("{}") if elsewhere.is_dir() else place.mkdir()
+    # Whoever makes the manifest says that it is as the stage left it.
+    remade(run, "probe", [run.path / "grid.nc", run.path / "detector"])
+    before = {p: p.read_bytes() for p in elsewhere.rglob("*") if p.is_file()}
+    with pytest.raises(REFUSED) as refused:
+        run.detector("random")
+    assert told(refused.value)
+    # Nor is it deleted or written through, when detectors are made anew.
+    with suppress(*REFUSED):
+        run.save_detectors({"random": found})
+    assert before == {p: p.read_bytes() for p in elsewhere.rglob("*") if p.is_file()}
+    outside.assert_untouched()
+
+
 # Manifests
 
 
@@ -349,13 +461,7 @@ def test_a_deeply_nested_manifest(levels, tmp_path):
 
 
 @pytest.mark.timeout(30)
-@pytest.mark.parametrize(
-    "name",
-    [
-        *("manifests/extract.json", "answers.parquet", ".lock/run.json"),
-        *("detector/answer/detector.json", "detector/answer/more"),
-    ],
-)
+@pytest.mark.parametrize("name", ["manifests/extract.json", "answers.parquet", ".lock/run.json"])
 def test_a_pipe_in_place_of_a_file(name, tmp_path):
     """Whoever opened it would wait for ever."""
     run = shared_run(tmp_path / "run")
