@@ -270,17 +270,17 @@ def test_everything_but_probes_and_last_digits_is_kept(made):
         assert rounded.dtype == np.float32
         np.testing.assert_array_equal(np.isnan(rounded), np.isnan(score))
         np.testing.assert_array_equal(rounded[1:3, 0, 0], [0, 1])
-        # Single precision has no more digits near 1. Half a step is 1/64 of a cell's spread.
+        # Single precision has no more digits near 1. Half a step is at most 1/45 of the spread.
         inner = (score > 1e-6) & (score < 0.999)
         finite = (score > 0) & (score < 1)
         spread = np.nanstd(np.where(finite, logit(np.where(finite, score, 0.5)), np.nan), 0)
         error = np.abs(logit(np.where(inner, rounded, 0.5)) - logit(np.where(inner, score, 0.5)))
-        assert (error <= spread / 64 + 1e-3).all()
+        assert (error <= spread / 45 + 1e-3).all()
         assert error.max() > 0.01, "they are rounded"
         exact = before["log_odds_without"].to_numpy() * before["slope"].to_numpy()
         without = after["log_odds_without"].to_numpy() * before["slope"].to_numpy()
         np.testing.assert_array_equal(np.isnan(without), np.isnan(exact))
-        assert (np.nan_to_num(np.abs(without - exact)) <= spread / 16 + 1e-3).all()
+        assert (np.nan_to_num(np.abs(without - exact)) <= spread / 4 + 1e-3).all()
         assert (np.diff(rounded[np.argsort(score[:, 0, 1]), 0, 1]) >= 0).all(), "the same order"
     xr.testing.assert_identical(run.controls("answer"), small.controls("answer"))
     assert small.answers().equals(run.answers())

@@ -363,7 +363,6 @@ def bar(seed, kind, n=240, layers=2):
     return {
         "cell": bool((gain["gain_low_simultaneous"] > 0).any()),
         "above": whole.gain_low > 0,
-        "outside": not whole.gain_low <= 0 <= whole.gain_high,
         "added": whole.added_low > 0,
         "absorbed": whole.absorbed,
         "all": area(found, "all"),
@@ -380,9 +379,6 @@ def test_what_the_controls_know_is_no_gain(kind):
     assert found["cell"].sum() <= most(len(found))
     assert found["above"].sum() <= most(len(found), 0.025)
     assert found["added"].sum() <= most(len(found), 0.025)
-    # Where the controls know all that there is, the detector is rightly below them.
-    if kind != "two controls":
-        assert found["outside"].sum() <= most(len(found), 0.07)
     if kind == "two controls":
         assert found["absorbed"].mean() > 0.8
 
