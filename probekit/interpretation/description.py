@@ -115,7 +115,7 @@ def describe(grid, controls=None, held_out=None, detector=None):
     if view.usable.any():
         n_above, chance = above_chance(view)
         sections["Overview"][-1] += f" {chance}"
-        sections["Overview"] += _below_chance(view.areas) + _pooled(detector)
+        sections["Overview"] += _below_chance(view.areas) + _pooled(detector, view.grid)
         bands_differ, bands = _bands(view)
         located, located_text, table = observations.token_peaks(view)
         said = {
@@ -196,8 +196,8 @@ def _below_chance(areas):
     ]
 
 
-def _pooled(detector):
-    """What all cells together detect, as one detector."""
+def _pooled(detector, grid):
+    """What all cells together detect, as one detector; nothing of its gain where that is open."""
     if detector is None:
         return []
     held = {"answer": ", answers held out", "group": ", groups of questions held out"}
@@ -207,7 +207,7 @@ def _pooled(detector):
         f"{area(detector.auroc, detector.auroc_low, detector.auroc_high)}"
     )
     gain = (detector.gain, detector.gain_low, detector.gain_high)
-    if not np.isfinite(gain).all():
+    if not np.isfinite(gain).all() or _mostly_single(grid):
         return [f"{text}."]
 
     def signed(values):
@@ -436,7 +436,8 @@ def _against_controls(view, controls):
     above, below, i = int((low > 0).sum()), int((high < 0).sum()), int(gain.argmax())
     largest = f"{number(gain[i], '+')} [{number(low[i], '+')}, {number(high[i], '+')}]"
     return text + (
-        f" Of {count(len(gain), 'cell')}, {above} {'exceeds' if above == 1 else 'exceed'} it, "
+        f" Of {count(len(gain), 'cell')}, {above or 'none'} "
+        f"{'exceeds' if above == 1 else 'exceed'} it, "
         f"{below} {'falls' if below == 1 else 'fall'} short of it, and {len(gain) - above - below} "
         f"cannot be distinguished from it; the largest gain is {largest}. *Rule: 95 % intervals "
         "of all cells at once.*"

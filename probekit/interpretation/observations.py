@@ -177,7 +177,8 @@ def peak(view):
         tokens = dict.fromkeys(code(view.compared.tokens[c]) for c in np.sort(column[best.equal]))
         layers = wording.layers(set(view.compared.layers[row[best.equal]]))
         text += (
-            f". {best.lower.sum()} of the other {len(row) - 1} cells are lower; {len(best.equal)} "
+            f". Of the other {len(row) - 1} cells {best.lower.sum()} "
+            f"{'is' if best.lower.sum() == 1 else 'are'} lower; {len(best.equal)} "
             f"cannot be distinguished from it, in {layers} at {listing(tokens)}."
         )
     return best.lower.any(), text + " *Rule: differences to the highest cell, over all pairs.*"

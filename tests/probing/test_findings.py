@@ -107,7 +107,7 @@ def test_cells_as_high_as_the_peak_are_not_called_lower():
     true.loc[4:6, EXACT] = 0.9
     peak = observation(describe(make_grid(true, n=1000)), "Peak")
     assert (
-        "159 of the other 167 cells are lower; 8 cannot be distinguished from it, in layers 4–6"
+        "Of the other 167 cells 159 are lower; 8 cannot be distinguished from it, in layers 4–6"
         in peak
     )
 
