@@ -305,7 +305,7 @@ def example_groups(examples, split):
 def group_counts(groups):
     """How many groups of answers there are, how many of one answer, and how large the largest is.
 
-    `groups` (example,), or None where each answer is alone.
+    `groups` (example,); where each answer is alone, one number for each.
     """
     sizes = np.unique(groups, return_counts=True)[1]
     single, largest = int((sizes == 1).sum()), int(sizes.max())

@@ -62,7 +62,7 @@ def test_a_cell_that_holds_only_the_country_is_at_chance(confusable):
     before = areas(seeds, "answer", known=False, confusable=confusable)
     held_out = areas(seeds, "answer", confusable=confusable)
     assert before.mean() < 0.42, "what it is where nobody knows what was accepted"
-    assert abs(held_out.mean() - 0.5) < 0.03 + 2 * held_out.std() / np.sqrt(len(held_out))
+    assert abs(held_out.mean() - 0.5) < 0.04
 
 
 def test_how_hard_a_country_is_can_be_read_where_it_is_confused_with_many():
@@ -77,25 +77,30 @@ def test_how_hard_a_country_is_can_be_read_where_it_is_confused_with_many():
 
 def test_accepted_answers_can_be_held_out_too():
     held_out = areas(range(quarter(80)), "gold")
-    assert abs(held_out.mean() - 0.5) < 0.04 + 2 * held_out.std() / np.sqrt(len(held_out))
+    assert abs(held_out.mean() - 0.5) < 0.04
 
 
 def test_an_error_signal_is_what_it_would_be_without_the_country():
-    """Beside the country: what the same probes find for unseen countries that go with no error."""
-    seeds = range(quarter(80))
-    held_out = areas(seeds, "answer", signal=1.5)
+    """Beside the country: what the same probes find for unseen countries that go with no error.
+
+    Where each country is confused with one other, that is 0.67, and was 0.54 where nothing was
+    dropped; with three others the two differ too little for a test to tell.
+    """
+    seeds, of = range(quarter(80)), {"signal": 1.0, "confusable": 1}
+    held_out, before = areas(seeds, "answer", **of), areas(seeds, "answer", known=False, **of)
     pure = []
     for seed in seeds:
-        activations = confused(seed, signal=1.5)
+        activations = confused(seed, **of)
         random = np.random.default_rng(seed)
         country = random.integers(40, size=600)
         X = random.normal(size=(40, 24))[country] + 0.5 * random.normal(size=(600, 24))
-        X[~activations["correct"].to_numpy(), 0] += 1.5
+        X[~activations["correct"].to_numpy(), 0] += of["signal"]
         activations = activations.assign(
             activation=(activations["activation"].dims, X[:, None, None])
         ).assign_coords(other=("example", country))
         pure.append(float(probe_grid(activations, split="other", **QUICK)["auroc"].squeeze()))
-    assert np.mean(held_out) == pytest.approx(np.mean(pure), abs=0.05)
+    assert before.mean() < np.mean(pure) - 0.1, "what it is where nobody knows what was accepted"
+    assert held_out.mean() == pytest.approx(np.mean(pure), abs=0.03)
 
 
 def test_no_question_trains_to_which_a_held_out_answer_would_be_right():
