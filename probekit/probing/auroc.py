@@ -75,6 +75,26 @@ def standard_error(influence, cluster=None):
     return np.sqrt((sums**2).sum(-1) * n / np.maximum(n - 1, 1))
 
 
+def null_distance(score, positive, cluster=None):
+    """How far areas are from 0.5, in standard errors, for permuted labels to be compared with.
+
+    By the standard error of the scores at hand, which sees how answers that belong together are
+    spread over the classes, as permuted labels may not have it (studentized permutation; Janssen,
+    Statistics and Probability Letters 1997); but never by less than that of ranks alone.
+
+    `score` (..., example), `positive` likewise or (example,), `cluster` (example,); NaN without
+    both classes.
+    """
+    score = np.asarray(score, float)
+    area, influence = auroc_influence(score, positive)
+    present = ~np.isnan(score)
+    n_positive = (present & positive).sum(-1)
+    n = present.sum(-1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        ranks = np.sqrt((n + 1) / (12 * n_positive * (n - n_positive)))
+        return (area - 0.5) / np.maximum(standard_error(influence, cluster), ranks)
+
+
 def cluster_sums(values, cluster):
     """Sums over the examples of each cluster: (..., example) to (..., cluster)."""
     order = np.argsort(cluster, kind="stable")

@@ -16,7 +16,13 @@ from scipy.special import logit
 from sklearn.base import clone
 from threadpoolctl import ThreadpoolController
 
-from probekit.probing.auroc import auroc, independent_pairs, measured, standard_error
+from probekit.probing.auroc import (
+    auroc,
+    independent_pairs,
+    measured,
+    null_distance,
+    standard_error,
+)
 from probekit.probing.calibration import Calibration
 from probekit.run.activations import explained_damage
 
@@ -165,6 +171,7 @@ def fit_cell(X, plan, fitter):
         "without": np.full((plan.n_others, n), np.nan, np.float32),
         "null": np.zeros((n_permutations, n), np.float32),
         "null_auroc": np.full(n_permutations, np.nan),
+        "distance": np.full(1 + n_permutations, np.nan),
         "choosing": np.full(plan.n_folds, np.nan),
         "coef": np.full(features, np.nan, np.float32),
         "converged": True,
@@ -213,6 +220,7 @@ def fit_cell(X, plan, fitter):
     cell["null"][:, present] = rounded(np.nan_to_num(log_odds[1:]))
     cell["log_odds"][present], cell["without"][:, present] = log_odds[0], rounded(without)
     groups = None if plan.groups is None else plan.groups[present]
+    cell["distance"] = null_distance(log_odds, wrong, groups)
     variants = np.vstack([log_odds[:1], cell["without"][:, present]])
     cell["auroc"], units, cell["n_units"] = measured(variants, wrong[0], groups)
     cell["error"] = standard_error(units)

@@ -15,11 +15,11 @@ from scipy.stats import beta, t
 
 from probekit import arguments
 from probekit.probing.auroc import (
-    auroc,
     cluster_sums,
     independent_pairs,
     interval,
     measured,
+    null_distance,
     standard_error,
 )
 from probekit.probing.calibration import Calibration, reliability
@@ -90,7 +90,7 @@ def detector(grid, controls=None, *, tokens=None, layers=None):
         **measures,
         **gain,
         **quality,
-        p_value=pooled.p_value(measures["auroc"], chosen, columns),
+        p_value=pooled.p_value(variants[0], chosen, columns),
         p_error=xr.DataArray(p_error, of_example, ("example",)),
         log_odds=xr.DataArray(variants[0], of_example, ("example",)),
         n_cells=xr.DataArray(n_cells, of_example, ("example",)),
@@ -143,11 +143,12 @@ class _Pooled:
             "n_errors": int((scored & self.wrong).sum()),
         }
 
-    def p_value(self, area, layers, tokens):
-        """P-value of the pooled area, from the permuted grids pooled in the same way.
+    def p_value(self, own, layers, tokens):
+        """P-value of pooled log-odds (example,), from the permuted grids pooled in the same way.
 
-        Their areas are close to normal: how far the real one lies from their mean, in their
-        standard deviations, has Student's t distribution. Below ten permutations they are counted.
+        Their `null_distance` is close to normal: how far the real one lies from their mean, in
+        their standard deviations, has Student's t distribution. Below ten permutations they are
+        counted.
         Only whole layers or whole tokens are kept of the permuted grids; else it is NaN, as in an
         example run, which keeps none of them.
         """
@@ -165,13 +166,12 @@ class _Pooled:
         n_cells = (~np.isnan(self.log_odds[cells][:, 0])).sum(0)
         null = null / np.where(n_cells, n_cells, np.nan)
         labels = self.grid["null_wrong"].transpose("permutation", "example").to_numpy().astype(bool)
-        areas = np.array([auroc(row, wrong) for row, wrong in zip(null, labels, strict=True)])
-        areas = areas[~np.isnan(areas)]
-        n = len(areas)
-        if n < 10 or not areas.std() > 0:
-            return float((1 + (areas >= area).sum()) / (1 + n)) if n else np.nan
-        z = (area - areas.mean()) / (areas.std(ddof=1) * np.sqrt(1 + 1 / n))
-        return float(t.sf(z, n - 1))
+        z = null_distance(null, labels, self.groups)
+        z = z[~np.isnan(z)]
+        n, own = len(z), null_distance(own, self.wrong, self.groups)
+        if n < 10 or not z.std() > 0:
+            return float((1 + (z >= own).sum()) / (1 + n)) if n else np.nan
+        return float(t.sf((own - z.mean()) / (z.std(ddof=1) * np.sqrt(1 + 1 / n)), n - 1))
 
     def table(self, dimension, names, layers, tokens):
         """The same for each layer over some tokens, or for each token over some layers."""
@@ -182,8 +182,8 @@ class _Pooled:
             cells = chosen[0][:, None] & chosen[1] & self.usable
             row = {dimension: name}
             if cells.any():
-                row |= self.measures(self.mean(cells)[0])
-                row["p_value"] = self.p_value(row["auroc"], *chosen)
+                variants, _ = self.mean(cells)
+                row |= self.measures(variants) | {"p_value": self.p_value(variants[0], *chosen)}
             rows.append(row)
         columns = [dimension, "auroc", "auroc_low", "auroc_high", "p_value", "n_examples"]
         return pd.DataFrame(rows).reindex(columns=columns)

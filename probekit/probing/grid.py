@@ -298,9 +298,7 @@ def _assemble(examples, results, null, plan):
     log_odds, without = stack("log_odds"), stack("without")
     null_auroc = stack("null_auroc")
     scored = ~np.isnan(log_odds)
-    p_value, p_corrected = _p_values(
-        np.concatenate([area[..., None], null_auroc], -1), scored, plan.wrong
-    )
+    p_value, p_corrected = _p_values(stack("distance"))
     on_common, n_common = _on_common(examples, log_odds, wrong)
     cell = ("layer", "token")
     coords = {n: c for n, c in examples.coords.items() if {"example", *cell}.issuperset(c.dims)}
@@ -370,21 +368,16 @@ def _on_common(examples, log_odds, wrong):
     return np.where(drawn, area, np.nan), int(both.sum())
 
 
-def _p_values(area, scored, labellings):
+def _p_values(z):
     """P-values of each cell alone, and for having looked at all of them.
 
-    Areas are measured in standard errors under the null, so that cells of different size, and
-    labellings of different balance, compare. Corrected: how often the largest of a permuted grid
-    reaches a cell (Westfall and Young 1993), from ten of them on by `largest_tail`. Alone: how
-    often any cell of the permuted grids does, as all share one null.
+    Corrected: how often the largest of a permuted grid reaches a cell (Westfall and Young 1993),
+    from ten of them on by `largest_tail`. Alone: how often any cell of the permuted grids does, as
+    all share one null.
 
-    `area` (layer, token, labelling), `scored` (layer, token, example), `labellings` (labelling,
-    example); each p-value (layer, token).
+    `z` (layer, token, labelling) from `null_distance`, so that cells of different size, and
+    labellings of different balance, compare; each p-value (layer, token).
     """
-    n_wrong = scored.astype(np.float32) @ labellings.T.astype(np.float32)
-    n = scored.sum(-1, keepdims=True)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        z = (area - 0.5) / np.sqrt((n + 1) / (12 * n_wrong * (n - n_wrong)))
     z, null = z[..., 0], z[..., 1:]
     empty = np.isnan(z)
     # A permutation may leave a cell, or all of few cells, without both classes in every fold.

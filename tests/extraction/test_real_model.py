@@ -158,7 +158,7 @@ def test_the_real_model_gives_probabilities_and_verdicts(smollm2):
 def test_a_saved_detector_scores_new_questions(smollm2, tmp_path):
     """What it says of answers given in memory is what it says of a run's own activations."""
     cities = read_questions("cities")
-    run = extract(smollm2, cities[:80], Run(tmp_path / "run"), max_new_tokens=40, progress=False)
+    run = extract(smollm2, cities[:48], Run(tmp_path / "run"), max_new_tokens=40, progress=False)
     activations = run.activations().isel(layer=[10, 15, 20], token=[0, 5, 14])
     grid = probe_grid(activations, n_permutations=0, folds=3, n_jobs=1, progress=False)
     stage = run.begin("probe", {})

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import xarray as xr
-from nightly import quarter
+from nightly import most, quarter
 
-from probekit import held_out_splits, probe_grid
+from probekit import detector, held_out_splits, probe_grid
 from probekit.probing.folds import (
     Plan,
     _check_training,
@@ -18,14 +18,15 @@ from probekit.probing.folds import (
 QUICK = {"n_permutations": 0, "progress": False, "n_jobs": 1}
 
 
-def confused(seed, n=600, countries=40, signal=0.0, confusable=3):
+def confused(seed, n=600, countries=40, signal=0.0, confusable=3, alike=False):
     """Cities of countries: error rates differ by country, and wrong answers are of a few others.
 
     The features hold the city's country, and with a signal whether the answer is wrong.
     """
     random = np.random.default_rng(seed)
     gold = random.integers(countries, size=n)
-    wrong = random.random(n) < random.beta(1, 1, size=countries)[gold]
+    rate = np.full(countries, 0.45) if alike else random.beta(1, 1, size=countries)
+    wrong = random.random(n) < rate[gold]
     others = random.integers(countries, size=(countries, confusable))
     others = np.where(others == np.arange(countries)[:, None], (others + 1) % countries, others)
     share = random.dirichlet(np.full(confusable, 0.7), size=countries)
@@ -73,6 +74,17 @@ def test_how_hard_a_country_is_can_be_read_where_it_is_confused_with_many():
     seeds = range(quarter(80))
     assert 0.5 < areas(seeds, "answer", confusable=20).mean() < 0.6
     assert abs(areas(seeds, "gold", confusable=20).mean() - 0.5) < 0.04
+
+
+def test_where_nothing_can_be_read_few_p_values_are_small():
+    """All countries are as hard: against permuted labels as they are, 13 to 16 % would be."""
+    p = []
+    for seed in range(quarter(120)):
+        grid = probe_grid(
+            confused(seed, alike=True), split="answer", **QUICK | {"n_permutations": 19}
+        )
+        p.append((float(grid["p_corrected"].squeeze()), detector(grid).p_value))
+    assert ((np.array(p) <= 0.05).sum(0) <= most(len(p))).all()
 
 
 def test_accepted_answers_can_be_held_out_too():

@@ -13,6 +13,7 @@ from probekit.probing.auroc import (
     interval,
     measured,
     n_clusters,
+    null_distance,
     standard_error,
 )
 
@@ -279,3 +280,21 @@ def test_independent_pairs_are_as_many_as_can_be_made():
         positive = random.random(len(groups)) < random.choice([0.2, 0.5, 0.8])
         there = np.ones(len(groups), bool)
         assert independent_pairs(there, positive, groups) == most_pairs(groups, positive)
+
+
+def test_the_distance_under_the_null_is_that_of_ranks_or_of_the_groups():
+    random = np.random.default_rng(0)
+    positive = random.random(90) < 0.4
+    score = random.normal(size=(3, 90))
+    score[1, :30] = np.nan
+    for row, found in zip(score, null_distance(score, positive), strict=True):
+        there = ~np.isnan(row)
+        n, k = there.sum(), (there & positive).sum()
+        area, influence = auroc_influence(row, positive)
+        largest = max(standard_error(influence), np.sqrt((n + 1) / (12 * k * (n - k))))
+        assert found == pytest.approx((area - 0.5) / largest)
+    # Groups that are right or wrong together are worth one answer each.
+    groups = np.repeat(np.arange(12), 10)
+    score, positive = np.repeat(random.normal(size=12), 10), groups % 2 == 0
+    alone, together = (null_distance(score, positive, g) for g in (None, groups))
+    assert abs(together) == pytest.approx(abs(alone) / np.sqrt(10), rel=0.2)
