@@ -101,12 +101,25 @@ def probe_grid(
         Over (layer, token): `auroc` of the out-of-fold P(error), with its 95 % interval
         `auroc_low` and `auroc_high` for these probes on other such answers; `training_error`, the
         part of its standard error that comes from which answers the probes were trained on;
-        `p_value` of the cell alone, and `p_corrected` for having looked at the whole grid;
-        `n_examples`, `n_errors`. `score(example, layer, token)`, the out-of-fold P(error).
-        `coef(layer, token, feature)` and `intercept` of a probe fitted on all examples.
-        `fold(example)`. `null_auroc(layer, token, permutation)`. The attributes `best_auroc`,
-        `best_auroc_low` and `best_auroc_high` are the best cell's, chosen and measured on
-        different answers.
+        `auroc_common`, on the answers that have all of the figure's tokens; `p_value` of the cell
+        alone, and `p_corrected` for having looked at the whole grid; `n_examples`, `n_errors`.
+
+        ``score(example, layer, token)`` is P(error) out of fold. It is ``expit(slope * log_odds +
+        offset)``, by Platt's map of the cell: `slope` is positive, so that the areas are those of
+        the log-odds, from which what a fit knows of the error rate in its training folds is taken
+        off (`prior`, for the probe of all examples). ``log_odds_without(other, example, layer,
+        token)`` are of fits that lacked one more fold, which intervals are made of.
+
+        ``coef(layer, token, feature)`` and `intercept` of a probe fitted on all examples.
+        ``fold(example)``; ``training(left_out, example)``, who may train what a fold tests.
+        ``null_auroc(layer, token, permutation)``, and the permuted grids' log-odds, summed:
+        `null_by_layer`, `null_by_token`, with their labels `null_wrong`. ``same_token(token,
+        other_token)``, the share of answers in which two columns are one token.
+
+        The attributes `best_auroc`, `best_auroc_low` and `best_auroc_high` are the best cell's,
+        chosen and measured on different answers; `n_groups`, `n_single_groups` and `largest_group`
+        tell how many answers are kept together; `n_left_out` and `n_left_out_errors` have no exact
+        answer; `n_below_chance` cells have their whole interval below 0.5.
 
     Raises
     ------
