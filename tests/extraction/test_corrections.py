@@ -8,6 +8,7 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 import xarray as xr
 from architectures import ARCHITECTURES, Architecture, plain_activations
 from test_extract import OPTIONS, check_same, files_of
@@ -128,6 +129,7 @@ def test_another_exact_answer_is_named_and_measured(made, lm, tmp_path):
         ids = row.token_ids[at["exact_answer_first"] : at["exact_answer_last"] + 1]
         assert row.exact_answer in lm.tokenizer.decode(ids)
         assert row.answer_logprob_min <= row.answer_logprob_mean <= row.answer_logprob_max <= 0
+        assert 0 <= row.answer_entropy_mean <= row.answer_entropy_max <= row.entropy_max + 1e-4
         if len(ids) == row.n_tokens:
             assert row.answer_logprob_mean == pytest.approx(row.logprob_mean, abs=1e-4)
     # All else that is stored is as it was.
@@ -159,6 +161,50 @@ def test_another_exact_answer_is_read_as_in_a_plain_pass(made, lm, tmp_path, mon
                 np.testing.assert_allclose(values[i, :, t], expected, rtol=2e-3, atol=1e-3)
                 checked += 1
     assert checked > 20
+
+
+def test_entropies_at_another_exact_answer_are_those_of_a_plain_pass(made, lm, tmp_path):
+    own = made().answers()
+    others = elsewhere(made(), 4)
+    answers = made(saved(tmp_path, [{"id": i, "exact_answer": a} for i, a in others.items()]))
+    answers, differ = answers.answers(), 0
+    for row, before in zip(answers.itertuples(), own.itertuples(), strict=True):
+        if row.id not in others:
+            continue
+        prompt = lm.tokenizer(row.prompt, add_special_tokens=False).input_ids
+        ids = torch.tensor([prompt + list(row.token_ids)])
+        with torch.inference_mode():
+            shares = lm.model(ids).logits[0, len(prompt) - 1 : -1].double().softmax(-1)
+        at = dict(zip(TOKENS, row.positions, strict=True))
+        entropies = torch.special.entr(shares).sum(-1)
+        within = entropies[at["exact_answer_first"] : at["exact_answer_last"] + 1]
+        assert row.answer_entropy_mean == pytest.approx(within.mean().item(), abs=1e-4)
+        assert row.answer_entropy_max == pytest.approx(within.max().item(), abs=1e-4)
+        assert row.entropy_mean == before.entropy_mean
+        differ += row.answer_entropy_mean != before.answer_entropy_mean
+    assert differ >= 3
+
+
+def test_a_run_of_an_earlier_version_is_corrected_without_the_columns_that_it_lacks(
+    made, lm, tmp_path
+):
+    run = made()
+    expected = run.answers().filter(regex="^(?!.*entropy)")
+    for part in (run.path / "shards").glob("*.parquet"):
+        rows = pd.read_parquet(part).filter(regex="^(?!.*entropy)")
+        content = rows.to_parquet(index=False)
+        part.unlink()
+        name = f"{part.name[:5]}-{hashlib.sha256(content).hexdigest()}.parquet"
+        part.with_name(name).write_bytes(content)
+    (run.path / "answers.parquet").unlink()
+    pd.testing.assert_frame_equal(made().answers(), expected)
+    others = elsewhere(run)
+    run = made(saved(tmp_path, [{"id": i, "exact_answer": a} for i, a in others.items()]))
+    answers = run.answers()
+    assert [*answers] == [*expected]
+    moved = answers["id"].isin(others).to_numpy()
+    changed = answers["answer_logprob_mean"].ne(expected["answer_logprob_mean"])
+    assert changed[moved].sum() >= 2
 
 
 def test_taken_back_the_run_is_what_it_was_to_the_last_bit(made, tmp_path):

@@ -175,6 +175,28 @@ def test_activations_are_those_of_a_plain_forward_pass(finished, lm, site, monke
                 np.testing.assert_allclose(values[i, :, t], expected, rtol=2e-3, atol=1e-3)
 
 
+def test_certainty_is_that_of_a_plain_forward_pass(finished, lm, monkeypatch):
+    monkeypatch.setitem(ARCHITECTURES, "tiny", Architecture(None, {}, ARCHITECTURES["llama"].paths))
+    for row in finished.answers().to_dict("records"):
+        prompt = lm.tokenizer(row["prompt"], add_special_tokens=False).input_ids
+        _, logits = plain_activations(lm.model, "tiny", prompt + list(row["token_ids"]))
+        logs = logits[len(prompt) - 1 : -1].double().log_softmax(-1)
+        at = dict(zip(TOKENS, row["positions"], strict=True))
+        first, last = at["exact_answer_first"], at["exact_answer_last"]
+        within = slice(0) if first == MISSING else slice(first, last + 1)
+        for of, tokens in (("", slice(None)), ("answer_", within)):
+            said = logs[range(row["n_tokens"]), list(row["token_ids"])][tokens].numpy()
+            entropies = -(logs.exp() * logs).sum(-1)[tokens].numpy()
+            for name, values, kinds in (
+                ("logprob", said, ("mean", "min", "max")),
+                ("entropy", entropies, ("mean", "max")),
+            ):
+                for kind in kinds:
+                    expected = getattr(values, kind)() if len(values) else np.nan
+                    found = row[f"{of}{name}_{kind}"]
+                    assert found == pytest.approx(expected, abs=1e-4, nan_ok=True)
+
+
 def test_labels_are_in_the_order_of_their_names(finished):
     """Not in the file system's, which differs from folder to folder, and with it a grid's bytes."""
     labels = list(finished.activations().coords)
