@@ -172,6 +172,16 @@ def texts(name, values):
     return found
 
 
+def several_texts(name, values):
+    """At least one text, none of them empty, as a list."""
+    found = texts(name, values)
+    for value in found:
+        text(f"Each of {name}", value)
+    if not found:
+        raise ValueError(f"{name} is empty. Give at least one.")
+    return found
+
+
 def best_device():
     """The fastest kind of device that is here."""
     import torch

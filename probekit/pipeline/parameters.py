@@ -11,13 +11,16 @@ from probekit import arguments
 from probekit.questions.kinds import KINDS
 from probekit.run.directory import notebook_name
 from probekit.run.files import resource
-from probekit.run.manifest import STAGES
+from probekit.run.manifest import NOTEBOOKS, STAGES
 
 # What each may be: as the functions check it that take it in the end, so that none of them refuses
 # after hours what passed here. Names are repeated here, and a test compares them: where they are
 # defined, torch and altair are imported, which take seconds.
 _MAY_BE = {
     "run_dir": partial(arguments.text, such_as="data/runs/cities"),
+    "run_dirs": arguments.several_texts,
+    "n_questions": arguments.whole,
+    "n_random": partial(arguments.whole, least=20, most=10_000),
     "model": partial(arguments.text, such_as="smollm2"),
     "questions": partial(arguments.text, such_as="cities"),
     "site": partial(arguments.one_of, known=("mlp_out", "attn_out", "resid_post", "mlp_act")),

@@ -32,8 +32,8 @@ from probekit.run.files import (
     write_json,
 )
 from probekit.run.manifest import (
+    NOTEBOOKS,
     REPORT,
-    STAGES,
     check_json,
     checked,
     environment,
@@ -486,7 +486,7 @@ class Run:
 
         Parameters
         ----------
-        stage : {"extract", "probe", "visualize", "interpret"}
+        stage : {"extract", "probe", "visualize", "interpret", "transfer", "choose", "intervene"}
 
         Returns
         -------
@@ -518,7 +518,7 @@ class Run:
     def manifest_path(self, stage):
         """Path of a stage's manifest, or the report's: it is there once the stage is finished."""
         if not isinstance(stage, str) or stage != REPORT:
-            arguments.one_of("stage", stage, STAGES)
+            arguments.one_of("stage", stage, NOTEBOOKS)
         return self._inside(f"manifests/{stage}.json")
 
     def pipeline_record(self, stage):
@@ -537,7 +537,8 @@ class Run:
 
         Parameters
         ----------
-        stage : {"extract", "probe", "visualize", "interpret"}
+        stage : str
+            As for `manifest`.
         parameters : dict
             What was asked for: values that JSON can hold.
         inputs : sequence of Path
@@ -576,7 +577,7 @@ class Run:
         here = Path(os.path.abspath(path))
         if here.is_relative_to(self.path):
             no_links(here, self.path)
-        for stage in (*STAGES, REPORT):
+        for stage in (*NOTEBOOKS, REPORT):
             if here.resolve() == self.path / "manifests" / f"{stage}.json":
                 return fingerprint(self.manifest(stage))
         try:
@@ -658,8 +659,8 @@ def _by_content(files):
 
 def notebook_name(stage):
     """File name of a stage's notebook, such as ``02_probe.ipynb``."""
-    arguments.one_of("stage", stage, STAGES)
-    return f"{STAGES.index(stage) + 1:02d}_{stage}.ipynb"
+    arguments.one_of("stage", stage, NOTEBOOKS)
+    return f"{NOTEBOOKS.index(stage) + 1:02d}_{stage}.ipynb"
 
 
 def store_name(site, sites):

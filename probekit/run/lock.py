@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 
 from probekit import arguments
 from probekit.run.files import TEMPORARY, explained, no_links, parse_json, reading, write_json
-from probekit.run.manifest import REPORT, STAGES, unsealed
+from probekit.run.manifest import NOTEBOOKS, REPORT, unsealed
 
 _DIRECTOR = "PROBEKIT_DIRECTOR"  # the environment variable by which a kernel knows its command
 _PATIENCE = 10  # seconds; the kernel of a killed command ends within two
@@ -63,7 +63,7 @@ def occupy(path):
 def _holds_run(path):
     """Whether a folder holds what only a run of probekit has."""
     known = [_lock_file(path, "run")]
-    known += [path / "manifests" / f"{stage}.json" for stage in (*STAGES, REPORT)]
+    known += [path / "manifests" / f"{stage}.json" for stage in (*NOTEBOOKS, REPORT)]
     if any(no_links(file, path) for file in known):
         return True
     no_links(path / "shards", path)

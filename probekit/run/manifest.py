@@ -22,6 +22,12 @@ from probekit.run.files import files_below, reading, sha256
 #: The four stages, in order; each is a notebook.
 STAGES = ("extract", "probe", "visualize", "interpret")
 
+#: Beyond the figure: notebooks too, each run when it is asked for.
+BEYOND = ("transfer", "choose", "intervene")
+
+#: All notebooks, in the order of their numbers.
+NOTEBOOKS = (*STAGES, *BEYOND)
+
 #: What a whole run ends with; it has a manifest too.
 REPORT = "report"
 
