@@ -8,6 +8,7 @@ import warnings
 from probekit.arguments import say, visible
 from probekit.pipeline.notebooks import run_pipeline
 from probekit.pipeline.parameters import describe_parameters, read_parameters
+from probekit.run.manifest import NOTEBOOKS
 from probekit.run.stopping import Stopped, stoppable
 
 
@@ -21,6 +22,8 @@ def main(arguments=None):
             parameters = read_parameters(options.parameter, options.file)
             if options.run_dir is not None:
                 parameters["run_dir"] = options.run_dir
+            if options.notebook:
+                parameters["stages"] = options.notebook
             run_pipeline(**parameters)
     except (ValueError, TypeError, OSError) as error:
         say(f"probekit: {error}", sys.stderr)
@@ -51,15 +54,17 @@ def _parser():
     commands = parser.add_subparsers(required=True, metavar="run")
     run = commands.add_parser(
         "run",
-        help="execute the four notebooks, from the question file to the figure",
-        description="Execute the four notebooks. Finished stages whose inputs have not changed "
-        "are not run again.",
+        help="execute the four notebooks, from the question file to the figure, or another",
+        description="Execute the four notebooks of the figure, or those that --notebook names. "
+        "Finished ones whose inputs have not changed are not run again.",
         epilog=f"parameters of the notebooks:\n{describe_parameters()}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     where = "folder for the results (default: data/runs/ and the name of the question file)"
     run.add_argument("--run-dir", metavar="DIR", help=where)
     pair = {"nargs": 2, "metavar": ("NAME", "VALUE"), "action": "append", "default": []}
+    which = f"execute this notebook alone: {', '.join(NOTEBOOKS)}; may be repeated"
+    run.add_argument("--notebook", metavar="NAME", action="append", default=[], help=which)
     one = "set a parameter of the notebooks, such as -p limit 200; may be repeated"
     run.add_argument("-p", dest="parameter", **pair, help=one)
     several = "read parameters from a YAML file; -p counts more"

@@ -1,4 +1,4 @@
-"""The four notebooks, executed in order by papermill."""
+"""The notebooks, executed in order by papermill: the four of the figure, or those asked for."""
 
 import io
 import logging
@@ -13,6 +13,7 @@ from tqdm import tqdm
 from probekit import arguments
 from probekit.extraction.corrections import read_corrections
 from probekit.extraction.identity import locate_model
+from probekit.pipeline.example import open_run
 from probekit.pipeline.parameters import (
     PLACES,
     check_parameters,
@@ -25,7 +26,7 @@ from probekit.questions.table import read_questions
 from probekit.run.directory import Run
 from probekit.run.files import explained, no_links, sha256, write_json
 from probekit.run.lock import directing
-from probekit.run.manifest import REPORT, STAGES
+from probekit.run.manifest import BEYOND, NOTEBOOKS, REPORT, STAGES
 
 
 def run_pipeline(run_dir=None, *, stages=STAGES, progress=True, **parameters):
@@ -34,8 +35,10 @@ def run_pipeline(run_dir=None, *, stages=STAGES, progress=True, **parameters):
     Parameters
     ----------
     run_dir : str or Path, optional
-        By default ``data/runs/`` and the name of the question file.
+        By default ``data/runs/`` and the name of the question file; of the notebooks beyond the
+        figure alone, what they have as their default.
     stages : sequence of str
+        Names of notebooks, such as "probe" or "transfer". By default the four of the figure.
     progress : bool
         Show a bar for the run and one for the long loop inside a notebook.
     **parameters
@@ -54,16 +57,22 @@ def run_pipeline(run_dir=None, *, stages=STAGES, progress=True, **parameters):
     parameters = check_parameters(**parameters)
     wanted = arguments.texts("stages", stages)
     for stage in wanted:
-        arguments.one_of("A stage", stage, STAGES)
+        arguments.one_of("A stage", stage, NOTEBOOKS)
     if not wanted:
-        raise ValueError(f"There is no stage to run. Give some of {', '.join(STAGES)}.")
-    stages = [stage for stage in STAGES if stage in wanted]
+        raise ValueError(f"There is no stage to run. Give some of {', '.join(NOTEBOOKS)}.")
+    stages = [stage for stage in NOTEBOOKS if stage in wanted]
     arguments.flag("progress", progress)
-    questions = parameters.get("questions", defaults()["questions"])
-    run = Run(run_dir if run_dir is not None else default_run_dir(questions))
+    if run_dir is None:
+        run_dir = _default_of(stages, parameters.get("questions", defaults()["questions"]))
+    run = Run(run_dir)
+    if not run.path.exists() and not {*stages}.intersection(STAGES) and _needs_a_run(stages):
+        run = open_run(run_dir)
     # What is wrong is known at once, not when a kernel has started or the next stage begins.
     for needed in {_NEEDS[stage] for stage in stages if stage in _NEEDS}.difference(stages):
         run.manifest(needed)
+    if "transfer" in stages:
+        others = parameters.get("run_dirs") or _beside_notebooks(defaults()["run_dirs"])
+        parameters["run_dirs"] = [str(open_run(path).path) for path in others]
     files = _check_extract(run, stages, defaults() | parameters) if "extract" in stages else ()
     with (
         directing(run.path),
@@ -87,6 +96,9 @@ def run_pipeline(run_dir=None, *, stages=STAGES, progress=True, **parameters):
         arguments.say(f"Figure:    {_short(run.path / 'figures' / 'heatmap.png')}")
         arguments.say(f"Notebooks: {_short(run.path / 'notebooks')}")
         arguments.say(run.manifest("interpret")["results"].get("summary", ""))
+    for stage in (stage for stage in stages if stage in BEYOND):
+        arguments.say(f"Notebook:  {_short(run.executed_notebook(stage))}")
+        arguments.say(run.manifest(stage)["results"].get("summary", ""))
     return run
 
 
@@ -95,7 +107,9 @@ def run_pipeline(run_dir=None, *, stages=STAGES, progress=True, **parameters):
 _KERNEL_START = 300
 
 # The stage that makes what another reads.
-_NEEDS = {"probe": "extract", "visualize": "probe", "interpret": "probe"}
+_NEEDS = {"probe": "extract"} | dict.fromkeys(
+    ("visualize", "interpret", "choose", "intervene"), "probe"
+)
 
 
 def _short(path):
@@ -134,6 +148,28 @@ def _check_extract(run, stages, parameters):
             f"be {n} in all. Ask more questions{fewer}."
         )
     return [*table.attrs["files"], *([corrections] if corrections else [])]
+
+
+def _needs_a_run(stages):
+    return any(stage in _NEEDS for stage in stages)
+
+
+def _default_of(stages, questions):
+    """Run directory of these notebooks where none was given."""
+    if not {*stages}.isdisjoint(STAGES):
+        return default_run_dir(questions)
+    (run_dir, *others) = dict.fromkeys(notebook_parameters(s)["run_dir"][0] for s in stages)
+    if others:
+        raise ValueError(
+            f"The notebooks {arguments.listed(stages)} have different default folders. Run one at "
+            "a time, or give the folder of your run."
+        )
+    return _beside_notebooks([run_dir])[0]
+
+
+def _beside_notebooks(paths):
+    """Paths as a notebook writes them, from the folder that it is in, as they are from here."""
+    return [Path(*Path(path).parts[1:]) for path in paths]
 
 
 def default_run_dir(questions):

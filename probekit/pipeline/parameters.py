@@ -11,7 +11,7 @@ from probekit import arguments
 from probekit.questions.kinds import KINDS
 from probekit.run.directory import notebook_name
 from probekit.run.files import resource
-from probekit.run.manifest import NOTEBOOKS, STAGES
+from probekit.run.manifest import NOTEBOOKS
 
 # What each may be: as the functions check it that take it in the end, so that none of them refuses
 # after hours what passed here. Names are repeated here, and a test compares them: where they are
@@ -76,10 +76,12 @@ def notebook_parameters(stage):
 def describe_parameters():
     """All notebooks' parameters with their defaults and meaning, a line each."""
     found = {}
-    for stage in STAGES:
+    for stage in NOTEBOOKS:
         for name, (default, comment) in notebook_parameters(stage).items():
             if name != "run_dir":
-                found.setdefault(name, (f"{name} = {default!r}", comment))
+                # Several paths would stand in the comment's place.
+                shown = "[...]" if isinstance(default, list) else repr(default)
+                found.setdefault(name, (f"{name} = {shown}", comment))
     return "\n".join(f"  {setting:30}{comment}" for setting, comment in found.values())
 
 
@@ -89,9 +91,13 @@ def read_parameters(pairs=(), file=None):
     parameters = {}
     if file is not None:
         parameters = _from_file(arguments.path("The parameter file", file), known)
+    several = {}
     for name, text in pairs:
-        parameters[name] = _meant(text, known[_known(name, known)])
-    return parameters
+        if isinstance(known[_known(name, known)], list):
+            several.setdefault(name, []).append(text)
+        else:
+            parameters[name] = _meant(text, known[name])
+    return parameters | several
 
 
 _ONE_A_LINE = "Write one parameter a line, such as `limit: 200`."
@@ -137,6 +143,10 @@ def _parameter(key, value, known):
     if not isinstance(key, yaml.ScalarNode):
         raise ValueError(f"the name of a parameter must be text. {_ONE_A_LINE}")
     name = _known(key.value, known)
+    if isinstance(known[name], list) and isinstance(value, yaml.SequenceNode):
+        if not all(isinstance(item, yaml.ScalarNode) for item in value.value):
+            raise ValueError(f"{name} must be a list of single values such as {known[name]!r}.")
+        return name, [item.value for item in value.value]
     # Checked before it is made: a few lines of nested lists can be more than memory holds.
     if not isinstance(value, yaml.ScalarNode):
         raise ValueError(f"{name} must be one value such as {known[name]!r}.")
@@ -173,7 +183,7 @@ def _known(name, known):
 
 def defaults():
     """Default of every parameter of the notebooks, by name."""
-    declared = [item for stage in STAGES for item in notebook_parameters(stage).items()]
+    declared = [item for stage in NOTEBOOKS for item in notebook_parameters(stage).items()]
     return {name: default for name, (default, _) in declared}
 
 
