@@ -14,7 +14,7 @@ from tiny import write_questions
 from probekit.__main__ import main
 from probekit.pipeline import notebooks, parameters
 from probekit.run.directory import Run
-from probekit.run.manifest import STAGES, fingerprint
+from probekit.run.manifest import NOTEBOOKS, STAGES, fingerprint
 
 GOOD = "id,question,answers\na,What is one?,1\nb,What is two?,2\n"
 
@@ -125,9 +125,9 @@ def small_notebooks(tmp_path, monkeypatch, forked_kernels):
     folder = tmp_path / "notebooks"
     folder.mkdir()
     declared_defaults = parameters.defaults()
-    for i, name in enumerate(STAGES):
-        before = STAGES[i - 1] if i else ""
-        declared = 'run_dir = "r"  # folder\nx = 1  # number\ndevice = ""  # place'
+    for i, name in enumerate(NOTEBOOKS):
+        before = STAGES[i - 1] if 0 < i < 4 else "" if i == 0 else "probe"
+        declared = 'run_dir = "../r/s"  # folder\nx = 1  # number\ndevice = ""  # place'
         tagged = nbformat.v4.new_code_cell(declared)
         tagged.metadata["tags"] = ["parameters"]
         setting = nbformat.v4.new_code_cell(f"name, before = {name!r}, {before!r}")
@@ -178,6 +178,43 @@ def test_stages_run_once_and_again_only_if_something_changed(small_notebooks, tm
     assert fifth[0] > fourth[1]
     manifest = json.loads((run.path / "manifests" / "interpret.json").read_text())
     assert manifest["parameters"] == {"x": 2}
+
+
+def test_a_notebook_beyond_the_figure_is_run_alone_and_no_report_is_made(
+    small_notebooks, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    run = Run("r/s")  # where the notebooks say, as it is from here
+    run.begin("probe", {}).finish([])
+    assert main(["run", "--notebook", "choose", "--notebook", "intervene"]) == 0
+    said = capsys.readouterr().out
+    assert said.count("best cell") == 2
+    assert "06_choose.ipynb" in said
+    assert [s for s in NOTEBOOKS if run.manifest_path(s).exists()] == [
+        "probe",
+        "choose",
+        "intervene",
+    ]
+    assert not (run.path / "report.html").exists()
+    assert main(["run", "--notebook", "choose"]) == 0
+    assert "choose: nothing has changed, not run again" in capsys.readouterr().out
+    # The figure's own are not run because of it, nor without what they need.
+    said = fails(capsys, tmp_path / "new", "--notebook", "choose")
+    assert "There is no run directory" in said
+    assert main(["run", "--notebook", "chose"]) == 1
+    assert "Did you mean 'choose'?" in capsys.readouterr().err
+
+
+def test_a_list_of_run_directories_is_given_by_repeating_it_or_in_a_file(tmp_path):
+    pairs = [("run_dirs", "a"), ("seed", "3"), ("run_dirs", "b, c")]
+    assert parameters.read_parameters(pairs) == {"run_dirs": ["a", "b, c"], "seed": 3}
+    path = tmp_path / "params.yaml"
+    path.write_text("run_dirs: [a, 7]\n")
+    assert parameters.read_parameters([], path) == {"run_dirs": ["a", "7"]}
+    for text in ("run_dirs: [[a], b]", "run_dirs: {a: b}", "run_dirs: a", "run_dirs: []"):
+        path.write_text(text)
+        with pytest.raises((ValueError, TypeError), match="run_dirs"):
+            parameters.check_parameters(**parameters.read_parameters([], path))
 
 
 def test_the_first_failure_stops_the_run_and_names_notebook_cell_and_error(
