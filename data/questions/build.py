@@ -43,7 +43,8 @@ LANGUAGE_ALIASES = {
     "Nyanja": ["Chichewa", "Chewa"], "Persian": ["Farsi", "Dari"], "Sinhala": ["Sinhalese"],
     "Malay": ["Bahasa Melayu"], "Indonesian": ["Bahasa Indonesia"], "Sotho": ["Sesotho"],
     "Southern Sotho": ["Sesotho"], "Punjabi": ["Panjabi"], "Norwegian": ["Bokmål", "Nynorsk"],
-    "Spanish": ["Castilian", "Castellano"], "Swahili": ["Kiswahili"], "Tswana": ["Setswana"], "Uyghur": ["Uighur"], "Rundi": ["Kirundi"],
+    "Spanish": ["Castilian", "Castellano"],
+    "Swahili": ["Kiswahili"], "Tswana": ["Setswana"], "Uyghur": ["Uighur"], "Rundi": ["Kirundi"],
     "Greek": ["Hellenic"], "Kyrgyz": ["Kirghiz"], "Pashto": ["Pushto"], "Fula": ["Fulani"],
     "Western Frisian": ["Frisian"], "Wolof": ["Oulof"], "Kalaallisut": ["Greenlandic"],
 }  # fmt: skip
@@ -256,9 +257,9 @@ def states():
         known = place["population"] >= US_POPULATION and len(place["alternatenames"]) >= US_NAMES
         plain = re.fullmatch(r"[A-Z][A-Za-z' .-]*", name) and name not in NOT_CITIES
         of_state = any(key(each) in key(name) for each in names.values())
-        if known and plain and not of_state and state in names and state != "DC":
-            if found_in[key(name)] == {state} and len(by_state[state]) < CITIES_PER_STATE:
-                by_state[state].append(name)
+        alone = found_in[key(name)] == {state} and state in names and state != "DC"
+        if known and plain and alone and not of_state and len(by_state[state]) < CITIES_PER_STATE:
+            by_state[state].append(name)
     return shuffled(
         (f"In which US state is the city of {name}?", [names[state]])
         for state in sorted(by_state)
@@ -268,7 +269,7 @@ def states():
 
 def languages(countries):
     """Rows of languages.csv: cities of countries whose cities speak alike."""
-    rows = []
+    rows, known = [], {key(name) for name, *_ in language_candidates()}
     for code, places in well_known(countries).items():
         spoken = get_territory_language_info(code)
         regional = [
@@ -287,10 +288,12 @@ def languages(countries):
         if not accepted or max(regional, default=0) >= REGIONAL:
             continue
         answers = [each for name in accepted for each in (name, *LANGUAGE_ALIASES.get(name, []))]
-        for place in places[:LANGUAGE_CITIES]:
-            rows.append(
-                (f"Which language is spoken in the city of {written(place['name'])}?", answers)
-            )
+        names = [written(place["name"]) for place in places]
+        names = [name for name in names if not known.intersection(key(name).split())]
+        rows += [
+            (f"Which language is spoken in the city of {name}?", answers)
+            for name in names[:LANGUAGE_CITIES]
+        ]
     return shuffled(rows)
 
 
@@ -314,7 +317,8 @@ def language_candidates():
         others = [each for each in LANGUAGE_ALIASES.get(name, []) if key(each) not in taken]
         taken.update(map(key, others))
         rows.append((name, others, []))
-    decoys = "not {}|{} script|{} alphabet|{} people|{} Empire|{} culture|{} government|{} Sea|{} Peninsula"
+    decoys = "not {}|{} script|{} alphabet|{} people|{} Empire|{} culture|{} government|{} Sea"
+    decoys += "|{} Peninsula"
     return [("*", [], decoys.split("|")), ("{other}", [], []), *rows]
 
 
@@ -324,7 +328,7 @@ def state_candidates():
     decoys = "not {}|near {}|{} border|bordering {}|north of {}|south of {}|east of {}|west of {}"
     decoys += "|University of {}|{} River|Gulf of {}"
     rows = [(name, [], []) for name in names if name != "District of Columbia"]
-    return [("*", [], decoys.split("|")), ("{other}", [], []), *rows]
+    return [("*", [], decoys.split("|")), *rows]
 
 
 def sums():
