@@ -317,7 +317,7 @@ def test_shipped_list_for_a_dataframe(table):
 
 def test_unknown_list(table):
     table["candidates"] = "planets"
-    message = "planets.*Shipped lists: capitals, countries, elements, numbers"
+    message = "planets.*Shipped lists: capitals, countries, elements, languages, numbers"
     with pytest.raises(ValueError, match=message):
         read_questions(table)
 
