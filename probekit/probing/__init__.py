@@ -10,6 +10,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "baselines": ["control_table", "controls", "gain_over_controls"],
         "detection": ["detector"],
         "saved_probes": ["load_probe"],
+        "choice": ["choose_answers", "error_types"],
         "summary": ["findings"],
     },
 )
