@@ -19,6 +19,7 @@ from probekit.run.manifest import NOTEBOOKS
 _MAY_BE = {
     "run_dir": partial(arguments.text, such_as="data/runs/cities"),
     "run_dirs": arguments.several_texts,
+    "greedy_dir": partial(arguments.text, such_as="data/runs/cities", empty=True),
     "n_questions": arguments.whole,
     "n_random": partial(arguments.whole, least=20, most=10_000),
     "model": partial(arguments.text, such_as="smollm2"),
