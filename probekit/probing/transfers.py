@@ -1,4 +1,4 @@
-"""Detectors that are trained on one run and tested on another: does what they read hold elsewhere?
+"""Detectors of one run on the answers of another: whether what they read holds elsewhere.
 
 A detector that reads which answers are hard, or how a question is worded, has a high AUROC on
 questions like its own and none on others. One that reads that an answer is wrong has both.
@@ -12,12 +12,12 @@ import xarray as xr
 
 from probekit import arguments
 from probekit.probing.auroc import (
-    auroc,
+    auroc_influence,
+    cluster_sums,
     critical,
     independent_pairs,
     interval,
     measured,
-    standard_error,
 )
 from probekit.probing.baselines import against_control, gain_over_controls, rival_of
 from probekit.probing.cells import Fitter, one_thread, read_cell
@@ -285,7 +285,8 @@ def _obstacle(train, test):
             )
     sizes = [side.activations.sizes["feature"] for side in (train, test)]
     if sizes[0] != sizes[1]:
-        return f"The activations of {train.name} and {test.name} have {sizes[0]} and {sizes[1]} features."
+        names = f"{train.name} and {test.name}"
+        return f"The activations of {names} have {sizes[0]} and {sizes[1]} features."
     return ""
 
 
@@ -416,7 +417,7 @@ _VERDICTS = ("above_chance", "below_chance", "above_controls")
 def _own(side, cell):
     """What is on the diagonal: the run's own detector or cell, cross-validated."""
     if cell is None:
-        names = _NUMBERS[:6] + ("n_examples", "n_errors")
+        names = (*_NUMBERS[:6], "n_examples", "n_errors")
         found = {name: getattr(side.detector, name) for name in names}
         return found | {"n_cells": int(side.detector.cells.sum()), "cosine": 1.0}
     if not side.cells:
@@ -448,10 +449,10 @@ def _tested(train, test, scores, train_name, test_name):
         warnings.warn(arguments.visible(reason), stacklevel=4)
         return found | {"reason": reason}
     area, units, n_units = measured(scores[:1], wrong, test.groups)
-    trained = _trained(scores, wrong, train.blocks)
+    trained = _trained(scores, wrong, test.groups, train.blocks)
     error, degrees = _together(units, n_units, trained)
     n_pairs = independent_pairs(scored, wrong, test.groups)
-    found |= {"auroc": float(area), "training_error": float(standard_error(trained))}
+    found |= {"auroc": float(area), "training_error": float(np.sqrt(trained[0]))}
 
     def ends(level):
         return interval(area, error, level, degrees + 1, n_pairs)
@@ -470,7 +471,7 @@ def _tested(train, test, scores, train_name, test_name):
     gain, units, n_units, _, _ = (
         each[0] for each in against_control(scores[None, :1], test.grid, test.controls, name)
     )
-    error, degrees = _together(units, n_units, _trained(scores, wrong, train.blocks))
+    error, degrees = _together(units, n_units, _trained(scores, wrong, test.groups, train.blocks))
 
     def gain_ends(level):
         reach = critical(level, degrees + 1) * error
@@ -481,23 +482,41 @@ def _tested(train, test, scores, train_name, test_name):
     return found | {"gain_ends": gain_ends}
 
 
-def _trained(scores, wrong, blocks):
-    """What each block of the training run contributes to the error of an area, (block,)."""
-    left_out = auroc(scores[1:], wrong)
-    n = len(left_out)
+def _trained(scores, wrong, groups, blocks):
+    """Of the variance of an area: what comes from the training answers, and its degrees of freedom.
+
+    `scores` (1 + block, example). Gives the variance, that before what also comes from the tested
+    answers was taken off, and how many blocks there are less one.
+
+    How far a fit without a block moves the area depends on which answers are tested. That part
+    is in the sampling of the tested answers already, and would be counted twice: where nothing can
+    be read from them, it is all there is.
+    """
+    area, influence = auroc_influence(scores[1:], wrong)
+    n = len(area)
     if n < 2:
-        return np.full(1, np.nan)
-    # Of n blocks that are equally large, sums of squares are (n - 1) / n of those of differences.
-    return blocks.mean(1) * (left_out - left_out.mean()) * np.sqrt(n / (n - 1))
+        return np.nan, np.nan, 0
+    # A block's share of the answers turns what its loss changes into what it contributes. Of n
+    # blocks that are equally large, sums of squares are (n - 1) / n of those of differences.
+    share = blocks.mean(1) * np.sqrt(n / (n - 1))
+    moved = influence - influence.mean(0)
+    moved = moved if groups is None else cluster_sums(moved, groups)
+    variance = float(np.square(share * (area - area.mean())).sum())
+    common = float((share**2 * np.square(moved).sum(1)).sum())
+    return max(variance - common, 0.0), variance, n - 1
 
 
-def _together(tested, n_units, trained):
-    """Standard error from units of both runs, and its degrees of freedom."""
-    variance = np.array([(tested**2).sum(), (trained**2).sum()])
-    degrees = np.array([n_units - 1.0, len(trained) - 1.0])
-    total = variance.sum()
-    with np.errstate(divide="ignore", invalid="ignore"):
-        spread = np.where(variance > 0, variance**2 / degrees, 0).sum()
+def _together(units, n_units, trained):
+    """Standard error from both runs' sampling, and its degrees of freedom.
+
+    Those of Welch and Satterthwaite: the square of a variance, over the square of its error.
+    """
+    variance, whole, blocks = trained
+    tested = float(np.square(units).sum())
+    if np.isnan(variance):
+        return np.nan, np.nan
+    spread = tested**2 / (n_units - 1) + whole**2 / blocks
+    total = tested + variance
     return np.sqrt(total), total**2 / spread if spread > 0 else np.inf
 
 
@@ -515,4 +534,50 @@ def _judge(measures):
 
 def _in_words(found):
     """What transfers, in sentences."""
-    return ""
+    pairs = [
+        found.sel(train=a, test=b) for a in found.train.data for b in found.test.data if a != b
+    ]
+    judged = [pair for pair in pairs if np.isfinite(pair["auroc_low"])]
+    n = len(judged)
+    if not n:
+        return "No pair of runs could be measured, so nothing is known of transfer."
+    above, below, beyond = ([p for p in judged if p[name]] for name in _VERDICTS)
+    text = f"{_count(above, n)} above chance, by intervals that hold for all of them together"
+    text += f": {_listed(above, 'auroc')}." if above else "."
+    if not above:
+        reach = max(judged, key=lambda pair: pair["auroc_high"].item())
+        text = (
+            f"Nothing transfers, as far as this can tell. {text} The highest is {_best(judged)}; "
+        )
+        text += f"no interval reaches above {reach['auroc_high'].item():.2f}."
+    if below:
+        text += f" {_count(below, n)} below chance, where the detector is misleading: "
+        text += f"{_listed(below, 'auroc')}."
+    compared = [pair for pair in judged if np.isfinite(pair["gain_low"])]
+    if compared:
+        text += f" {_count(beyond, len(compared))} above the tested run's own controls"
+        text += f": {_listed(beyond, 'gain')}." if beyond else "."
+    unmeasured = len(pairs) - n
+    if unmeasured:
+        text += f" {unmeasured} more could not be measured."
+    return text
+
+
+def _count(some, n):
+    """``Of 6 pairs of different runs, 2 are``, which something follows."""
+    whole = f"Of {n} pairs of different runs," if n > 1 else "Of the one pair of different runs,"
+    return f"{whole} {len(some) or 'none'} {'are' if len(some) > 1 else 'is'}"
+
+
+def _best(pairs):
+    return _listed([max(pairs, key=lambda pair: pair["auroc"].item())], "auroc")
+
+
+def _listed(pairs, name):
+    """Pairs with a number and its interval, highest first."""
+    sign = "+" if name == "gain" else ""
+    said = []
+    for pair in sorted(pairs, key=lambda pair: -pair[name].item()):
+        value, low, high = (format(pair[name + end].item(), f"{sign}.2f") for end in _ENDS)
+        said.append(f"{pair.train.item()} on {pair.test.item()} {value} [{low}, {high}]")
+    return "; ".join(said)
