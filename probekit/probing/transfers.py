@@ -136,11 +136,11 @@ def _several(runs):
 
 def _named(cell):
     """A cell as it is asked for: None, "chosen", or layer and token."""
-    if cell is None or cell == "chosen":
+    if cell is None or (isinstance(cell, str) and cell == "chosen"):
         return cell
     pair = arguments.items(cell)
     if pair is None or len(pair) != 2:
-        error = TypeError if pair is None and not isinstance(cell, str) else ValueError
+        error = ValueError if pair is not None or isinstance(cell, str) else TypeError
         raise error(
             'cell must be "chosen", or a layer and a token such as (13, "exact_answer_last"); got '
             f"{arguments.shown(cell)}."

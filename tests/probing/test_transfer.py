@@ -344,3 +344,19 @@ def test_what_cannot_be_compared_is_refused(three):
     options = {"method": LogisticRegression()}
     with pytest.raises(ValueError, match=r"are of method='LogisticRegression\(\)', and only those"):
         pk.transfer([three[0], HeldRun("fitted", X, wrong, options=options)])
+
+
+def test_of_several_penalties_the_one_that_was_chosen_is_fitted_again():
+    random = np.random.default_rng(13)
+    X, wrong = made(random, 80, (1, 1), direction=axis(0), strength=1.0)
+    tested = HeldRun("b", *made(random, 80, (1, 1), direction=axis(0) + axis(1)))
+    both = HeldRun("a", X, wrong, options={"C": [1e-4, 1.0]})
+    errors = {}
+    for C in (1e-4, 1.0):
+        alone = HeldRun("a", X, wrong, options={"C": C})
+        coef = [run.grid()["coef"].to_numpy() for run in (alone, both)]
+        same = bool(np.linalg.norm(coef[0] - coef[1]) < 1e-3 * np.linalg.norm(coef[0]))
+        errors[same] = float(pk.transfer([alone, tested])["training_error"][0, 1])
+    found = float(pk.transfer([both, tested])["training_error"][0, 1])
+    assert found == pytest.approx(errors[True], rel=1e-6)
+    assert abs(found - errors[False]) > 1e-3
