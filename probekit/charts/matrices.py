@@ -154,4 +154,4 @@ def _described(rows):
         said.append(each)
     text += f": {'; '.join(said)}." if said else ": none was measured."
     missing = sum(row["auroc"] is None for row in rows)
-    return text + (f" {missing} pairs are not measured." if missing else "")
+    return text + (f" Not measured: {missing}." if missing else "")
