@@ -149,9 +149,9 @@ def _named(cell):
 
 
 def _distinct(names):
-    """Names of runs, with a number where one is there twice."""
+    """Names of runs as they may be shown, with a number where one is there twice."""
     found = []
-    for name in names:
+    for name in (arguments.visible(name, 100) for name in names):
         number, new = 1, name
         while new in found:
             number += 1
@@ -551,11 +551,12 @@ def _in_words(found):
         )
         text += f"no interval reaches above {reach['auroc_high'].item():.2f}."
     if below:
-        text += f" {_count(below, n)} below chance, where the detector is misleading: "
+        text += f" {_count(below)} below chance, where the detector is misleading: "
         text += f"{_listed(below, 'auroc')}."
     compared = [pair for pair in judged if np.isfinite(pair["gain_low"])]
     if compared:
-        text += f" {_count(beyond, len(compared))} above the tested run's own controls"
+        text += f" {_count(beyond, None if len(compared) == n else len(compared))} above the "
+        text += "tested run's own controls"
         text += f": {_listed(beyond, 'gain')}." if beyond else "."
     unmeasured = len(pairs) - n
     if unmeasured:
@@ -563,10 +564,10 @@ def _in_words(found):
     return text
 
 
-def _count(some, n):
-    """``Of 6 pairs of different runs, 2 are``, which something follows."""
-    whole = f"Of {n} pairs of different runs," if n > 1 else "Of the one pair of different runs,"
-    return f"{whole} {len(some) or 'none'} {'are' if len(some) > 1 else 'is'}"
+def _count(some, n=None):
+    """``Of 6 pairs of different runs, 2 are``, or ``Of these``; something follows."""
+    whole = "Of these" if n is None else f"Of {n} pair{'s' * (n > 1)} of different runs"
+    return f"{whole}, {len(some) or 'none'} {'are' if len(some) > 1 else 'is'}"
 
 
 def _best(pairs):
@@ -574,10 +575,11 @@ def _best(pairs):
 
 
 def _listed(pairs, name):
-    """Pairs with a number and its interval, highest first."""
+    """Pairs with a number and its interval, the highest first, and not all of very many."""
     sign = "+" if name == "gain" else ""
     said = []
     for pair in sorted(pairs, key=lambda pair: -pair[name].item()):
         value, low, high = (format(pair[name + end].item(), f"{sign}.2f") for end in _ENDS)
         said.append(f"{pair.train.item()} on {pair.test.item()} {value} [{low}, {high}]")
-    return "; ".join(said)
+    more = f"; and {len(said) - 6} more" if len(said) > 6 else ""
+    return "; ".join(said[:6]) + more
