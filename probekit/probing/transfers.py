@@ -107,7 +107,8 @@ def transfer(runs, *, split=None, cell=None):
     if not any(not why for (s, t), why in pairs.items() if s != t):
         raise ValueError(
             "No two of the runs can be compared: "
-            + " ".join(sorted({why for why in pairs.values() if why}))
+            + " ".join(sorted({why for why in pairs.values() if why})[:3])
+            + " Their grids can be: pk.small_multiples, and pk.check_claims of each."
         )
     for side in sides:
         side.choose(cell)
