@@ -56,8 +56,9 @@ def transfer(runs, *, split=None, cell=None):
         its 95 % interval `auroc_low` and `auroc_high`, and `training_error`, the part of its
         standard error that comes from which answers the probes were trained on. `gain`,
         `gain_low` and `gain_high`: the same less the AUROC of the tested run's own controls
-        together, on the same answers. `above_chance`, `below_chance` and `above_controls`:
-        whether the interval says so where all pairs of different runs are looked at together.
+        together, on the same answers; less that of the best one where they are not joined, as with
+        two folds. `above_chance`, `below_chance` and `above_controls`: whether the interval says
+        so where all pairs of different runs are looked at together, False on the diagonal.
         `n_examples`, `n_errors`, `n_cells`. `n_shared` answers of the tested run are left out, as
         the training run has their question.
 
@@ -92,9 +93,12 @@ def transfer(runs, *, split=None, cell=None):
     that so are those that the probes were trained on. A direction that was fitted to nothing has
     an AUROC on other answers that differs from 0.5 by more than the former. So the probes are
     fitted again without each of 20 random groups of the training run's answers (delete-a-group
-    jackknife; Kott, Journal of Official Statistics 2001), which errs on the wide side (Efron and
-    Stein, Annals of Statistics 1981). Degrees of freedom are Welch and Satterthwaite's. Together,
-    intervals are at 1 - 0.05 / pairs (Bonferroni).
+    jackknife; Kott, Journal of Official Statistics 2001). How far that moves the area varies with
+    the tested answers as well, and this part is counted once. Degrees of freedom are Welch and
+    Satterthwaite's. Of probes that were fitted to shuffled labels, 93 to 98 % of the intervals
+    hold 0.5, in simulations and on activations of a model. Of a chosen cell, the interval does not
+    count that another might have been chosen. Together, intervals are at 1 - 0.05 / pairs
+    (Bonferroni).
 
     The cosine is Mahalanobis', with the covariance of the activations pooled within runs.
     """
@@ -447,7 +451,7 @@ def _tested(train, test, scores, train_name, test_name):
             f"answers are left, and it takes {_LEAST} of each"
         )
         reason += f"; {shared.sum()} are to questions that both have." if shared.any() else "."
-        warnings.warn(arguments.visible(reason), stacklevel=4)
+        warnings.warn(arguments.visible(reason), stacklevel=5)
         return found | {"reason": reason}
     area, units, n_units = measured(scores[:1], wrong, test.groups)
     trained = _trained(scores, wrong, test.groups, train.blocks)
