@@ -26,7 +26,11 @@ _HIDDEN = re.compile(
 _CELL = ("layer", "token")
 
 # Where datasets that are no grid come from.
-_SOURCES = {"controls": "controls or Run.controls", "gains": "gain_over_controls"}
+_SOURCES = {
+    "controls": "controls or Run.controls",
+    "gains": "gain_over_controls",
+    "transfers": "transfer",
+}
 
 # Over what the variables of a grid are, where that is not (layer, token).
 _DIMS = {"score": ("example", *_CELL)} | dict.fromkeys(("correct", "fold", "id"), ("example",))

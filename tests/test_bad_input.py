@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
+from held_run import HeldRun
 from made_run import made_run
 
 import probekit as pk
@@ -43,6 +44,9 @@ def good(tmp_path_factory, tiny_model_dir):
     detector = pk.detector(grid, controls)
     run = pk.Run(folder / "run")
     made = [run.save_grids({"random": grid}), run.save_detectors({"random": detector})]
+    random = np.random.default_rng(0)
+    wrong = np.arange(40) % 2 == 0
+    held = [HeldRun(name, random.normal(size=(40, 1, 1, 3)), wrong) for name in ("one", "two")]
     run.begin("probe", {}).finish(made, splits=["random"])
     return SimpleNamespace(
         folder=folder,
@@ -62,6 +66,8 @@ def good(tmp_path_factory, tiny_model_dir):
         empty=pk.Run(folder / "empty"),
         chart=pk.heatmap(grid),
         gain=pk.gain_over_controls(grid, controls),
+        held=held,
+        transfers=pk.transfer(held),
     )
 
 
@@ -193,6 +199,8 @@ CALLS = {
     ),
     "load_probe": (pk.load_probe, {"run": lambda good: good.run, "layer": 1, "token": "last_q"}),
     "predict_proba": (lambda probe, X: probe.predict_proba(X), {"probe": lambda good: good.probe}),
+    "transfer": (pk.transfer, {"runs": lambda good: good.held}),
+    "transfer_matrix": (pk.transfer_matrix, {"transfers": lambda good: good.transfers}),
     "heatmap": (pk.heatmap, {"grid": lambda good: good.grid}),
     "compare_splits": (pk.compare_splits, {"grids": lambda good: {"random": good.grid}}),
     "small_multiples": (pk.small_multiples, {"grids": lambda good: {"random": good.grid}}),
@@ -271,6 +279,7 @@ RANDOM = "text such as 'random'"
 YES_OR_NO = "True or False"
 A_LIST = "a list such as ['last_q']"
 OUTLINE = "a list of (layer, token) such as [(12, '-1')]"
+CELL = 'cell must be "chosen", or a layer and a token such as (13, "exact_answer_last"); got {}.'
 MEASURE, LEVEL = "one of auroc, correlation;", "True, False or a level between 0 and 1"
 CHARTS = ("heatmap", "compare_splits", "small_multiples", "gain", "absorbed", "by_layer")
 CHARTS += ("by_token",)
@@ -383,6 +392,8 @@ MUST_BE = [
     ),
     ("heatmap", "common", YES_OR_NO, [None, 1, "yes"], []),
     *((name, "title", "text", [3, None], []) for name in ("forest", "risk_coverage")),
+    ("transfer_matrix", "title", "text", [3, None], []),
+    ("transfer", "split", RANDOM, [3, []], []),
     ("detector", "tokens", A_LIST, [2.5], []),
     ("detector", "layers", "a list such as [3]", [3], []),
     ("Detector.threshold", "error_rate", "a number from 0 to 1", ["20%", None, True], [-0.1, 20]),
@@ -1186,6 +1197,41 @@ CASES = {
             {"gains": lambda good: good.grid},
             ValueError,
             "The gains have no variable 'absorbed'; they have auroc, ….",
+        ),
+    ],
+    "transfer": [
+        ({"runs": 3}, TypeError, "runs must be a list of at least two Runs; got 3."),
+        ({"runs": []}, ValueError, "runs must be at least two Runs to be compared, got 0."),
+        (
+            {"runs": lambda good: [good.run, 3]},
+            TypeError,
+            'Each of runs must be a Run, such as Run("data/runs/cities"); got 3.',
+        ),
+        ({"cell": "best"}, ValueError, CELL.format("'best'")),
+        ({"cell": (1, "-1", 2)}, ValueError, CELL.format("(1, '-1', 2)")),
+        ({"cell": 3}, TypeError, CELL.format(3)),
+        ({"cell": (99, "-1")}, ValueError, "No run has a probe at layer 99, token '-1'."),
+        (
+            {"cell": (-1, "-1")},
+            ValueError,
+            "The cell's layer must be a whole number of at least 0, got -1.",
+        ),
+        (
+            {"runs": lambda good: [good.run, good.run], "split": "nope"},
+            ValueError,
+            "… has no detector of split 'nope'. …",
+        ),
+    ],
+    "transfer_matrix": [
+        (
+            {"transfers": None},
+            TypeError,
+            "transfers must be an xarray Dataset, such as transfer gives; got None.",
+        ),
+        (
+            {"transfers": lambda good: good.grid},
+            ValueError,
+            "'auroc' must be over (train, test), it …",
         ),
     ],
     "forest": [

@@ -171,7 +171,7 @@ VALUES = [
 SLOW = ["heatmap", "compare_splits", "small_multiples", "gain", "by_layer", "by_token"]
 SLOW += ["save_chart", "run_pipeline", "probe_grid", "extract", "check_claims", "load_probe"]
 SLOW += ["forest", "absorbed", "risk_coverage", "LanguageModel.answer"]
-SLOW += ["calibration", "score_distribution", "describe", "estimate"]
+SLOW += ["calibration", "score_distribution", "describe", "estimate", "transfer_matrix"]
 #: What may be given, though it is of no use: a judge is a function of the user's.
 TAKEN = {("extract", "judge"): [int, len]}
 #: Good objects, of another kind than most functions want.

@@ -7,6 +7,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "heatmaps": ["absorbed", "compare_splits", "gain", "heatmap", "small_multiples"],
         "lines": ["by_layer", "by_token", "choices", "forest"],
+        "matrices": ["transfer_matrix"],
         "curves": ["calibration", "risk_coverage", "score_distribution"],
         "files": ["save_chart", "static"],
     },

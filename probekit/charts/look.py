@@ -32,6 +32,8 @@ _TOOLTIPS = {
     "absorbed": ("Absorbed by the controls", ".1%"),
     "auroc_low": ("AUROC, lower bound", ".3f"),
     "auroc_high": ("AUROC, upper bound", ".3f"),
+    "train": ("Trained on", None),
+    "test": ("Tested on", None),
     "n_examples": ("Examples", "d"),
     "p_value": ("p", ".3g"),
     "p_corrected": ("p, corrected", ".3g"),

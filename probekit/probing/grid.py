@@ -17,7 +17,7 @@ from probekit.probing.folds import Plan, example_groups, group_counts, held_name
 from probekit.tokens import FIGURE_TOKENS
 
 _DIMENSIONS = ("example", "layer", "token", "feature")
-_METHODS = ("logistic", "ridge", "discriminant", "mean_difference")
+METHODS = ("logistic", "ridge", "discriminant", "mean_difference")
 
 # Permutations from which on their largest areas are taken for a sample of a distribution.
 _ENOUGH = 10
@@ -240,14 +240,14 @@ def _processes(n_jobs, n_cells, features, plan, fitter):
 def _classifier(method, seed):
     """The name of a method, or a classifier whose randomness is the seed's, not numpy's."""
     if isinstance(method, str):
-        return arguments.one_of("method", method, _METHODS)
+        return arguments.one_of("method", method, METHODS)
     if (
         isinstance(method, type)
         or not (hasattr(method, "fit") and hasattr(method, "get_params"))
         or not (hasattr(method, "decision_function") or hasattr(method, "predict_proba"))
     ):
         raise TypeError(
-            f"method must be one of {', '.join(_METHODS)}, or a scikit-learn classifier such as "
+            f"method must be one of {', '.join(METHODS)}, or a scikit-learn classifier such as "
             f"LogisticRegression(); got {arguments.shown(method)}."
         )
     free = {
