@@ -26,7 +26,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "probing.choice": ["choose_answers", "error_types"],
         "probing.summary": ["findings"],
         "charts.heatmaps": ["absorbed", "compare_splits", "gain", "heatmap", "small_multiples"],
-        "charts.lines": ["by_layer", "by_token", "choices", "forest"],
+        "charts.lines": ["by_layer", "by_token", "choices", "effects", "forest"],
         "charts.matrices": ["transfer_matrix"],
         "charts.curves": ["calibration", "risk_coverage", "score_distribution"],
         "charts.files": ["save_chart", "static"],

@@ -1,7 +1,10 @@
 """Altair charts of AUROCs: lines along layers and along tokens, and a forest plot of controls."""
 
+import textwrap
+
 import altair as alt
 import numpy as np
+import xarray as xr
 
 from probekit import arguments
 from probekit.charts.look import (
@@ -244,6 +247,78 @@ def choices(choice, *, title="Which of several samples to give"):
         title,
         f"Accuracy over {n} questions, with 95 % intervals: {listed}.",
     )
+
+
+def effects(interventions, *, title="The probe's direction among random ones"):
+    """Draw what pushing and erasing a probe's direction does, beside directions that mean nothing.
+
+    Parameters
+    ----------
+    interventions : Dataset
+        From `intervene`.
+    title : str
+
+    Returns
+    -------
+    VConcatChart
+        One row an outcome, each on a scale of its own: the probe's effect with its 95 % interval
+        over questions in blue, random directions as grey marks, and those of probes of permuted
+        labels as orange ones. In greyscale too: their shapes differ.
+
+    Raises
+    ------
+    TypeError
+        If it is not from `intervene`.
+    """
+    if not isinstance(interventions, xr.Dataset) or "every_effect" not in interventions:
+        raise TypeError(
+            f"interventions must be from pk.intervene; got {arguments.shown(interventions)}."
+        )
+    named = {"probe": "the probe", "random": "random", "permuted": "permuted labels"}
+    kinds = [named[kind] for kind in interventions["kind"].to_numpy()]
+    panels, told = [], []
+    for name in interventions["outcome"].to_numpy():
+        one = interventions.sel(outcome=name)
+        values = one["every_effect"].to_numpy()
+        rows = [
+            {"kind": kind, "effect": number(value)}
+            for kind, value in zip(kinds, values, strict=True)
+            if np.isfinite(value)
+        ]
+        if not rows:
+            continue
+        ends = {end: number(one[f"effect_{end}"].item()) for end in ("low", "high")}
+        p = one["p_value"].item()
+        text = str(one["description"].item())
+        label = textwrap.wrap(f"{text} (p = {p:.2g})", 52)
+        panels.append(_among(rows, ends, label, named.values()))
+        told.append(f"{text}: {one['effect'].item():+.3f}, p = {p:.2g}")
+    chart = alt.vconcat(*panels, spacing=6).resolve_scale(x="independent")
+    return finished(chart, title, f"Effects of a probe's direction. {'; '.join(told)}.")
+
+
+def _among(rows, ends, label, kinds):
+    """One outcome: the probe's effect, its interval, and the other directions' effects."""
+    kinds = list(kinds)
+    x = alt.X("effect:Q", title=None, axis=alt.Axis(grid=False, tickCount=5))
+    base = alt.Chart(alt.Data(values=rows), width=340, height=60).encode(
+        y=alt.Y("kind:N", scale=alt.Scale(domain=kinds), title=None, axis=alt.Axis(ticks=False))
+    )
+    points = base.mark_point(filled=True, size=70, opacity=0.75).encode(
+        x=x,
+        color=categories(alt.Color, "kind:N", kinds, [COLOURS[0], FAINT, COLOURS[1]], None),
+        shape=categories(alt.Shape, "kind:N", kinds, ["diamond", "circle", "cross"], None),
+        tooltip=[alt.Tooltip("kind:N", title="Direction"), alt.Tooltip("effect:Q", format="+.3f")],
+    )
+    bar = [ends | {"kind": kinds[0]}] if None not in ends.values() else []
+    interval = alt.Chart(alt.Data(values=bar)).mark_rule(strokeWidth=1.8, color=COLOURS[0])
+    interval = interval.encode(x=alt.X("low:Q"), x2="high:Q", y="kind:N")
+    zero = alt.Chart(alt.Data(values=[{"zero": 0}])).mark_rule(color=FAINT, strokeDash=[2, 2])
+    layers = [zero.encode(x="zero:Q"), *([interval] if bar else []), points]
+    title = alt.TitleParams(
+        label, anchor="start", align="left", fontSize=13, offset=4, dx=-116, frame="bounds"
+    )
+    return alt.layer(*layers).properties(title=title)
 
 
 def _spread(rows, names, axis):

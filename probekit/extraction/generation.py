@@ -192,6 +192,34 @@ def said_logprobs(lm, prefix, text, keep, rows, change):
     return torch.cat(found)
 
 
+def answered_alike(lm, prompt, rows, change, max_new_tokens):
+    """Likeliest answers of some rows to one prompt: a list of token ids each.
+
+    The prompt but for its last token is read once, as it is; the rest within `change`, a context
+    manager in which the model computes something else in each row.
+    """
+    stops = torch.tensor(sorted(lm.stop_ids), device=lm.device)
+    responses, going = [[] for _ in range(rows)], torch.ones(rows, dtype=torch.bool)
+    with torch.inference_mode():
+        before, cache = torch.tensor([prompt[:-1]], device=lm.device), _empty_cache(lm)
+        length = len(prompt) - 1
+        if length:
+            _forward(lm, before, cache, torch.ones_like(before), torch.arange(length)[None])
+            cache = _repeated(cache, rows)
+        ids = torch.full((rows, 1), prompt[-1], device=lm.device)
+        with change:
+            for _ in range(max_new_tokens):
+                mask = torch.ones(rows, length + 1, dtype=torch.long)
+                logits = _forward(lm, ids, cache, mask, torch.full((rows, 1), length))
+                ids, length = logits.argmax(-1, keepdim=True), length + 1
+                going &= ~torch.isin(ids[:, 0], stops).cpu()
+                for row in torch.nonzero(going)[:, 0].tolist():
+                    responses[row].append(int(ids[row]))
+                if not going.any():
+                    break
+    return responses
+
+
 class CachedPrefix:
     """Keys, values and states of the prompts' common beginning, computed once."""
 

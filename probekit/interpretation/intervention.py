@@ -6,7 +6,7 @@ answers are compared; and the same is done with random directions of the same le
 that is large enough changes something.
 """
 
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from sklearn.covariance import ledoit_wolf
 from tqdm import tqdm
 
 from probekit import arguments
-from probekit.extraction.generation import WHOLE, examined, generate, said_logprobs
+from probekit.extraction.generation import WHOLE, answered_alike, examined, said_logprobs
 from probekit.extraction.models import LanguageModel
 from probekit.extraction.steering import Steering
 from probekit.probing.auroc import critical
@@ -98,7 +98,8 @@ def intervene(
         right), for each of `CHANGES`; ``flipped(direction, question)`` and ``damage(direction)``.
         Over `outcome` (`OUTCOMES`): the probe's `effect` with its 95 % interval over questions,
         `effect_low` and `effect_high`; `p_value`, and `p_holm`, corrected for all outcomes but the
-        first. `random_effect(outcome, direction)`. The attribute `verdict` says it in words.
+        first. `every_effect(outcome, direction)`. The attribute `verdict` says it in words, and
+        `suppression` what follows for the conjecture that a layer suppresses wrong content.
 
     Raises
     ------
@@ -150,6 +151,7 @@ def intervene(
         )
     work = _Work(lm, site, int(cell["layer"]), directions)
     right, wrong, flipped = [], [], []
+    length = run.manifest("extract")["parameters"].get("max_new_tokens", 64)
     steps = tqdm(zip(answers.to_dict("records"), prompts, strict=True), total=len(answers),
                  desc="Intervening", unit="question", disable=not progress)  # fmt: skip
     for answer, prompt in steps:
@@ -158,10 +160,9 @@ def intervene(
         right.append(work.moved(prompt[:-1], text, own if answer["correct"] else accepted))
         nothing = np.full_like(right[-1], np.nan)
         wrong.append(nothing if answer["correct"] else work.moved(prompt[:-1], text, own))
+        if flips:
+            flipped.append(work.flipped(answer, prompt, length))
     damage = work.damage()
-    if flips:
-        length = run.manifest("extract")["parameters"].get("max_new_tokens", 64)
-        flipped = work.flipped(answers, prompts, length, progress)
     return _effects(directions, right, wrong, flipped, damage, answers, grid, cell, dose)
 
 
@@ -262,8 +263,8 @@ class _Work:
         self.mean = as_tensor(directions.mean, dtype=torch.float32)
 
     @contextmanager
-    def changed(self, first, stop, last=False):
-        """The model with rows `first` to `stop` of what is done; with one, in all its rows."""
+    def changed(self, first, stop):
+        """The model with rows `first` to `stop` of what is done, from the first position on."""
         rows = slice(first, stop)
 
         def change(x):
@@ -271,10 +272,10 @@ class _Work:
                 each.to(x.device)
                 for each in (self.push[rows], self.read[rows], self.pattern[rows], self.mean)
             )
-            held = torch.einsum("rtf,rf->rt", x.float() - mean, read.expand(len(x), -1))
+            held = torch.einsum("rtf,rf->rt", x.float() - mean, read)
             return x.float() + push[:, None] - held[..., None] * pattern[:, None]
 
-        with Steering(self.lm.model, self.site, self.layer, change, last):
+        with Steering(self.lm.model, self.site, self.layer, change):
             yield
 
     def moved(self, prefix, before, said):
@@ -285,32 +286,24 @@ class _Work:
         return (total[1:] - total[0]).reshape(len(CHANGES), self.n).T
 
     def damage(self):
-        """How the mean log-perplexity of neutral text changes, (direction, change)."""
+        """How the mean log-perplexity of neutral text changes, pushed away: (direction)."""
         ids = self.lm.tokenizer(_NEUTRAL, add_special_tokens=False).input_ids
-        return -self.moved([], ids[:1], ids[1:]) / (len(ids) - 1)
+        rows = 1 + self.n  # nothing, and all directions away
+        logprobs = said_logprobs(self.lm, [], ids, len(ids) - 1, rows, self.changed)
+        mean = -logprobs.double().mean(1).numpy()
+        return mean[1:] - mean[0]
 
-    def flipped(self, answers, prompts, max_new_tokens, progress):
-        """Whether each answer becomes right or wrong when pushed away from errors.
-
-        (direction, question), of all but the directions of permuted labels.
-        """
-        found = []
-        rows = [0, *range(1, 1 + self.n - _OTHER_LABELS)]
-        for row in tqdm(rows, desc="Answering", unit="direction", disable=not progress):
-            place = self.changed(row, row + 1, last=True) if row else nullcontext()
-            right = np.zeros(len(prompts), bool)
-            options = {"max_new_tokens": max_new_tokens, "batch_size": len(prompts)}
-            with place:
-                for response in generate(self.lm, prompts, (), **options):
-                    text, _ = decode_with_offsets(self.lm.tokenizer, response.token_ids)
-                    answer = answers.iloc[response.index]
-                    accepted = answer["accepted"].split("|")
-                    kind = answer["kind"] if answer["kind"] != "choice" else None
-                    right[response.index] = grade(
-                        text, accepted, question=answer["question"], kind=kind
-                    )
-            found.append(right)
-        return np.array(found[1:]) != found[0]
+    def flipped(self, answer, prompt, max_new_tokens):
+        """Whether an answer becomes right or wrong when pushed away from errors: (direction)."""
+        rows = 1 + self.n
+        place = self.changed(0, rows)
+        right = []
+        for ids in answered_alike(self.lm, prompt, rows, place, max_new_tokens):
+            text, _ = decode_with_offsets(self.lm.tokenizer, ids)
+            kind = answer["kind"] if answer["kind"] != "choice" else None
+            accepted = answer["accepted"].split("|")
+            right.append(grade(text, accepted, question=answer["question"], kind=kind))
+        return np.array(right[1:]) != right[0]
 
 
 def _texts(lm, answer):
@@ -332,19 +325,18 @@ def _effects(directions, right, wrong, flipped, damage, answers, grid, cell, dos
     """All that was measured, the probe's effects with intervals and p-values, and the verdict."""
     right, wrong = np.stack(right, 2), np.stack(wrong, 2)  # (direction, change, question)
     away, towards, erased = range(len(CHANGES))
-    n, kinds = right.shape[2], directions.kinds
+    kinds = directions.kinds
     per_question = {
         "push": right[:, away] - right[:, towards],
         "erasure": right[:, erased],
         "wrong": wrong[:, erased][:, ~np.isnan(wrong[0, erased])],
     }
-    if len(flipped):
-        rest = np.full((_OTHER_LABELS, n), np.nan)
-        per_question["flips"] = np.concatenate([flipped.astype(float), rest])
+    if flipped:
+        per_question["flips"] = np.stack(flipped, 1).astype(float)
     names = [name for name in OUTCOMES if name in per_question or name == "damage"]
     effect, low, high, p_value, everyone = [], [], [], [], []
     for name in names:
-        values = per_question.get(name, damage[:, [away]])
+        values = per_question.get(name, damage[:, None])
         if not values.shape[1]:
             values = np.full((len(kinds), 1), np.nan)
         means = values.mean(1)
@@ -366,7 +358,7 @@ def _effects(directions, right, wrong, flipped, damage, answers, grid, cell, dos
         {
             "right": (("direction", "change", "question"), right),
             "wrong": (("direction", "change", "question"), wrong),
-            "damage": (("direction", "change"), damage),
+            "damage": ("direction", damage),
             "effect": ("outcome", effect),
             "effect_low": ("outcome", low),
             "effect_high": ("outcome", high),
@@ -390,9 +382,9 @@ def _effects(directions, right, wrong, flipped, damage, answers, grid, cell, dos
             "n_random": int((kinds == "random").sum()),
         },
     )
-    if len(flipped):
+    if flipped:
         result["flipped"] = ("direction", "question"), per_question["flips"]
-    result.attrs["verdict"] = _verdict(result)
+    result.attrs |= {"verdict": _verdict(result), "suppression": _suppression(result)}
     return result
 
 
@@ -435,3 +427,24 @@ def _verdict(result):
         )
     side = "as it should" if float(first["effect"]) > 0 else "but in the wrong sense"
     return f"The model uses what the probe reads, {side}: {measured}; {beside}."
+
+
+def _suppression(result):
+    """Whether it is shown that what this layer holds keeps wrong answers down."""
+    one, about = result.sel(outcome="wrong"), result.attrs
+    n = int((~result["correct"]).sum())
+    values = (float(one[name]) for name in ("effect", "effect_low", "effect_high"))
+    effect, low, high = (f"{value:+.2f}" for value in values)
+    p = float(one["p_value"])
+    if not np.isfinite(p):
+        return "That later layers suppress wrong content was not tested: no answer was wrong."
+    measured = (
+        f"erasing what the probe of layer {about['layer']}, {about['token']} reads changes the "
+        f"log-probability of the {n} wrong answers that were given by {effect} [{low}, {high}] "
+        f"nats (p = {p:.2g} among {about['n_random']} random changes of the same size)"
+    )
+    if p > 0.05 or float(one["effect_low"]) <= 0 <= float(one["effect_high"]):
+        return f"That later layers suppress wrong content is not shown: {measured}."
+    if float(one["effect"]) > 0:
+        return f"In line with later layers suppressing wrong content, {measured}."
+    return f"Later layers do not suppress wrong content here, they promote it: {measured}."

@@ -22,6 +22,7 @@ _MAY_BE = {
     "greedy_dir": partial(arguments.text, such_as="data/runs/cities", empty=True),
     "n_questions": arguments.whole,
     "n_random": partial(arguments.whole, least=20, most=10_000),
+    "dose": partial(arguments.number, least=1e-3, most=1000),
     "model": partial(arguments.text, such_as="smollm2"),
     "questions": partial(arguments.text, such_as="cities"),
     "site": partial(arguments.one_of, known=("mlp_out", "attn_out", "resid_post", "mlp_act")),
