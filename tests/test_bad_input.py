@@ -13,11 +13,13 @@ import pytest
 import xarray as xr
 from held_run import HeldRun
 from made_run import made_run
+from tiny import write_questions
 
 import probekit as pk
 from probekit.__main__ import main
 from probekit.pipeline.parameters import defaults
 from probekit.run.directory import Stage
+from probekit.run.files import resource
 
 NAN, INF = float("nan"), float("inf")
 HUGE, DIGITS = 10**400, "a number of more than 60 digits."
@@ -43,6 +45,8 @@ def good(tmp_path_factory, tiny_model_dir):
         (folder / name).write_bytes(content)
     detector = pk.detector(grid, controls)
     run = pk.Run(folder / "run")
+    lm = pk.load_model(tiny_model_dir, device="cpu")
+    probed = probed_run(folder / "probed", lm)
     made = [run.save_grids({"random": grid}), run.save_detectors({"random": detector})]
     random = np.random.default_rng(0)
     wrong = np.arange(40) % 2 == 0
@@ -60,7 +64,7 @@ def good(tmp_path_factory, tiny_model_dir):
         run=run,
         probe=pk.load_probe(run, 1, "-1"),
         made=made_run(folder / "made", n=60, layers=3),
-        lm=pk.load_model(tiny_model_dir, device="cpu"),
+        lm=lm,
         model_dir=tiny_model_dir,
         questions=pk.read_questions("cities", limit=3),
         empty=pk.Run(folder / "empty"),
@@ -68,7 +72,23 @@ def good(tmp_path_factory, tiny_model_dir):
         gain=pk.gain_over_controls(grid, controls),
         held=held,
         transfers=pk.transfer(held),
+        samples=pk.Run(resource("data/examples") / "samples"),
+        choice=pk.choose_answers(pk.Run(resource("data/examples") / "samples")),
+        probed=probed,
+        effects=pk.intervene(lm, probed, n_questions=2, flips=False, progress=False),
     )
+
+
+def probed_run(folder, lm):
+    """A run of the tiny model, with probes in its grid."""
+    run = pk.Run(folder)
+    questions = write_questions(folder.with_name("asked"), 60)
+    pk.extract(lm, pk.read_questions(questions), run, max_new_tokens=12, progress=False)
+    stage = run.begin("probe", {})
+    options = {"folds": 2, "n_permutations": 1, "n_jobs": 1, "progress": False}
+    grid = pk.probe_grid(run.activations().load(), **options)
+    stage.finish([run.save_grids({"random": grid})], splits=["random"])
+    return run
 
 
 PARAMETER_FILES = {
@@ -200,6 +220,20 @@ CALLS = {
     "load_probe": (pk.load_probe, {"run": lambda good: good.run, "layer": 1, "token": "last_q"}),
     "predict_proba": (lambda probe, X: probe.predict_proba(X), {"probe": lambda good: good.probe}),
     "transfer": (pk.transfer, {"runs": lambda good: good.held}),
+    "choose_answers": (pk.choose_answers, {"run": lambda good: good.samples}),
+    "error_types": (pk.error_types, {"run": lambda good: good.samples}),
+    "choices": (pk.choices, {"choice": lambda good: good.choice}),
+    "effects": (pk.effects, {"interventions": lambda good: good.effects}),
+    "intervene": (
+        pk.intervene,
+        {
+            "lm": lambda good: good.lm,
+            "run": lambda good: good.probed,
+            "n_questions": 1,
+            "flips": False,
+            "progress": False,
+        },
+    ),
     "transfer_matrix": (pk.transfer_matrix, {"transfers": lambda good: good.transfers}),
     "heatmap": (pk.heatmap, {"grid": lambda good: good.grid}),
     "compare_splits": (pk.compare_splits, {"grids": lambda good: {"random": good.grid}}),
@@ -394,6 +428,15 @@ MUST_BE = [
     *((name, "title", "text", [3, None], []) for name in ("forest", "risk_coverage")),
     ("transfer_matrix", "title", "text", [3, None], []),
     ("transfer", "split", RANDOM, [3, []], []),
+    ("choices", "title", "text", [3, None], []),
+    ("effects", "title", "text", [3, None], []),
+    ("intervene", "split", RANDOM, [3, []], []),
+    ("intervene", "n_questions", WHOLE.format(0), [1.5, "all", None, True], [-1]),
+    ("intervene", "n_random", "a whole number from 20 to 10,000", ["20", None], [0, 19, 10**9]),
+    ("intervene", "dose", "a number from 0.001 to 1,000", ["4", None, True], [0, -4, NAN, INF]),
+    ("intervene", "flips", YES_OR_NO, [1, "yes", None], []),
+    ("intervene", "seed", SEED, [None, 1.5], [-1, 2**32]),
+    ("intervene", "progress", YES_OR_NO, [None], []),
     ("detector", "tokens", A_LIST, [2.5], []),
     ("detector", "layers", "a list such as [3]", [3], []),
     ("Detector.threshold", "error_rate", "a number from 0 to 1", ["20%", None, True], [-0.1, 20]),
@@ -419,6 +462,11 @@ MUST_BE = [
     ("Run.detector", "split", RANDOM, [1], [" "]),
     ("Stage.finish", "outputs", "a list of paths", [None, "grid.nc"], []),
     ("check_parameters", "run_dir", "text such as 'data/runs/cities'", [3, None], []),
+    ("check_parameters", "run_dirs", "a list of texts", [3, None], []),
+    ("check_parameters", "greedy_dir", "text such as 'data/runs/cities'", [3, None], []),
+    ("check_parameters", "n_questions", WHOLE.format(0), [1.5, "all", None], [-1]),
+    ("check_parameters", "n_random", "a whole number from 20 to 10,000", ["20", None], [19]),
+    ("check_parameters", "dose", "a number from 0.001 to 1,000", ["4", None], [0, NAN]),
     ("check_parameters", "model", "text such as 'smollm2'", [3, None], []),
     ("check_parameters", "questions", "text such as 'cities'", [["cities"], None], []),
     ("check_parameters", "question_column", "text such as 'question'", [None, 0], []),
@@ -473,10 +521,10 @@ UNFINISHED = (
     "notebook."
 )
 LACKS = (
-    "There are: C, answers_column, choices_column, corrections, device, error_rate, folds, "
-    "group_column, judge, kind, limit, max_new_tokens, measure, model, n_permutations, n_samples, "
-    "p_true, question_column, questions, run_dir, scheduler, seed, site, split, temperature, "
-    "top_p, unanswerable."
+    "There are: C, answers_column, choices_column, corrections, device, dose, error_rate, folds, "
+    "greedy_dir, group_column, judge, kind, limit, max_new_tokens, measure, model, n_permutations, "
+    "n_questions, n_random, n_samples, p_true, question_column, questions, run_dir, run_dirs, "
+    "scheduler, seed, site, split, temperature, top_p, unanswerable."
 )
 NO_JSON = (
     "{} must be what JSON can hold: text, finite numbers of Python, True, False, None, lists and "
@@ -1197,6 +1245,49 @@ CASES = {
             {"gains": lambda good: good.grid},
             ValueError,
             "The gains have no variable 'absorbed'; they have auroc, ….",
+        ),
+    ],
+    "choose_answers": [
+        ({"run": 3}, TypeError, 'run must be a Run, such as Run("data/runs/samples"); got 3.'),
+        ({"greedy": 3}, TypeError, 'greedy must be a Run, such as Run("data/runs/cities"); got 3.'),
+        (
+            {"run": lambda good: good.probed},
+            ValueError,
+            "… has one answer to each question, so there is nothing to choose. Make one: probekit "
+            "run -p n_samples 8 -p temperature 1.",
+        ),
+        (
+            {"greedy": lambda good: good.samples},
+            ValueError,
+            "greedy must be a run at temperature 0; … is none.",
+        ),
+    ],
+    "error_types": [
+        ({"run": None}, TypeError, 'run must be a Run, such as Run("data/runs/samples"); got None.')
+    ],
+    "choices": [
+        (
+            {"choice": lambda good: good.grid},
+            TypeError,
+            "choice must be from pk.choose_answers(run); got …",
+        ),
+    ],
+    "effects": [
+        (
+            {"interventions": lambda good: good.grid},
+            TypeError,
+            "interventions must be from pk.intervene; got …",
+        ),
+    ],
+    "intervene": [
+        ({"lm": None}, TypeError, "lm must be a LanguageModel, from load_model; got None."),
+        ({"run": "cities"}, TypeError, "run must be a Run, such as …"),
+        ({"layer": 99}, ValueError, "…"),
+        ({"token": "tenth"}, ValueError, "…"),
+        (
+            {"run": lambda good: pk.Run(resource("data/example"))},
+            ValueError,
+            "… has no probes: it is an example without them. …",
         ),
     ],
     "transfer": [

@@ -130,6 +130,8 @@ def intervene(
     """
     arguments.instance("lm", lm, LanguageModel, "from load_model")
     arguments.instance("run", run, Run, 'such as Run("data/runs/cities")')
+    if split is not None:
+        arguments.text("split", split, such_as="random")
     n_questions = arguments.whole("n_questions", n_questions)
     n_random = arguments.whole("n_random", n_random, 20, 10_000)
     dose = arguments.number("dose", dose, 1e-3, 1000)
