@@ -323,7 +323,7 @@ SITE, SPLIT = (
 )
 KIND = "one of text, number, date, yes_no, choice;"
 BY_HAND = "the path of a CSV file or a DataFrame"
-STAGE = "one of extract, probe, visualize, interpret;"
+STAGE = "one of extract, probe, visualize, interpret, transfer, choose, intervene;"
 PER_SPLIT = "a dict of a Dataset per split, such as {'random': grid};"
 DETECTORS = "a dict of a Detector per split, such as {'random': detector};"
 DTYPE = "a floating-point dtype of torch such as torch.bfloat16"
