@@ -57,7 +57,9 @@ def _at_all(grid, detector):
     if _beats_chance(detector):
         where = f"in {in_cells}, and " if above else "though in no single cell, "
         where = "" if above is None else where
-        return f"Wrong answers can be told from right ones {where}by all cells together ({together})."
+        return (
+            f"Wrong answers can be told from right ones {where}by all cells together ({together})."
+        )
     if above:
         return (
             f"Wrong answers can be told from right ones in {in_cells}, but not by all cells "
