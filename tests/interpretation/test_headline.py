@@ -73,7 +73,7 @@ def test_the_figure_s_subtitle_says_the_same(signal, noise):
 def test_held_out_answers_are_in_it(tmp_path):
     run = made_run(tmp_path / "run")
     held_out = run.detector("answer")
-    assert f"with answers held out {held_out.auroc:.2f} [" in pk.headline(run)
+    assert f"ith answers held out {held_out.auroc:.2f} [" in pk.headline(run)
 
 
 def test_it_takes_a_finished_run_only(tmp_path):
