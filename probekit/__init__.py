@@ -31,6 +31,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "charts.curves": ["calibration", "risk_coverage", "score_distribution"],
         "charts.files": ["save_chart", "static"],
         "interpretation.explorer": ["explore"],
+        "interpretation.headlines": ["headline"],
         "interpretation.claims": ["check_claims"],
         "interpretation.description": ["describe"],
         "interpretation.intervention": ["intervene"],

@@ -8,6 +8,7 @@ value.
 from collections.abc import Mapping
 from itertools import chain
 from numbers import Real
+from pathlib import PurePath
 
 import altair as alt
 import numpy as np
@@ -102,7 +103,7 @@ def heatmap(
             "measure='auroc', or leave the detector out."
         )
     level = _level(mute)
-    subtitle = None
+    drawn, on = grid, None
     if common:
         if measure != "auroc" or detector is not None or level is not None:
             raise ValueError(
@@ -115,19 +116,71 @@ def heatmap(
                 "'auroc_common' lacks the attribute 'n_examples': take the grid from probe_grid or "
                 "Run.grid as it is."
             )
-        subtitle = f"on the {grid['auroc_common'].attrs['n_examples']} answers that have all tokens"
+        on = f"on the {grid['auroc_common'].attrs['n_examples']} answers that have all tokens"
         # Without the intervals and numbers of answers, which are of the other AUROC.
         grid = grid[["auroc_common"]].rename(auroc_common="auroc")
     rows = _measured_rows(grid, measure, tokens)
     marked = [*_stated(rows, measure, level), *_outlined(rows, outline)]
-    text = _describe(rows, measure, outline) + (f" Measured {subtitle}." if common else "")
+    text = _describe(rows, measure, outline) + (f" Measured {on}." if common else "")
+    subtitle = _subtitle(drawn, _tokens(rows), detector, on) or None
     if detector is None:
         panel = _panel(rows, _blues(measure), marked, counts=_counts(rows, measure))
         return finished(panel, title, text, subtitle)
     strips = _strip_rows(detector, _layers(rows), _tokens(rows))
     return finished(
-        _with_strips(rows, marked, strips, level), title, f"{text} {_describe_strips(strips)}"
+        _with_strips(rows, marked, strips, level),
+        title,
+        f"{text} {_describe_strips(strips)}",
+        subtitle,
     )
+
+
+# How a split is called where there is room for words.
+_FOLDS = {
+    "random": "random folds",
+    "answer": "answers held out",
+    "gold": "accepted answers held out",
+    "group": "groups of questions held out",
+}
+
+
+def _subtitle(grid, tokens, detector=None, on=None):
+    """What the figure is of and what its colours can't say, a line each.
+
+    Of what the grid's attributes do not say, nothing.
+    """
+    about, lines = grid.attrs, []
+    names = (about.get(name) for name in ("model", "questions", "site"))
+    of = [arguments.shown(PurePath(str(n)).name, 30).strip("'") for n in names if n]
+    if of and "correct" in grid.coords and "score" in grid:
+        scored = grid["score"].notnull().any(("layer", "token")).to_numpy()
+        wrong = int((scored & ~grid["correct"].to_numpy().astype(bool)).sum())
+        of.append(f"{scored.sum()} answers, {wrong} wrong")
+    if of:
+        lines.append(", ".join(of))
+    folds = _FOLDS.get(about.get("split"), about.get("split"))
+    if about.get("protocol") == "published":
+        folds = "one split, as published"
+    parts = [each for each in (folds, on) if each]
+    # Fewer permutations could not show that any cell is.
+    if "p_corrected" in grid and on is None and grid.sizes.get("permutation", 0) >= 19:
+        named = grid["token"].to_numpy().astype(str)
+        p = grid["p_corrected"].to_numpy()[:, np.isin(named, tokens)]
+        above, n = int((p <= 0.05).sum()), int((~np.isnan(p)).sum())
+        if n:
+            nothing = "" if above else ": nothing is shown"
+            parts.append(f"{above or 'none'} of {n} cells above chance{nothing}")
+    if parts:
+        lines.append("; ".join(parts))
+    if detector is not None:
+        lines.append(
+            f"all cells together: {detector.auroc:.2f} "
+            f"[{detector.auroc_low:.2f}, {detector.auroc_high:.2f}]"
+        )
+        if np.isfinite(getattr(detector, "gain", np.nan)):
+            ends = (f"{v:+.2f}" for v in (detector.gain_low, detector.gain_high))
+            lines[-1] += f"; less all controls: {detector.gain:+.2f} [{', '.join(ends)}]"
+    return lines
 
 
 def compare_splits(grids, *, measure="auroc", title=_TITLE, tokens=FIGURE_TOKENS, mute=False):

@@ -166,7 +166,8 @@ def probe_grid(
     grid = _assemble(examples, results, null, plan)
     grid["same_token"] = ("token", "other_token"), _same_tokens(activations, kept)
     return grid.assign_coords(other_token=grid["token"].to_numpy()).assign_attrs(
-        {name: activations.attrs.get(name, "unknown") for name in ("model", "revision", "site")},
+        {name: activations.attrs.get(name, "unknown") for name in ("model", "revision", "site")}
+        | {name: activations.attrs[name] for name in ("questions",) if name in activations.attrs},
         split=split,
         protocol=protocol,
         folds=folds if protocol == "cross-validated" else 1,
