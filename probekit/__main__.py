@@ -6,7 +6,6 @@ import traceback
 import warnings
 
 from probekit.arguments import say, visible
-from probekit.pipeline.notebooks import run_pipeline
 from probekit.pipeline.parameters import describe_parameters, read_parameters
 from probekit.run.manifest import NOTEBOOKS
 from probekit.run.stopping import Stopped, stoppable
@@ -24,6 +23,9 @@ def main(arguments=None):
                 parameters["run_dir"] = options.run_dir
             if options.notebook:
                 parameters["stages"] = options.notebook
+            # Not above: what it imports takes a second, and the help would wait for it.
+            from probekit.pipeline.notebooks import run_pipeline
+
             run_pipeline(**parameters)
     except (ValueError, TypeError, OSError) as error:
         say(f"probekit: {error}", sys.stderr)

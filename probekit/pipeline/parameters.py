@@ -1,17 +1,16 @@
 """The notebooks' parameters: what they are, where they come from, what they may be."""
 
 import ast
+import json
 import os
 from functools import partial
 
-import nbformat
 import yaml
 
 from probekit import arguments
 from probekit.questions.kinds import KINDS
-from probekit.run.directory import notebook_name
 from probekit.run.files import resource
-from probekit.run.manifest import NOTEBOOKS
+from probekit.run.manifest import NOTEBOOKS, notebook_name
 
 # What each may be: as the functions check it that take it in the end, so that none of them refuses
 # after hours what passed here. Names are repeated here, and a test compares them: where they are
@@ -62,9 +61,12 @@ def notebook_path(stage):
 
 def notebook_parameters(stage):
     """Parameters of a stage's notebook, as its cell tagged ``parameters`` declares them."""
-    notebook = nbformat.read(notebook_path(stage), as_version=4)
+    # Not by nbformat: its import alone takes a second, which `probekit run --help` would wait for.
+    notebook = json.loads(notebook_path(stage).read_text(encoding="utf-8"))
     source = next(
-        cell.source for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])
+        "".join(cell["source"])
+        for cell in notebook["cells"]
+        if "parameters" in cell["metadata"].get("tags", [])
     )
     found = {}
     for line, statement in zip(source.splitlines(), ast.parse(source).body, strict=True):

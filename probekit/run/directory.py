@@ -40,6 +40,7 @@ from probekit.run.manifest import (
     fingerprint,
     is_plain,
     is_word,
+    notebook_name,
     recorded,
     same_file,
     sealed,
@@ -655,12 +656,6 @@ def read_record(path):
 def _by_content(files):
     """What decides in files outside the run: their formats and hashes, not where they are."""
     return sorted((Path(name).suffix, digest) for name, digest in files.items())
-
-
-def notebook_name(stage):
-    """File name of a stage's notebook, such as ``02_probe.ipynb``."""
-    arguments.one_of("stage", stage, NOTEBOOKS)
-    return f"{NOTEBOOKS.index(stage) + 1:02d}_{stage}.ipynb"
 
 
 def store_name(site, sites):
