@@ -5,6 +5,7 @@ import sys
 import traceback
 import warnings
 
+from probekit import __version__
 from probekit.arguments import say, visible
 from probekit.pipeline.parameters import describe_parameters, read_parameters
 from probekit.run.manifest import NOTEBOOKS
@@ -13,7 +14,12 @@ from probekit.run.stopping import Stopped, stoppable
 
 def main(arguments=None):
     """Run the command line; the exit code is 0 only if everything asked for is finished."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.command is None:
+        # As pip does: who types the bare name asks what there is.
+        parser.print_help()
+        return 0
     go_on = "What is finished is kept: the same command goes on from there."
     try:
         with warnings.catch_warnings(), stoppable(go_on):
@@ -53,7 +59,8 @@ def _parser():
         prog="probekit",
         description="Where inside a language model it shows that an answer is wrong.",
     )
-    commands = parser.add_subparsers(required=True, metavar="run")
+    parser.add_argument("--version", action="version", version=f"probekit {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
     run = commands.add_parser(
         "run",
         help="execute the four notebooks, from the question file to the figure, or another",
