@@ -29,6 +29,8 @@ def main(arguments=None):
                 parameters["run_dir"] = options.run_dir
             if options.notebook:
                 parameters["stages"] = options.notebook
+            if options.dry_run:
+                parameters["dry_run"] = True
             # Not above: what it imports takes a second, and the help would wait for it.
             from probekit.pipeline.notebooks import run_pipeline
 
@@ -71,6 +73,8 @@ def _parser():
     )
     where = "folder for the results (default: data/runs/ and the name of the question file)"
     run.add_argument("--run-dir", metavar="DIR", help=where)
+    dry = "only say which notebooks would be executed, and why; nothing is written"
+    run.add_argument("--dry-run", action="store_true", help=dry)
     pair = {"nargs": 2, "metavar": ("NAME", "VALUE"), "action": "append", "default": []}
     which = f"execute this notebook alone: {', '.join(NOTEBOOKS)}; may be repeated"
     run.add_argument("--notebook", metavar="NAME", action="append", default=[], help=which)

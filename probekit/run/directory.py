@@ -629,6 +629,9 @@ class Run:
         for name in ("run_dir", *(["questions"] if moved else [])):
             key["parameters"].pop(name, None)
             recorded["parameters"].pop(name, None)
+        if changes := _changes(recorded.pop("parameters"), key.pop("parameters")):
+            more = [f"{len(changes) - 5:,} more changed"] if len(changes) > 5 else []
+            return "; ".join([*changes[:5], *more])
         differing = [name for name in {**key, **recorded} if key.get(name) != recorded.get(name)]
         if differing:
             return f"{' and '.join(differing)} changed"
@@ -651,6 +654,20 @@ def read_record(path):
             return dict(parse_json(path.read_text(encoding="utf-8")))
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError, TypeError):
         return None
+
+
+def _changes(before, now):
+    """What is said of each parameter that is another than it was."""
+    said = []
+    for name in {**now, **before}:
+        if name not in before:
+            said.append(f"{name} is a new parameter")
+        elif name not in now:
+            said.append(f"{arguments.visible(name, 100)} is a parameter no more")
+        elif before[name] != now[name]:
+            was, new = map(arguments.shown, (before[name], now[name]))
+            said.append(f"{name} was {was}, now {new}")
+    return said
 
 
 def _by_content(files):
