@@ -23,7 +23,7 @@ from probekit.pipeline.parameters import (
 )
 from probekit.pipeline.report import TEMPLATE, write_report
 from probekit.questions.table import read_questions
-from probekit.run.directory import Run, read_record
+from probekit.run.directory import Run, read_record, replaced
 from probekit.run.files import explained, no_links, sha256, write_json
 from probekit.run.lock import directing
 from probekit.run.manifest import BEYOND, NOTEBOOKS, REPORT, STAGES
@@ -99,8 +99,8 @@ def run_pipeline(run_dir=None, *, stages=STAGES, progress=True, dry_run=False, *
             else:
                 if reason != "not finished":
                     arguments.say(f"{stage}: {reason}, run again")
-                if replaced := _replaced(run, stage, parameters):
-                    arguments.say(f"{stage}: this replaces {replaced}")
+                if lost := _replaced(run, stage, parameters):
+                    arguments.say(f"{stage}: this replaces {lost} (--run-dir)")
                 _run_stage(run, stage, parameters, progress)
             bar.update()
         if stages == list(STAGES):
@@ -132,11 +132,6 @@ def _short(path):
     return str(path) if relative.startswith("..") else relative
 
 
-# What is lost when a stage is run again with other parameters. (The extract stage keeps its
-# answers: where they would be others, it refuses.)
-_MADE = {"probe": "the grid", "visualize": "the figures", "interpret": "the description"}
-
-
 def _say_what_would_run(run, stages, parameters, files):
     """Say of each stage whether it would be executed, and why."""
     again = []
@@ -154,8 +149,8 @@ def _say_what_would_run(run, stages, parameters, files):
             arguments.say(f"{stage}: nothing has changed, would be left alone")
         if reason or _NEEDS.get(stage) in again:
             again.append(stage)
-        if replaced := _replaced(run, stage, parameters):
-            arguments.say(f"{stage}: this would replace {replaced}")
+        if lost := _replaced(run, stage, parameters):
+            arguments.say(f"{stage}: this would replace {lost} (--run-dir)")
         if stage == "extract" and reason and (run.path / "run.json").exists():
             arguments.say(
                 "extract: the answers that are there would be kept. If they would be others with "
@@ -165,21 +160,15 @@ def _say_what_would_run(run, stages, parameters, files):
 
 
 def _replaced(run, stage, given):
-    """What a stage made with other parameters than these, and would make anew; None if nothing."""
+    """What a stage made with other parameters than these; None if nothing.
+
+    Not so the extract stage: it keeps its answers, and refuses where they would be others.
+    """
     if stage == "extract" or not run.manifest_path(stage).exists():
         return None
     before = (read_record(run.pipeline_record(stage)) or {}).get("parameters")
     now = _to_execute(run, stage, given)[1]["parameters"]
-    if not isinstance(before, dict):
-        return None
-    differing = {n: v for n, v in before.items() if n in now and now[n] != v}
-    if not differing:
-        return None
-    made_with = ", ".join(f"{name}={arguments.shown(value)}" for name, value in differing.items())
-    return (
-        f"{_MADE.get(stage, 'the results')} of {made_with}. To keep both, give this run another "
-        "folder (--run-dir)"
-    )
+    return replaced(stage, before, now) if isinstance(before, dict) else None
 
 
 def _check_extract(run, stages, parameters):

@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import stat
+import sys
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -559,6 +560,9 @@ class Run:
         check_json("parameters", parameters)
         hashes = {self._label(p): self._digest(p) for p in arguments.paths("inputs", inputs)}
         lock.hold(self.path)
+        if replaced := self._replaced(stage, parameters):
+            # On stderr, which a report leaves out: it is of this moment, not of the result.
+            arguments.say(f"This replaces {replaced}.", file=sys.stderr)
         # What a killed process had begun to write; nobody else is writing now.
         with explained(self.path):
             for folder, _, files in os.walk(self.path):
@@ -567,6 +571,14 @@ class Run:
                         stray.unlink()
             manifest.unlink(missing_ok=True)
         return Stage(self, stage, parameters, hashes)
+
+    def _replaced(self, stage, parameters):
+        """What a finished stage made with other parameters than these; None if nothing."""
+        try:
+            before = self.manifest(stage)["parameters"]
+        except (FileNotFoundError, ValueError):
+            return None
+        return replaced(stage, before, parameters)
 
     def _label(self, path):
         """A path as manifests hold it: relative to the run directory if it is inside."""
@@ -654,6 +666,22 @@ def read_record(path):
             return dict(parse_json(path.read_text(encoding="utf-8")))
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError, TypeError):
         return None
+
+
+# What is lost when a stage is run again with other parameters.
+_MADE = {"probe": "the grid", "visualize": "the figures", "interpret": "the description"}
+
+
+def replaced(stage, before, now):
+    """What a stage made with other parameters, by name, than it would now; None if nothing."""
+    differing = {n: v for n, v in before.items() if n in now and now[n] != v}
+    if not differing:
+        return None
+    made_with = ", ".join(f"{n}={arguments.shown(v)}" for n, v in differing.items())
+    return (
+        f"{_MADE.get(stage, 'the results')} of {made_with}. To keep both, give this run another "
+        "folder"
+    )
 
 
 def _changes(before, now):
