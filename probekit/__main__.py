@@ -24,17 +24,7 @@ def main(arguments=None):
     try:
         with warnings.catch_warnings(), stoppable(go_on):
             warnings.showwarning = lambda message, *_: say(f"probekit: {message}", sys.stderr)
-            parameters = read_parameters(options.parameter, options.file)
-            if options.run_dir is not None:
-                parameters["run_dir"] = options.run_dir
-            if options.notebook:
-                parameters["stages"] = options.notebook
-            if options.dry_run:
-                parameters["dry_run"] = True
-            # Not above: what it imports takes a second, and the help would wait for it.
-            from probekit.pipeline.notebooks import run_pipeline
-
-            run_pipeline(**parameters)
+            options.do(options)
     except (ValueError, TypeError, OSError) as error:
         say(f"probekit: {error}", sys.stderr)
         return 1
@@ -63,6 +53,17 @@ def _parser():
     )
     parser.add_argument("--version", action="version", version=f"probekit {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
+    _add_run(commands)
+    _add_notebooks(commands)
+    _add_lab(commands)
+    return parser
+
+
+# What each command imports is imported by the function that does it: that takes a second, which
+# the help would wait for.
+
+
+def _add_run(commands):
     run = commands.add_parser(
         "run",
         help="execute the four notebooks, from the question file to the figure, or another",
@@ -71,6 +72,7 @@ def _parser():
         epilog=f"parameters of the notebooks:\n{describe_parameters()}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    run.set_defaults(do=_run)
     where = "folder for the results (default: data/runs/ and the name of the question file)"
     run.add_argument("--run-dir", metavar="DIR", help=where)
     dry = "only say which notebooks would be executed, and why; nothing is written"
@@ -82,7 +84,56 @@ def _parser():
     run.add_argument("-p", dest="parameter", **pair, help=one)
     several = "read parameters from a YAML file; -p counts more"
     run.add_argument("-f", dest="file", metavar="PARAMS.yaml", help=several)
-    return parser
+
+
+def _run(options):
+    from probekit.pipeline.notebooks import run_pipeline
+
+    parameters = read_parameters(options.parameter, options.file)
+    if options.run_dir is not None:
+        parameters["run_dir"] = options.run_dir
+    if options.notebook:
+        parameters["stages"] = options.notebook
+    run_pipeline(**parameters, dry_run=options.dry_run)
+
+
+def _add_notebooks(commands):
+    about = "copy the notebooks into a folder, for you to change"
+    notebooks = commands.add_parser(
+        "notebooks",
+        help=about,
+        description="Copy the notebooks into a folder, for you to change. Files that are there "
+        "are left as they are.",
+    )
+    notebooks.set_defaults(do=_notebooks)
+    notebooks.add_argument("folder", metavar="DIR", help="folder of the copies; made if need be")
+
+
+def _notebooks(options):
+    from probekit.pipeline.lab import copy_notebooks
+
+    copy_notebooks(options.folder)
+
+
+def _add_lab(commands):
+    lab = commands.add_parser(
+        "lab",
+        help="open JupyterLab on copies of the notebooks, with a run's parameters",
+        description="Open JupyterLab, on this machine only, on copies of the notebooks, in the "
+        "folder notebooks-to-edit. Copies that are there are kept as they are.",
+    )
+    lab.set_defaults(do=_lab)
+    which = "a run, whose parameters are filled in: the copies are inside it (default: the "
+    which += "notebooks as they come, the copies in this folder)"
+    lab.add_argument("--run-dir", metavar="DIR", help=which)
+    lab.add_argument("--no-browser", action="store_true", help="print the address, open nothing")
+    lab.add_argument("--port", type=int, help="port to listen on (default: 8888 or the next free)")
+
+
+def _lab(options):
+    from probekit.pipeline.lab import open_lab
+
+    open_lab(options.run_dir, browser=not options.no_browser, port=options.port)
 
 
 if __name__ == "__main__":

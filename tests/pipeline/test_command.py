@@ -1,9 +1,20 @@
 """The command itself: what it says of itself, and what it hands out."""
 
+import json
+import sys
+
 import pytest
+from test_pipeline import state
 
 import probekit
 from probekit.__main__ import main
+from probekit.pipeline import lab
+from probekit.pipeline.parameters import notebook_path
+from probekit.run.directory import Run
+from probekit.run.files import write_json
+from probekit.run.manifest import NOTEBOOKS
+
+SHIPPED = {notebook_path(stage).name: notebook_path(stage).read_bytes() for stage in NOTEBOOKS}
 
 
 def test_without_arguments_it_says_what_there_is(capsys):
@@ -11,8 +22,8 @@ def test_without_arguments_it_says_what_there_is(capsys):
     said = capsys.readouterr()
     assert said.err == ""
     assert said.out.startswith("usage: probekit")
-    for command in ("run",):
-        assert f"\n    {command} " in said.out
+    for command in ("run", "notebooks", "lab"):
+        assert f"\n    {command}" in said.out
 
 
 def test_it_says_its_version(capsys):
@@ -27,3 +38,139 @@ def test_a_command_that_is_not_there_is_a_mistake(capsys):
         main(["ran"])
     assert stopped.value.code == 2
     assert "'ran'" in capsys.readouterr().err
+
+
+# Copies of the notebooks
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_notebooks_are_handed_out_and_nothing_is_written_over(tmp_path, capsys):
+    folder = tmp_path / "a" / "b"
+    assert main(["notebooks", str(folder)]) == 0
+    assert str(folder) in capsys.readouterr().out
+    assert contents(folder) == SHIPPED
+    # Whole copies are no obstacle, and one that is missing is added.
+    (folder / "02_probe.ipynb").unlink()
+    (folder / "mine.txt").write_text("mine")
+    assert main(["notebooks", str(folder)]) == 0
+    assert contents(folder) == SHIPPED | {"mine.txt": b"mine"}
+    # What somebody has changed is: then nothing at all is written.
+    (folder / "03_visualize.ipynb").write_text("{}")
+    (folder / "02_probe.ipynb").unlink()
+    (folder / "05_transfer.ipynb").unlink()
+    (folder / "05_transfer.ipynb").symlink_to(tmp_path / "nowhere")
+    before = state(tmp_path)
+    assert main(["notebooks", str(folder)]) == 1
+    said = capsys.readouterr().err
+    assert "other files of these names: 03_visualize.ipynb, 05_transfer.ipynb." in said
+    assert state(tmp_path) == before
+    (tmp_path / "file").write_text("")
+    assert main(["notebooks", str(tmp_path / "file" / "x")]) == 1
+    assert "cannot be written" in capsys.readouterr().err
+
+
+@pytest.fixture
+def opened(monkeypatch):
+    """Commands that would have taken this process's place."""
+    commands = []
+    monkeypatch.setattr(lab.os, "execv", lambda path, command: commands.append((path, command)))
+    return commands
+
+
+def parameters_of(path):
+    """The values that a notebook's parameter cell sets when it is run, and the cell's text."""
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    cell = next(c for c in cells if "parameters" in c["metadata"].get("tags", []))
+    values = {}
+    exec("".join(cell["source"]), {"__builtins__": {}}, values)  # noqa: S102
+    return values, "".join(cell["source"])
+
+
+def test_lab_without_a_run_opens_the_notebooks_as_they_come(tmp_path, monkeypatch, opened):
+    monkeypatch.chdir(tmp_path)
+    assert main(["lab"]) == 0
+    assert contents(tmp_path / "notebooks-to-edit") == SHIPPED
+    [(path, command)] = opened
+    assert path == sys.executable
+    assert command[1:3] == ["-m", "jupyterlab"]
+    assert "--ip=127.0.0.1" in command
+    assert f"--ServerApp.root_dir={tmp_path}" in command
+    assert not any("token" in part or "password" in part for part in command)
+    assert "--no-browser" not in command
+    # What was changed there stays, and the rest too.
+    changed = tmp_path / "notebooks-to-edit" / "04_interpret.ipynb"
+    changed.write_text("mine")
+    assert main(["lab", "--no-browser", "--port", "9999"]) == 0
+    assert contents(changed.parent) == SHIPPED | {changed.name: b"mine"}
+    assert opened[-1][1][-2:] == ["--no-browser", "--port=9999"]
+
+
+def test_lab_fills_in_a_run_and_its_parameters(tmp_path, monkeypatch, opened, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "q.csv").write_text("question,answers\n")
+    run = Run("a run")
+    run.begin("extract", {"questions": "a hash", "judge": None, "model": "smollm2"}).finish([])
+    recorded = {"questions": "q.csv", "limit": 30, "n_samples": 3, "temperature": 0.5, "seed": 1}
+    recorded |= {"model": 'a "model"', "p_true": True, "device": "cuda:7"}
+    write_json(run.pipeline_record("extract"), {"parameters": recorded})
+    # Run again by hand since.
+    run.begin("probe", {"C": 2.0, "folds": 3}).finish([])
+    write_json(run.pipeline_record("probe"), {"parameters": {"C": 1.0, "seed": 4}})
+    assert main(["lab", "--run-dir", "a run"]) == 0
+    assert f"--ServerApp.root_dir={run.path}" in opened[0][1]
+    copies = run.path / "notebooks-to-edit"
+    assert set(contents(copies)) == set(SHIPPED)
+    defaults = {name: parameters_of(notebook_path(name)) for name in NOTEBOOKS}
+    given, source = parameters_of(copies / "01_extract.ipynb")
+    expected = recorded | {"run_dir": "..", "questions": str(tmp_path / "q.csv")}
+    assert given == defaults["extract"][0] | expected | {"device": ""}
+    assert "limit = 30  # number of questions; 0 asks all\n" in source
+    assert 'site = "mlp_out"  # where' in source, "what is as by default is written as it was"
+    given, _ = parameters_of(copies / "02_probe.ipynb")
+    assert given == defaults["probe"][0] | {"run_dir": "..", "C": 2.0, "folds": 3, "seed": 4}
+    for name in ("visualize", "interpret", "choose", "intervene"):
+        given, _ = parameters_of(copies / notebook_path(name).name)
+        assert given == defaults[name][0] | {"run_dir": ".."}
+    # Nothing else in a notebook is touched.
+    for name, content in SHIPPED.items():
+        before, after = (json.loads(text) for text in (content, (copies / name).read_bytes()))
+        for notebook in (before, after):
+            notebook["cells"].pop(1)
+        assert before == after
+    assert capsys.readouterr().err == ""
+
+
+def test_lab_writes_no_code_of_a_run_into_a_notebook_and_follows_no_link(tmp_path, opened, capsys):
+    run = Run(tmp_path / "run")
+    run.begin("visualize", {"measure": "auroc", "seed": "0; import os"}).finish([])
+    assert main(["lab", "--run-dir", str(run.path)]) == 0
+    given, source = parameters_of(run.path / "notebooks-to-edit" / "03_visualize.ipynb")
+    assert given["seed"] == 0
+    assert "import os" not in source
+    assert "03_visualize.ipynb has its default parameters" in capsys.readouterr().out
+    other = Run(tmp_path / "other")
+    text = "x'\n__import__('os').abort()\n\"\"\""
+    other.begin("extract", {"model": text}).finish([])
+    assert main(["lab", "--run-dir", str(other.path)]) == 0
+    given, source = parameters_of(other.path / "notebooks-to-edit" / "01_extract.ipynb")
+    assert given["model"] == text
+    assert source.count("\n") == parameters_of(notebook_path("extract"))[1].count("\n")
+    assert "not recorded where the run's questions are from" in capsys.readouterr().out
+    linked = Run(tmp_path / "linked")
+    linked.begin("probe", {}).finish([])
+    (tmp_path / "elsewhere").mkdir()
+    (linked.path / "notebooks-to-edit").symlink_to(tmp_path / "elsewhere")
+    assert main(["lab", "--run-dir", str(linked.path)]) == 1
+    assert "symbolic link" in capsys.readouterr().err
+    assert not list((tmp_path / "elsewhere").iterdir())
+    assert len(opened) == 2
+
+
+def test_lab_of_a_run_that_is_not_there(tmp_path, opened, capsys):
+    assert main(["lab", "--run-dir", str(tmp_path / "none")]) == 1
+    assert "There is no run directory" in capsys.readouterr().err
+    assert not opened
+    assert not (tmp_path / "none").exists()

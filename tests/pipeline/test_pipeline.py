@@ -183,7 +183,7 @@ def test_stages_run_once_and_again_only_if_something_changed(small_notebooks, tm
 
 def state(folder):
     """All that is in a folder, and when each file and folder was last changed."""
-    return {p: (p.stat().st_mtime_ns, p.is_file() and p.read_bytes()) for p in folder.rglob("*")}
+    return {p: (p.lstat().st_mtime_ns, p.is_file() and p.read_bytes()) for p in folder.rglob("*")}
 
 
 def test_a_dry_run_says_what_would_be_run_and_why_and_writes_nothing(
