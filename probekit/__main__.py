@@ -15,7 +15,11 @@ from probekit.run.stopping import Stopped, stoppable
 def main(arguments=None):
     """Run the command line; the exit code is 0 only if everything asked for is finished."""
     parser = _parser()
-    options = parser.parse_args(arguments)
+    options, others = parser.parse_known_args(arguments)
+    if options.command == "lab":
+        options.jupyter = others
+    elif others:
+        parser.error(f"unrecognized arguments: {' '.join(others)}")
     if options.command is None:
         # As pip does: who types the bare name asks what there is.
         parser.print_help()
@@ -121,19 +125,18 @@ def _add_lab(commands):
         help="open JupyterLab on copies of the notebooks, with a run's parameters",
         description="Open JupyterLab, on this machine only, on copies of the notebooks, in the "
         "folder notebooks-to-edit. Copies that are there are kept as they are.",
+        epilog="Other options are JupyterLab's, such as --no-browser and --port=9999.",
     )
     lab.set_defaults(do=_lab)
     which = "a run, whose parameters are filled in: the copies are inside it (default: the "
     which += "notebooks as they come, the copies in this folder)"
     lab.add_argument("--run-dir", metavar="DIR", help=which)
-    lab.add_argument("--no-browser", action="store_true", help="print the address, open nothing")
-    lab.add_argument("--port", type=int, help="port to listen on (default: 8888 or the next free)")
 
 
 def _lab(options):
     from probekit.pipeline.lab import open_lab
 
-    open_lab(options.run_dir, browser=not options.no_browser, port=options.port)
+    open_lab(options.run_dir, options.jupyter)
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ def copy_notebooks(folder):
     arguments.say(f"The notebooks were copied to {folder}")
 
 
-def open_lab(run_dir=None, browser=True, port=None):
+def open_lab(run_dir=None, options=()):
     """Open JupyterLab on copies of the notebooks, for this machine only, in place of this process.
 
     Copies that are there are kept as they are.
@@ -49,10 +49,8 @@ def open_lab(run_dir=None, browser=True, port=None):
     run_dir : str or Path, optional
         A run, whose parameters are filled in; the copies are inside it. By default the notebooks
         are as they come, and the copies in the folder where this is called.
-    browser : bool
-        Open a browser too.
-    port : int, optional
-        By default the first free one from 8888.
+    options : sequence of str
+        JupyterLab's own, such as "--no-browser".
     """
     run = None if run_dir is None else open_run(run_dir)
     root = Path.cwd() if run is None else run.path
@@ -73,15 +71,14 @@ def open_lab(run_dir=None, browser=True, port=None):
             f"Kept as they are there: {arguments.listed(kept)}. To get one as new, delete it and "
             "open this again."
         )
-    _become(_command(root, browser, port))
+    _become(_command(root, options))
 
 
-def _command(root, browser, port):
+def _command(root, options):
     """The command of JupyterLab; the token that it asks for by default stays on."""
-    command = [sys.executable, "-m", "jupyterlab", "--ip=127.0.0.1"]
-    command += [f"--ServerApp.root_dir={root}", f"--LabApp.default_url=/lab/tree/{COPIES}"]
-    command += [] if browser else ["--no-browser"]
-    return command + ([] if port is None else [f"--port={port}"])
+    place = [f"--ServerApp.root_dir={root}", f"--LabApp.default_url=/lab/tree/{COPIES}"]
+    # It counts before what a configuration file says, and JupyterLab refuses a second one.
+    return [sys.executable, "-m", "jupyterlab", *place, *options, "--ip=127.0.0.1"]
 
 
 def _become(command):

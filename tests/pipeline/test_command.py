@@ -33,11 +33,12 @@ def test_it_says_its_version(capsys):
     assert capsys.readouterr().out == f"probekit {probekit.__version__}\n"
 
 
-def test_a_command_that_is_not_there_is_a_mistake(capsys):
+@pytest.mark.parametrize("given", [["ran"], ["run", "--foldz", "3"], ["notebooks", "a", "b"]])
+def test_what_no_command_knows_is_a_mistake(given, capsys):
     with pytest.raises(SystemExit) as stopped:
-        main(["ran"])
+        main(given)
     assert stopped.value.code == 2
-    assert "'ran'" in capsys.readouterr().err
+    assert given[-1] in capsys.readouterr().err
 
 
 # Copies of the notebooks
@@ -96,16 +97,17 @@ def test_lab_without_a_run_opens_the_notebooks_as_they_come(tmp_path, monkeypatc
     [(path, command)] = opened
     assert path == sys.executable
     assert command[1:3] == ["-m", "jupyterlab"]
-    assert "--ip=127.0.0.1" in command
+    assert command[-1] == "--ip=127.0.0.1"
     assert f"--ServerApp.root_dir={tmp_path}" in command
     assert not any("token" in part or "password" in part for part in command)
     assert "--no-browser" not in command
     # What was changed there stays, and the rest too.
     changed = tmp_path / "notebooks-to-edit" / "04_interpret.ipynb"
     changed.write_text("mine")
-    assert main(["lab", "--no-browser", "--port", "9999"]) == 0
+    assert main(["lab", "--no-browser", "--ip=0.0.0.0", "--port", "9999"]) == 0
     assert contents(changed.parent) == SHIPPED | {changed.name: b"mine"}
-    assert opened[-1][1][-2:] == ["--no-browser", "--port=9999"]
+    mine = ["--no-browser", "--ip=0.0.0.0", "--port", "9999"]
+    assert opened[-1][1][-5:] == [*mine, "--ip=127.0.0.1"]
 
 
 def test_lab_fills_in_a_run_and_its_parameters(tmp_path, monkeypatch, opened, capsys):
