@@ -176,3 +176,38 @@ def test_lab_of_a_run_that_is_not_there(tmp_path, opened, capsys):
     assert "There is no run directory" in capsys.readouterr().err
     assert not opened
     assert not (tmp_path / "none").exists()
+
+
+# papermill called by hand
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"measur": "correlation"}, "No parameter 'measur'. Did you mean 'measure'?"),
+        ({"limit": 5}, "No parameter 'limit'. There are: measure, run_dir, seed."),
+        ({"measure": "correlation"}, None),
+    ],
+)
+def test_a_name_that_a_notebook_does_not_have_is_refused_in_its_first_cell(
+    given, said, tmp_path, forked_kernels
+):
+    """papermill only logs a warning; and what is unknown to this notebook may be another's."""
+    papermill = pytest.importorskip("papermill")
+    notebook = json.loads(SHIPPED["03_visualize.ipynb"])
+    # The first cells are enough, up to what opens a run.
+    notebook["cells"] = [c for c in notebook["cells"][:3] if c["cell_type"] == "code"]
+    source = "".join(notebook["cells"][1]["source"])
+    notebook["cells"][1]["source"] = source[: source.index("run = ")] + "checked = True"
+    (tmp_path / "in.ipynb").write_text(json.dumps(notebook))
+    paths = str(tmp_path / "in.ipynb"), str(tmp_path / "out.ipynb")
+
+    def execute():
+        return papermill.execute_notebook(*paths, given, kernel_name="python3", progress_bar=False)
+
+    if said is None:
+        execute()
+    else:
+        with pytest.raises(papermill.PapermillExecutionError) as refused:
+            execute()
+        assert refused.value.evalue.startswith(said)
