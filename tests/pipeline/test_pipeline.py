@@ -1,5 +1,6 @@
 import json
 import logging
+import shutil
 import subprocess
 import sys
 
@@ -440,6 +441,12 @@ def test_corrections_run_the_extract_stage_again(stopping_model_dir, tmp_path, c
     assert corrected != own, "the later stages run again"
     assert f"extract: corrections was '', now {str(path)!r}"[:60] in said
     assert "not run again" in go(str(path))[2]
+    # The run and its questions copied elsewhere: the record's absolute paths are of no account.
+    moved = shutil.copytree(source.parent, tmp_path / "there") / source.name
+    there = {"questions": str(moved), "dry_run": True}
+    copied = shutil.copytree(run.path, tmp_path / "copy")
+    notebooks.run_pipeline(copied, **given | there, corrections=str(path))
+    assert "extract: nothing has changed" in capsys.readouterr().out
     path.write_text(path.read_text() + "".join(f"{o.id},{not o.correct}\n" for o in others))
     n, changed, said = go(str(path))
     assert n == 3
