@@ -124,12 +124,11 @@ def _add_lab(commands):
         "lab",
         help="open JupyterLab on copies of the notebooks, with a run's parameters",
         description="Open JupyterLab, on this machine only, on copies of the notebooks, in the "
-        "folder notebooks-to-edit. Copies that are there are kept as they are.",
+        "folder notebooks-to-edit here. Copies that are there are kept as they are.",
         epilog="Other options are JupyterLab's, such as --no-browser and --port=9999.",
     )
     lab.set_defaults(do=_lab)
-    which = "a run, whose parameters are filled in: the copies are inside it (default: the "
-    which += "notebooks as they come, the copies in this folder)"
+    which = "a run, whose directory and parameters are filled in (default: as they come)"
     lab.add_argument("--run-dir", metavar="DIR", help=which)
 
 

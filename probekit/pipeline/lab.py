@@ -3,8 +3,10 @@
 import ast
 import json
 import os
+import re
 import sys
 from pathlib import Path
+from urllib.parse import quote
 
 from probekit import arguments
 from probekit.pipeline.example import open_run
@@ -15,10 +17,11 @@ from probekit.pipeline.parameters import (
     notebook_path,
 )
 from probekit.run.directory import read_record
-from probekit.run.files import no_links, reading, replacing
+from probekit.run.files import reading, replacing
 from probekit.run.manifest import NOTEBOOKS
 
-#: Folder of the copies that JupyterLab is opened on: in the run directory, or where it is called.
+#: Folder of the copies that JupyterLab is opened on, where it is called. Not in the run: that may
+#: come from somebody else, and a kernel imports what lies beside its notebook.
 COPIES = "notebooks-to-edit"
 
 # Parameters that may be paths, as they are from where the run was made.
@@ -47,36 +50,36 @@ def open_lab(run_dir=None, options=()):
     Parameters
     ----------
     run_dir : str or Path, optional
-        A run, whose parameters are filled in; the copies are inside it. By default the notebooks
-        are as they come, and the copies in the folder where this is called.
+        A run, whose directory and parameters are filled in. By default the notebooks are as they
+        come.
     options : sequence of str
         JupyterLab's own, such as "--no-browser".
     """
-    run = None if run_dir is None else open_run(run_dir)
-    root = Path.cwd() if run is None else run.path
-    texts = _as_they_come() if run is None else _filled(run)
-    kept = []
-    for name, text in texts.items():
-        # A run may come from somebody else, with links in it.
-        no_links(root / COPIES / name, root)
-        if not _is_free(root / COPIES / name, text):
-            kept.append(name)
-        elif run is None:
-            _write(root / COPIES / name, text)
-        else:
-            run.write_text(f"{COPIES}/{name}", text)
-    arguments.say(f"Copies of the notebooks, for you to change: {root / COPIES}")
+    folder = Path.cwd() / COPIES
+    if run_dir is None:
+        texts = _as_they_come()
+    else:
+        run = open_run(run_dir)
+        folder /= run.name
+        texts = _filled(run, folder)
+        _check_same_run(folder, texts)
+    kept = [name for name, text in texts.items() if not _is_free(folder / name, text)]
+    for name in texts.keys() - {*kept}:
+        _write(folder / name, texts[name])
+    arguments.say(f"Copies of the notebooks, for you to change: {folder}")
     if kept:
         arguments.say(
             f"Kept as they are there: {arguments.listed(kept)}. To get one as new, delete it and "
             "open this again."
         )
-    _become(_command(root, options))
+    _become(_command(folder, options))
 
 
-def _command(root, options):
+def _command(folder, options):
     """The command of JupyterLab; the token that it asks for by default stays on."""
-    place = [f"--ServerApp.root_dir={root}", f"--LabApp.default_url=/lab/tree/{COPIES}"]
+    root = Path.cwd()
+    opened = f"/lab/tree/{quote(folder.relative_to(root).as_posix())}"
+    place = [f"--ServerApp.root_dir={root}", f"--LabApp.default_url={opened}"]
     # It counts before what a configuration file says, and JupyterLab refuses a second one.
     return [sys.executable, "-m", "jupyterlab", *place, *options, "--ip=127.0.0.1"]
 
@@ -105,15 +108,34 @@ def _write(path, text):
         temporary.write_text(text, encoding="utf-8")
 
 
-def _filled(run):
+def _check_same_run(folder, texts):
+    """Refuse copies that were made for another run of the same name."""
+    for name, text in texts.items():
+        path = folder / name
+        if path.is_file() and _run_dir(path.read_bytes().decode(errors="replace")) != _run_dir(
+            text
+        ):
+            raise ValueError(
+                f"{path} is of another run directory. Rename or delete {folder}, then open this "
+                "again; or open what is there, by `probekit lab` without a run."
+            )
+
+
+def _run_dir(text):
+    """The line of a notebook's text that sets the run directory."""
+    found = re.search(r'"run_dir = .*', text)
+    return found and found[0]
+
+
+def _filled(run, folder):
     """The notebooks' texts with a run's directory and parameters, by file name."""
-    return {notebook_path(stage).name: _filled_one(run, stage) for stage in NOTEBOOKS}
+    return {notebook_path(stage).name: _filled_one(run, stage, folder) for stage in NOTEBOOKS}
 
 
-def _filled_one(run, stage):
+def _filled_one(run, stage, folder):
     notebook = json.loads(notebook_path(stage).read_text(encoding="utf-8"))
     cell = next(c for c in notebook["cells"] if "parameters" in c["metadata"].get("tags", []))
-    values, lines = _values(run, stage), "".join(cell["source"]).splitlines()
+    values, lines = _values(run, stage, folder), "".join(cell["source"]).splitlines()
     for i, statement in enumerate(ast.parse("\n".join(lines)).body):
         name, value = statement.targets[0].id, statement.value
         if name in values and values[name] != ast.literal_eval(value):
@@ -123,8 +145,8 @@ def _filled_one(run, stage):
     return json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
 
 
-def _values(run, stage):
-    """Parameters that a run's stage was made with, for its notebook in the folder of the copies.
+def _values(run, stage, folder):
+    """Parameters that a run's stage was made with, for its notebook in a folder.
 
     They become code, and a run may come from somebody else: so they are as strictly checked as
     those that are given to the command.
@@ -150,10 +172,15 @@ def _values(run, stage):
     except (ValueError, TypeError) as error:
         arguments.say(f"{name} has its default parameters. What the run recorded is wrong: {error}")
         found = {}
-    if "run_dirs" in declared and "run_dirs" not in found:
-        found["run_dirs"] = [f"../../{Path(path).name}" for path in declared["run_dirs"][0]]
-    # From the folder of the copies, so that a copy of the whole run is opened on itself.
-    return found | {"run_dir": ".."}
+    if "run_dirs" in declared and not found:
+        # This run is not what it compares: it stays as it comes, from one folder further down.
+        return {
+            "run_dir": f"../{declared['run_dir'][0]}",
+            "run_dirs": [f"../{path}" for path in declared["run_dirs"][0]],
+        }
+    # Relative where it can be: a copy of the whole project is then opened on its own run.
+    inside = run.path.is_relative_to(Path.cwd())
+    return found | {"run_dir": os.path.relpath(run.path, folder) if inside else str(run.path)}
 
 
 def _from_here(name, value):

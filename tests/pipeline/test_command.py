@@ -113,7 +113,7 @@ def test_lab_without_a_run_opens_the_notebooks_as_they_come(tmp_path, monkeypatc
 def test_lab_fills_in_a_run_and_its_parameters(tmp_path, monkeypatch, opened, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "q.csv").write_text("question,answers\n")
-    run = Run("a run")
+    run = Run("data/a run")
     run.begin("extract", {"questions": "a hash", "judge": None, "model": "smollm2"}).finish([])
     recorded = {"questions": "q.csv", "limit": 30, "n_samples": 3, "temperature": 0.5, "seed": 1}
     recorded |= {"model": 'a "model"', "p_true": True, "device": "cuda:7"}
@@ -121,21 +121,29 @@ def test_lab_fills_in_a_run_and_its_parameters(tmp_path, monkeypatch, opened, ca
     # Run again by hand since.
     run.begin("probe", {"C": 2.0, "folds": 3}).finish([])
     write_json(run.pipeline_record("probe"), {"parameters": {"C": 1.0, "seed": 4}})
-    assert main(["lab", "--run-dir", "a run"]) == 0
-    assert f"--ServerApp.root_dir={run.path}" in opened[0][1]
-    copies = run.path / "notebooks-to-edit"
+    before = state(run.path)
+    assert main(["lab", "--run-dir", "data/a run"]) == 0
+    assert state(run.path) == before, "what a kernel would import is nowhere in the run"
+    assert "--LabApp.default_url=/lab/tree/notebooks-to-edit/a%20run" in opened[0][1]
+    copies = tmp_path / "notebooks-to-edit" / "a run"
     assert set(contents(copies)) == set(SHIPPED)
+    here = {"run_dir": "../../data/a run"}
+    assert Run(copies / here["run_dir"]).path == run.path
     defaults = {name: parameters_of(notebook_path(name)) for name in NOTEBOOKS}
     given, source = parameters_of(copies / "01_extract.ipynb")
-    expected = recorded | {"run_dir": "..", "questions": str(tmp_path / "q.csv")}
+    expected = recorded | here | {"questions": str(tmp_path / "q.csv")}
     assert given == defaults["extract"][0] | expected | {"device": ""}
     assert "limit = 30  # number of questions; 0 asks all\n" in source
     assert 'site = "mlp_out"  # where' in source, "what is as by default is written as it was"
     given, _ = parameters_of(copies / "02_probe.ipynb")
-    assert given == defaults["probe"][0] | {"run_dir": "..", "C": 2.0, "folds": 3, "seed": 4}
+    assert given == defaults["probe"][0] | here | {"C": 2.0, "folds": 3, "seed": 4}
     for name in ("visualize", "interpret", "choose", "intervene"):
         given, _ = parameters_of(copies / notebook_path(name).name)
-        assert given == defaults[name][0] | {"run_dir": ".."}
+        assert given == defaults[name][0] | here
+    given, _ = parameters_of(copies / "05_transfer.ipynb")
+    assert [given["run_dir"], *given["run_dirs"]] == [
+        f"../../data/runs/{name}" for name in ("transfer", "example-cities", "example-products")
+    ]
     # Nothing else in a notebook is touched.
     for name, content in SHIPPED.items():
         before, after = (json.loads(text) for text in (content, (copies / name).read_bytes()))
@@ -145,37 +153,52 @@ def test_lab_fills_in_a_run_and_its_parameters(tmp_path, monkeypatch, opened, ca
     assert capsys.readouterr().err == ""
 
 
-def test_lab_writes_no_code_of_a_run_into_a_notebook_and_follows_no_link(tmp_path, opened, capsys):
-    run = Run(tmp_path / "run")
+def test_lab_of_another_run_of_the_same_name(tmp_path, monkeypatch, opened, capsys):
+    monkeypatch.chdir(tmp_path)
+    runs = [Run(tmp_path / folder / "run") for folder in "ab"]
+    for run in runs:
+        run.begin("probe", {}).finish([])
+    assert main(["lab", "--run-dir", "a/run"]) == 0
+    assert main(["lab", "--run-dir", "b/run"]) == 1
+    assert "is of another run directory" in capsys.readouterr().err
+    # One that was changed is still of its run.
+    changed = tmp_path / "notebooks-to-edit" / "run" / "02_probe.ipynb"
+    changed.write_text(changed.read_text().replace("C = 1.0", "C = 5.0"))
+    assert main(["lab", "--run-dir", "a/run"]) == 0
+    assert "Kept as they are there: 02_probe.ipynb." in capsys.readouterr().out
+    assert parameters_of(changed)[0]["C"] == 5
+    # A run that is not below this folder has its whole path.
+    (tmp_path / "project").mkdir()
+    monkeypatch.chdir(tmp_path / "project")
+    assert main(["lab", "--run-dir", "../a/run"]) == 0
+    given, _ = parameters_of(tmp_path / "project/notebooks-to-edit/run/02_probe.ipynb")
+    assert given["run_dir"] == str(runs[0].path)
+
+
+def test_lab_writes_no_code_of_a_run_into_a_notebook(tmp_path, monkeypatch, opened, capsys):
+    monkeypatch.chdir(tmp_path)
+    run = Run("run")
     run.begin("visualize", {"measure": "auroc", "seed": "0; import os"}).finish([])
-    assert main(["lab", "--run-dir", str(run.path)]) == 0
-    given, source = parameters_of(run.path / "notebooks-to-edit" / "03_visualize.ipynb")
+    assert main(["lab", "--run-dir", "run"]) == 0
+    given, source = parameters_of(tmp_path / "notebooks-to-edit/run/03_visualize.ipynb")
     assert given["seed"] == 0
     assert "import os" not in source
     assert "03_visualize.ipynb has its default parameters" in capsys.readouterr().out
-    other = Run(tmp_path / "other")
     text = "x'\n__import__('os').abort()\n\"\"\""
-    other.begin("extract", {"model": text}).finish([])
-    assert main(["lab", "--run-dir", str(other.path)]) == 0
-    given, source = parameters_of(other.path / "notebooks-to-edit" / "01_extract.ipynb")
+    Run("other").begin("extract", {"model": text}).finish([])
+    assert main(["lab", "--run-dir", "other"]) == 0
+    given, source = parameters_of(tmp_path / "notebooks-to-edit/other/01_extract.ipynb")
     assert given["model"] == text
     assert source.count("\n") == parameters_of(notebook_path("extract"))[1].count("\n")
     assert "not recorded where the run's questions are from" in capsys.readouterr().out
-    linked = Run(tmp_path / "linked")
-    linked.begin("probe", {}).finish([])
-    (tmp_path / "elsewhere").mkdir()
-    (linked.path / "notebooks-to-edit").symlink_to(tmp_path / "elsewhere")
-    assert main(["lab", "--run-dir", str(linked.path)]) == 1
-    assert "symbolic link" in capsys.readouterr().err
-    assert not list((tmp_path / "elsewhere").iterdir())
-    assert len(opened) == 2
 
 
-def test_lab_of_a_run_that_is_not_there(tmp_path, opened, capsys):
+def test_lab_of_a_run_that_is_not_there(tmp_path, monkeypatch, opened, capsys):
+    monkeypatch.chdir(tmp_path)
     assert main(["lab", "--run-dir", str(tmp_path / "none")]) == 1
     assert "There is no run directory" in capsys.readouterr().err
     assert not opened
-    assert not (tmp_path / "none").exists()
+    assert not list(tmp_path.iterdir())
 
 
 # papermill called by hand
