@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-import xarray as xr
 from tqdm import tqdm
 
 # What moves a terminal's cursor, colours its text or turns its direction, ends a line unseen, or
@@ -230,6 +229,9 @@ def grid(value, variables=("auroc",), attributes=(), name="grid"):
 
 def variable(dataset, name, dims, called="grid"):
     """A dataset's variable over exactly these dimensions, in their order."""
+    # Here, because the command's help, which needs no dataset, would wait half a second for it.
+    import xarray as xr
+
     if not isinstance(dataset, xr.Dataset):
         raise TypeError(
             f"{called} must be an xarray Dataset, such as "

@@ -495,6 +495,7 @@ MUST_BE = [
     ("check_parameters", "error_rate", "a number from 0 to 1", ["20%", None], [-0.1, 20, NAN]),
     ("check_parameters", "measure", MEASURE, [None, 1], ["r2", ""]),
     ("run_pipeline", "progress", YES_OR_NO, [1, None], []),
+    ("run_pipeline", "dry_run", YES_OR_NO, [1, None], []),
     ("run_pipeline", "stages", "a list of texts", [None, 3], []),
     ("run_pipeline", "limit", WHOLE.format(0), ["all"], [-1]),
     ("estimate", "questions", SIZE, [None, "1k", True], [0, -5, NAN, INF]),

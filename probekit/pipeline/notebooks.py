@@ -23,13 +23,13 @@ from probekit.pipeline.parameters import (
 )
 from probekit.pipeline.report import TEMPLATE, write_report
 from probekit.questions.table import read_questions
-from probekit.run.directory import Run
+from probekit.run.directory import Run, read_record, replaced
 from probekit.run.files import explained, no_links, sha256, write_json
 from probekit.run.lock import directing
 from probekit.run.manifest import BEYOND, NOTEBOOKS, REPORT, STAGES
 
 
-def run_pipeline(run_dir=None, *, stages=STAGES, progress=True, **parameters):
+def run_pipeline(run_dir=None, *, stages=STAGES, progress=True, dry_run=False, **parameters):
     """Execute the notebooks in order; those whose inputs have not changed are left alone.
 
     Parameters
@@ -41,6 +41,8 @@ def run_pipeline(run_dir=None, *, stages=STAGES, progress=True, **parameters):
         Names of notebooks, such as "probe" or "transfer". By default the four of the figure.
     progress : bool
         Show a bar for the run and one for the long loop inside a notebook.
+    dry_run : bool
+        Only say which notebooks would be executed, and why: nothing is run or written.
     **parameters
         Of any of the notebooks.
 
@@ -62,18 +64,29 @@ def run_pipeline(run_dir=None, *, stages=STAGES, progress=True, **parameters):
         raise ValueError(f"There is no stage to run. Give some of {', '.join(NOTEBOOKS)}.")
     stages = [stage for stage in NOTEBOOKS if stage in wanted]
     arguments.flag("progress", progress)
+    arguments.flag("dry_run", dry_run)
     if run_dir is None:
         run_dir = _default_of(stages, parameters.get("questions", defaults()["questions"]))
     run = Run(run_dir)
-    if not run.path.exists() and not {*stages}.intersection(STAGES) and _needs_a_run(stages):
+    example = not run.path.exists() and not {*stages}.intersection(STAGES) and _needs_a_run(stages)
+    if example and dry_run:
+        arguments.say(
+            f"{run_dir} is not there. An example of that name, if there is one, would be copied."
+        )
+    elif example:
         run = open_run(run_dir)
     # What is wrong is known at once, not when a kernel has started or the next stage begins.
     for needed in {_NEEDS[stage] for stage in stages if stage in _NEEDS}.difference(stages):
-        run.manifest(needed)
+        if not (example and dry_run):
+            run.manifest(needed)
     if "transfer" in stages:
         others = parameters.get("run_dirs") or _beside_notebooks(defaults()["run_dirs"])
-        parameters["run_dirs"] = [str(open_run(path).path) for path in others]
+        there = Run if dry_run else open_run
+        parameters["run_dirs"] = [str(there(path).path) for path in others]
     files = _check_extract(run, stages, defaults() | parameters) if "extract" in stages else ()
+    if dry_run:
+        _say_what_would_run(run, stages, parameters, files)
+        return run
     with (
         directing(run.path),
         tqdm(total=len(stages), desc="probekit", unit="stage", disable=not progress) as bar,
@@ -86,6 +99,8 @@ def run_pipeline(run_dir=None, *, stages=STAGES, progress=True, **parameters):
             else:
                 if reason != "not finished":
                     arguments.say(f"{stage}: {reason}, run again")
+                if lost := _replaced(run, stage, parameters):
+                    arguments.say(f"{stage}: this replaces {lost} (--run-dir)")
                 _run_stage(run, stage, parameters, progress)
             bar.update()
         no_report = _update_report(run) if stages == list(STAGES) else None
@@ -116,6 +131,45 @@ _NEEDS = {"probe": "extract"} | dict.fromkeys(
 def _short(path):
     relative = os.path.relpath(path)
     return str(path) if relative.startswith("..") else relative
+
+
+def _say_what_would_run(run, stages, parameters, files):
+    """Say of each stage whether it would be executed, and why."""
+    again = []
+    for stage in stages:
+        reason = _outdated(run, stage, parameters, files)
+        if reason == "not finished":
+            arguments.say(f"{stage}: not finished, would be run")
+        elif reason:
+            arguments.say(f"{stage}: {reason}, would be run again")
+        elif _NEEDS.get(stage) in again:
+            arguments.say(
+                f"{stage}: would be run again if the {_NEEDS[stage]} stage's files change"
+            )
+        else:
+            arguments.say(f"{stage}: nothing has changed, would be left alone")
+        if reason or _NEEDS.get(stage) in again:
+            again.append(stage)
+        if lost := _replaced(run, stage, parameters):
+            arguments.say(f"{stage}: this would replace {lost} (--run-dir)")
+        if stage == "extract" and reason and (run.path / "run.json").exists():
+            arguments.say(
+                "extract: the answers that are there would be kept. If they would be others with "
+                "these parameters, the stage refuses, and another folder is needed (--run-dir)"
+            )
+    arguments.say("This was a dry run: nothing was run, and nothing was written.")
+
+
+def _replaced(run, stage, given):
+    """What a stage made with other parameters than these; None if nothing.
+
+    Not so the extract stage: it keeps its answers, and refuses where they would be others.
+    """
+    if stage == "extract" or not run.manifest_path(stage).exists():
+        return None
+    before = (read_record(run.pipeline_record(stage)) or {}).get("parameters")
+    now = _to_execute(run, stage, given)[1]["parameters"]
+    return replaced(stage, before, now) if isinstance(before, dict) else None
 
 
 def _check_extract(run, stages, parameters):
@@ -182,7 +236,8 @@ def default_run_dir(questions):
 def _outdated(run, stage, given, files=()):
     """Why a stage's notebook has to be executed, or None."""
     _, key = _to_execute(run, stage, given)
-    output = run.executed_notebook(stage)
+    # Not by run.executed_notebook, which makes the folder: here nothing is written.
+    output = run.path / "notebooks" / notebook_path(stage).name
     key["executed notebook"] = sha256(output) if no_links(output, run.path) else None
     # Large activations are gone through only where the probe stage is about to read them.
     thorough = stage == "extract" and _outdated(run, "probe", given) is not None

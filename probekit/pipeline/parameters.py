@@ -1,17 +1,17 @@
 """The notebooks' parameters: what they are, where they come from, what they may be."""
 
 import ast
+import json
 import os
+import sys
 from functools import partial
 
-import nbformat
 import yaml
 
 from probekit import arguments
 from probekit.questions.kinds import KINDS
-from probekit.run.directory import notebook_name
 from probekit.run.files import resource
-from probekit.run.manifest import NOTEBOOKS
+from probekit.run.manifest import NOTEBOOKS, notebook_name
 
 # What each may be: as the functions check it that take it in the end, so that none of them refuses
 # after hours what passed here. Names are repeated here, and a test compares them: where they are
@@ -64,9 +64,12 @@ def notebook_path(stage):
 
 def notebook_parameters(stage):
     """Parameters of a stage's notebook, as its cell tagged ``parameters`` declares them."""
-    notebook = nbformat.read(notebook_path(stage), as_version=4)
+    # Not by nbformat: its import alone takes a second, which `probekit run --help` would wait for.
+    notebook = json.loads(notebook_path(stage).read_text(encoding="utf-8"))
     source = next(
-        cell.source for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])
+        "".join(cell["source"])
+        for cell in notebook["cells"]
+        if "parameters" in cell["metadata"].get("tags", [])
     )
     found = {}
     for line, statement in zip(source.splitlines(), ast.parse(source).body, strict=True):
@@ -205,10 +208,12 @@ def check_parameters(**parameters):
     Raises
     ------
     TypeError, ValueError
-        If a name is unknown, a value is of the wrong type or out of range, two don't go together,
-        or no Dask scheduler with workers is at the address.
+        If a name is unknown (in a notebook, also one that was given to papermill), a value is of
+        the wrong type or out of range, two don't go together, or no Dask scheduler with workers is
+        at the address.
     """
     known = defaults()
+    _check_injected()
     checked = {n: _MAY_BE[_known(n, known)](n, value) for n, value in parameters.items()}
     arguments.several_samples(checked.get("n_samples", 1), checked.get("temperature", 0))
     if checked.get("scheduler"):
@@ -217,3 +222,29 @@ def check_parameters(**parameters):
         with connected(checked["scheduler"]):
             pass
     return checked
+
+
+def _check_injected():
+    """Refuse names that papermill, called by hand, has set and the notebook does not declare.
+
+    papermill only warns of them in its log, and then the run is another than was asked for. What it
+    sets is in a cell of its own after the notebook's first, which declares the parameters.
+    """
+    if "IPython" not in sys.modules:
+        return
+    shell = sys.modules["IPython"].get_ipython()
+    cells = shell.user_ns.get("In", []) if shell else []
+    if len(cells) > 2 and cells[2].startswith("# Parameters\n"):
+        declared, injected = map(_assigned, cells[1:3])
+        for name in injected:
+            _known(name, declared)
+
+
+def _assigned(source):
+    """Names to which a cell assigns, in their order."""
+    try:
+        statements = ast.parse(source).body
+    except SyntaxError:  # a cell may hold what only IPython understands
+        return []
+    targets = [t for s in statements if isinstance(s, ast.Assign) for t in s.targets]
+    return [target.id for target in targets if isinstance(target, ast.Name)]

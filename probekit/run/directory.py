@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import stat
+import sys
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -40,6 +41,7 @@ from probekit.run.manifest import (
     fingerprint,
     is_plain,
     is_word,
+    notebook_name,
     recorded,
     same_file,
     sealed,
@@ -558,6 +560,9 @@ class Run:
         check_json("parameters", parameters)
         hashes = {self._label(p): self._digest(p) for p in arguments.paths("inputs", inputs)}
         lock.hold(self.path)
+        if replaced := self._replaced(stage, parameters):
+            # On stderr, which a report leaves out: it is of this moment, not of the result.
+            arguments.say(f"This replaces {replaced}.", file=sys.stderr)
         # What a killed process had begun to write; nobody else is writing now.
         with explained(self.path):
             for folder, _, files in os.walk(self.path):
@@ -566,6 +571,14 @@ class Run:
                         stray.unlink()
             manifest.unlink(missing_ok=True)
         return Stage(self, stage, parameters, hashes)
+
+    def _replaced(self, stage, parameters):
+        """What a finished stage made with other parameters than these; None if nothing."""
+        try:
+            before = self.manifest(stage)["parameters"]
+        except (FileNotFoundError, ValueError):
+            return None
+        return replaced(stage, before, parameters)
 
     def _label(self, path):
         """A path as manifests hold it: relative to the run directory if it is inside."""
@@ -628,6 +641,9 @@ class Run:
         for name in ("run_dir", *(["questions"] if moved else [])):
             key["parameters"].pop(name, None)
             recorded["parameters"].pop(name, None)
+        if changes := _changes(recorded.pop("parameters"), key.pop("parameters")):
+            more = [f"{len(changes) - 5:,} more changed"] if len(changes) > 5 else []
+            return "; ".join([*changes[:5], *more])
         differing = [name for name in {**key, **recorded} if key.get(name) != recorded.get(name)]
         if differing:
             return f"{' and '.join(differing)} changed"
@@ -652,15 +668,39 @@ def read_record(path):
         return None
 
 
+# What is lost when a stage is run again with other parameters.
+_MADE = {"probe": "the grid", "visualize": "the figures", "interpret": "the description"}
+
+
+def replaced(stage, before, now):
+    """What a stage made with other parameters, by name, than it would now; None if nothing."""
+    differing = {n: v for n, v in before.items() if n in now and now[n] != v}
+    if not differing:
+        return None
+    made_with = ", ".join(f"{n}={arguments.shown(v)}" for n, v in differing.items())
+    return (
+        f"{_MADE.get(stage, 'the results')} of {made_with}. To keep both, give this run another "
+        "folder"
+    )
+
+
+def _changes(before, now):
+    """What is said of each parameter that is another than it was."""
+    said = []
+    for name in {**now, **before}:
+        if name not in before:
+            said.append(f"{name} is a new parameter")
+        elif name not in now:
+            said.append(f"{arguments.visible(name, 100)} is a parameter no more")
+        elif before[name] != now[name]:
+            was, new = map(arguments.shown, (before[name], now[name]))
+            said.append(f"{name} was {was}, now {new}")
+    return said
+
+
 def _by_content(files):
     """What decides in files outside the run: their formats and hashes, not where they are."""
     return sorted((Path(name).suffix, digest) for name, digest in files.items())
-
-
-def notebook_name(stage):
-    """File name of a stage's notebook, such as ``02_probe.ipynb``."""
-    arguments.one_of("stage", stage, NOTEBOOKS)
-    return f"{NOTEBOOKS.index(stage) + 1:02d}_{stage}.ipynb"
 
 
 def store_name(site, sites):

@@ -192,6 +192,19 @@ def test_a_stage_that_was_run_again_by_hand(current, run):
     assert not current(), "another manifest than the pipeline saw"
 
 
+def test_a_stage_that_begins_with_other_parameters_says_what_it_replaces(run, capsys):
+    """As in JupyterLab, where no pipeline says it."""
+    run.begin("probe", {"C": 1.0, "seed": 0}).finish([])
+    assert capsys.readouterr() == ("", "")
+    run.begin("probe", {"C": 1.0, "seed": 0}).finish([])
+    assert capsys.readouterr() == ("", "")
+    run.begin("probe", {"C": 2.0, "seed": 0})
+    said = "This replaces the grid of C=1.0. To keep both, give this run another folder.\n"
+    assert capsys.readouterr() == ("", said)
+    run.begin("probe", {"C": 3.0, "seed": 0})
+    assert capsys.readouterr() == ("", ""), "nothing was finished, so nothing is lost"
+
+
 def test_a_stage_that_began_again(current, run):
     run.begin("probe", {})
     assert not current()
