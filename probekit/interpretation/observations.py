@@ -1,4 +1,4 @@
-"""Observations on a grid: each a statement with its uncertainty and the rule by which it is made.
+"""Observations on a grid: each a statement with its uncertainty, made by the rule in `RULES`.
 
 Each kind of statement is a family of comparisons, and states only those that hold with the whole
 family taken together. On pure noise a kind states any difference in a share `View.alpha` of cases.
@@ -19,7 +19,15 @@ from probekit.interpretation.contrasts import (
     areas,
     shared_answers,
 )
-from probekit.interpretation.wording import by_how_much, change, code, listing, percent, spans
+from probekit.interpretation.wording import (
+    by_how_much,
+    change,
+    code,
+    listing,
+    number,
+    percent,
+    spans,
+)
 from probekit.probing.simultaneous import largest_error
 from probekit.tokens import FIGURE_TOKENS, TOKENS
 
@@ -30,6 +38,16 @@ GROUPS = {
     "the exact answer's tokens": TOKENS[3:6],
     "the tokens from the end": TOKENS[-8:],
 }
+
+#: What each kind of statement compares, all of it at once.
+RULES = (
+    "**Peak:** all pairs of cells. **Layer of each token's peak:** all pairs of layers, of all "
+    "tokens. **Tokens from the end:** all pairs of bands. **Lowest layer:** all pairs of layers' "
+    "means. **`last_q`:** with the mean of the answer's five tokens, in all layers and overall."
+)
+
+# Tokens that are named one by one; of more, only their number is said.
+_NAMED = 4
 
 # Chance that a description of pure noise states any cell to be above chance.
 _CHANCE_ALPHA = 0.05
@@ -74,6 +92,12 @@ class View:
         """Per group of tokens that has any area: its name, and its cells."""
         found = {name: self.compared.at(tokens=tokens) for name, tokens in GROUPS.items()}
         return {name: cells for name, cells in found.items() if (cells & self.usable).any()}
+
+    @property
+    def on_shared(self):
+        """On which answers tokens are compared, in words, where those are not all."""
+        fewer = self.shared.n < self.shared.n_any
+        return f" on the {self.shared.n} answers that have all tokens" if fewer else ""
 
     @property
     def complete(self):
@@ -147,12 +171,11 @@ def above_chance(view):
         above = (low[usable] > 0.5).sum()
         rule = f"{percent(1 - _CHANCE_ALPHA)} intervals of all cells at once"
     cells = wording.count(usable.sum(), "cell")
-    text = f"In {above or 'none'} of the {cells} the AUROC is above chance."
-    return int(above), f"{text} *Rule: {rule}.*"
+    return int(above), f"In {above or 'none'} of the {cells} the AUROC is above chance ({rule})."
 
 
 def peak(view):
-    """Where the grid's highest cell is, and which cells cannot be distinguished from it."""
+    """Where the highest cell is, and which cannot be distinguished from it; also in a sentence."""
     areas = view.compared
     row, column, value, units = view.listed
     best = _Best(value, units, view)
@@ -160,40 +183,51 @@ def peak(view):
     highest = f"{place(areas, row[i], column[i])}: {cell(areas, row[i], column[i])}"
     if len(row) == 1:
         text = f"**Peak.** The only cell is {highest}. There is none to compare it with."
-        return False, text
+        return False, text, f"The only cell is {highest}"
     text = (
-        f"**Peak.** The highest cell is {highest}. As the highest of {len(row)} it is likely to be "
-        "too high by chance"
+        f"**Peak.** The highest cell is {highest}. As the highest of {len(row)} it is likely too "
+        "high by chance"
     )
-    honest = [view.grid.attrs.get(f"best_auroc{end}", np.nan) for end in ("", "_low", "_high")]
-    if np.isfinite(honest).all():
-        text += "; chosen and measured on different answers, the best cell has "
-        text += wording.area(*honest)
+    honest = honest_best(view.grid)
+    text += f"; chosen and measured on different answers: {honest}." if honest else "."
+    how = "chosen and measured on different answers" if honest else "likely too high by chance"
+    short = f"It is highest at {place(areas, row[i], column[i])} (AUROC "
+    short += f"{honest or cell(areas, row[i], column[i])}, {how})"
     if not best.lower.any():
-        text += ". No other cell can be distinguished from it, so the grid shows no peak."
+        short += ", but no other cell can be distinguished from that"
+        text += " No other cell can be distinguished from it, so the grid shows no peak."
     elif not len(best.equal):
-        text += ". All other cells are lower."
+        short += ", and all other cells are lower"
+        text += " All other cells are lower."
     else:
-        tokens = dict.fromkeys(code(view.compared.tokens[c]) for c in np.sort(column[best.equal]))
-        layers = wording.layers(set(view.compared.layers[row[best.equal]]))
+        tokens = dict.fromkeys(code(areas.tokens[c]) for c in np.sort(column[best.equal]))
+        short += f", but {len(best.equal)} others can't be distinguished from that"
+        at = listing(tokens) if len(tokens) <= _NAMED else wording.count(len(tokens), "token")
         text += (
-            f". Of the other {len(row) - 1} cells {best.lower.sum()} "
-            f"{'is' if best.lower.sum() == 1 else 'are'} lower; {len(best.equal)} "
-            f"cannot be distinguished from it, in {layers} at {listing(tokens)}."
+            f" Of the other {len(row) - 1} cells {best.lower.sum()} "
+            f"{'is' if best.lower.sum() == 1 else 'are'} lower; {len(best.equal)} cannot be "
+            f"distinguished from it, in {wording.layers(set(areas.layers[row[best.equal]]))} "
+            f"at {at}."
         )
-    return best.lower.any(), text + " *Rule: differences to the highest cell, over all pairs.*"
+    return best.lower.any(), text, short
+
+
+def honest_best(grid):
+    """The best cell's area where it was chosen and measured on different answers, if known."""
+    found = [grid.attrs.get(f"best_auroc{end}", np.nan) for end in ("", "_low", "_high")]
+    return wording.area(*found) if np.isfinite(found).all() else ""
 
 
 def token_peaks(view):
-    """At which layer each token is highest, and how sure that is: a statement and a table."""
+    """At which layer each token is highest, and how sure that is: a statement and its table."""
     title, areas = "**Layer of each token's peak.** ", view.compared
     columns = np.flatnonzero(view.usable.sum(0) > 1)
     if not len(columns):
-        return False, f"{title}No token has an AUROC in two layers.", ""
+        return False, f"{title}No token has an AUROC in two layers.", []
     rows = [np.flatnonzero(view.usable[:, c]) for c in columns]
     blocks = [areas.units[r, c] for r, c in zip(rows, columns, strict=True)]
     critical = largest_error(blocks, view.alpha, pairs=True)
-    lines, located = [], []
+    lines, located, reach = [], [], []
     for r, c, units in zip(rows, columns, blocks, strict=True):
         value, token, layers = areas.value[r, c], code(areas.tokens[c]), areas.layers[r]
         best = _Best(value, units, view, critical=critical)
@@ -201,30 +235,25 @@ def token_peaks(view):
         # First and last candidate of the middle 95 % of the resamples.
         reached = np.cumsum(shares)
         low, high = (reached > 0.025).argmax(), (reached >= 0.975 - 1e-9).argmax()
-        equal = spans(layers[best.equal]) or "none"
         if best.lower.any():
             located.append(token)
-        fields = [
-            token,
-            layers[best.index],
-            cell(areas, r[best.index], c),
-            percent(shares[best.index]),
-            spans(range(layers[low], layers[high] + 1)),
-            equal if best.lower.any() else "all",
-        ]
-        lines.append(f"| {' | '.join(map(str, fields))} |")
+        peak, ends = best.index, [end[r[best.index], c] for end in areas.intervals()]
+        reach += [abs(end - value[peak]) for end in ends]
+        lower = wording.percent(shares[peak]), spans(layers[best.lower]) or "none"
+        resamples = spans(range(layers[low], layers[high] + 1))
+        lines.append([token, layers[peak], number(value[peak]), resamples, *lower])
     if located:
         rest = "" if len(located) == len(columns) else " At the other tokens no layer stands out."
         text = f"Some layers are lower than the highest at {listing(located)}.{rest}"
     else:
         text = "At no token does one layer stand out."
-    rule = "differences to the token's highest layer, over all pairs of layers of all tokens"
-    header = [
-        "| Token | Highest in layer | AUROC there | Share of resamples | 95 % of resamples | "
-        "Layers that cannot be distinguished from it |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
-    return bool(located), f"{title}{text} *Rule: {rule}.*", "\n".join(header + lines)
+    title_of_table = (
+        "Where each token is highest. AUROCs are levels, with 95 % intervals of "
+        f"{wording.at_most(reach)}; resamples draw the answers anew."
+    )
+    header = ["Token", "Highest in layer", "AUROC there", "95 % of resamples"]
+    header += ["Share of resamples", "Clearly lower layers"]
+    return bool(located), f"{title}{text}", [title_of_table, wording.table(header, lines)]
 
 
 def from_the_end(view):
@@ -240,7 +269,7 @@ def from_the_end(view):
     value, units = view.compared.means([band & cells for band in bands])
     best = _Best(value, units, view)
     where = [view.layers_of(band) for band in bands]
-    mean = [f"{view.area(value[i], units[i])} in {where[i]}" for i in range(len(bands))]
+    mean = [f"{number(value[i])} in {where[i]}" for i in range(len(bands))]
     highest, lower = mean[best.index], np.flatnonzero(best.lower)
     before, after = lower[lower < best.index], lower[lower > best.index]
     if len(before):
@@ -255,7 +284,7 @@ def from_the_end(view):
             "band of layers can be distinguished from it."
         )
     if len(lower) and len(best.equal):
-        same = listing(where[i] for i in best.equal)
+        same = view.layers_of(np.any([bands[i] for i in best.equal], axis=0))
         text += f" The highest cannot be distinguished from {same}."
     if len(after):
         last = after[value[after].argmin()]
@@ -263,8 +292,7 @@ def from_the_end(view):
     slope, slope_units = view.compared.slope(cells)
     slope = change(slope, view.compared.half_width(slope_units))
     text += f" Over the whole depth their slope is {slope}."
-    rule = " *Rule: differences between bands of layers, over all pairs.*"
-    return bool(len(lower)), title + text + rule
+    return bool(len(lower)), title + text
 
 
 def lowest_layer(view):
@@ -286,11 +314,10 @@ def lowest_layer(view):
     else:
         text += f" Higher: {wording.layers(names[best.lower])}."
         if len(best.equal):
-            text += f" Not distinguishable from it: {wording.layers(names[best.equal])}."
+            text += " The others can't be distinguished from it."
         if best.lower[-1]:
             text += f" The last layer, {names[-1]}, is higher by {best.by_how_much(-1)}."
-    rule = " *Rule: differences to the lowest layer's mean, over all pairs of layers.*"
-    return bool(best.lower.any()), title + text + rule
+    return bool(best.lower.any()), title + text
 
 
 def last_q(view):
@@ -330,7 +357,4 @@ def last_q(view):
         text += f", and cannot be distinguished from them in {rest}." if rest else "."
     else:
         text += f" In none of {len(rows)} layers can it be distinguished from them."
-    rule = (
-        " *Rule: differences to the mean of the answer's five tokens, in all layers and overall.*"
-    )
-    return bool((lower | higher).any()), title + text + rule
+    return bool((lower | higher).any()), title + text
