@@ -32,6 +32,7 @@ from probekit.interpretation.wording import (
     number,
     percent,
     sentence,
+    spans,
     table,
 )
 from probekit.probing.baselines import CONTROLS, check_controls, gain_over_controls
@@ -43,12 +44,12 @@ from probekit.tokens import FIGURE_TOKENS
 
 # Per kind of difference that was found, how the interpretation sums it up.
 _DIFFERENCES = {
-    "peak": "between cells",
-    "bands": "between bands of layers or groups of tokens",
-    "token_peaks": "between layers at the same token",
-    "from_the_end": "with depth at the tokens from the end",
-    "lowest_layer": "between layers on average over the tokens",
-    "last_q": "between `last_q` and the answer's tokens",
+    "peak": "cells",
+    "bands": "bands or groups of tokens",
+    "token_peaks": "layers at one token",
+    "from_the_end": "depths at the last eight tokens",
+    "lowest_layer": "layers' means",
+    "last_q": "`last_q` and the answer",
 }
 
 # Chance that a description of pure noise states any difference.
@@ -66,11 +67,11 @@ _NO_PEAK = "Even the highest of them is not shown to be above chance."
 # What a detector's folds hold out, in words.
 _HELD_OUT = {"answer": ", with answers held out,", "group": ", with groups of questions held out,"}
 
-# Of the cells below chance, and of pairs of tokens, how many are named.
+# Of the cells below chance, how many are named.
 _NAMED = 5
 
-# Of the controls, how many are named.
-_BEST = 3
+# Of the pairs of tokens that are often one, how many are named.
+_PAIRS = 2
 
 # Share of the answers in which two columns are one token, from which on that is said.
 _OFTEN = 0.25
@@ -125,8 +126,7 @@ def describe(grid, controls=None, held_out=None, detector=None):
         "Interpretation": ["There is nothing to interpret."],
     }
     if view.usable.any():
-        n_above, chance = above_chance(view)
-        sections["Overview"][-1] += f" {chance}"
+        n_above, rule = above_chance(view)
         sections["Overview"] += _below_chance(view.areas) + _pooled(detector, view.grid)
         bands_differ, means, differences = _bands(view)
         *peak, highest = observations.peak(view)
@@ -141,7 +141,7 @@ def describe(grid, controls=None, held_out=None, detector=None):
         found = {name for name, (differs, _) in said.items() if differs}
         found |= {"bands"} if bands_differ else set()
         seen = listing(text for name, text in _DIFFERENCES.items() if name in found)
-        differ = f"clear differences {seen}" if seen else "no clear differences"
+        differ = f"clear differences between {seen}" if seen else "no clear differences"
         bar, controls_text = _against_controls(view, controls)
         left, held_out_texts = _against_held_out(view, held_out)
         lead = [_shown(view, n_above, detector)]
@@ -155,19 +155,17 @@ def describe(grid, controls=None, held_out=None, detector=None):
                 controls_text,
                 *held_out_texts,
                 _conjecture(n_above, found),
-                "**What the data can't tell.** Whether the model uses what a probe reads: that "
-                "takes an intervention. Whether a low cell lacks the information, or holds it in a "
-                "form that a linear probe can't read. Whether it holds for other models, questions "
-                "or prompts. The values are no attention weights, and no correlations between "
-                "layers and tokens, as the reference calls them.",
+                "**What the data can't tell.** Whether the model uses what a probe reads; whether "
+                "a low cell lacks the information or holds it in a form that no linear probe reads; "
+                "whether it is the same for other models, questions or prompts. The values are no "
+                "attention weights and no correlations of layers with tokens.",
             ],
             "Details": [
                 _how_sure(view),
                 *_on_which_answers(view),
                 *differences,
                 *peaks,
-                f"What each kind of difference compares, all at once. {observations.RULES} "
-                "**Bands:** each with the one before, and its groups of tokens with each other.",
+                f"Above chance is: {rule}. {observations.RULES}",
             ],
         }
     parts = chain.from_iterable((f"### {title}", *text) for title, text in sections.items())
@@ -208,16 +206,16 @@ def _overview(view):
     share = f" ({percent(n_wrong / scored.sum())})" if scored.any() else ""
     layers, tokens = count(len(view.areas.layers), "layer"), count(len(view.areas.tokens), "token")
     texts = [
-        "The heatmap shows how well a probe reads from a model's activations whether its answer is "
-        f"wrong, at {layers} and the figure's {tokens}. The measure is the AUROC of error "
-        "detection: 0.5 is chance, 1.0 is perfect. The reference calls its measure correlation.",
+        "The heatmap shows how well a linear probe tells from a model's activations, at "
+        f"{layers} and {tokens}, whether its answer is wrong. The measure, which the reference "
+        "calls correlation, is the AUROC of error detection: 0.5 is chance, 1.0 perfect.",
         f"{sentence(of)}. Scored are "
         f"{scored.sum()} answers, {n_wrong} of them wrong{share}, each by a probe that was not "
         f"trained on it.{left_out_in_words(view.grid)}",
     ]
     if view.areas.usable.any():
         mean, units = view.areas.mean(view.areas.usable)
-        texts.append(f"The mean AUROC is {area(mean, *view.areas.interval(mean, units))}.")
+        texts[-1] += f" The mean AUROC is {area(mean, *view.areas.interval(mean, units))}."
     return texts
 
 
@@ -244,10 +242,12 @@ def _pooled(detector, grid):
     if detector is None:
         return []
     held = _HELD_OUT.get((detector.origin or {}).get("split"), ",")
-    others = [code(token) for token in detector.tokens or () if token not in FIGURE_TOKENS]
-    more = f" (those of {listing(others)}, which the figure leaves out, too)" if others else ""
+    n, others = "", [code(t) for t in detector.tokens or () if t not in FIGURE_TOKENS]
+    if others:  # so that nobody wonders why these are more than the figure's
+        n = f" {detector.cells.sum()}"
+        held = f" (the figure's and those of {listing(others)}){held}"
     text = (
-        f"**All cells as one detector{more},** none of them chosen{held} have an AUROC of "
+        f"**All{n} cells as one detector**{held.rstrip(',')}: AUROC "
         f"{area(detector.auroc, detector.auroc_low, detector.auroc_high)}"
     )
     gain = (detector.gain, detector.gain_low, detector.gain_high)
@@ -258,11 +258,12 @@ def _pooled(detector, grid):
         value, *ends = (number(each, "+") for each in values)
         return f"{value} [{', '.join(ends)}]"
 
-    text += f", which is {signed(gain)} against all controls together."
+    text += f"; minus that of all controls together {signed(gain)}"
     added = (detector.added, detector.added_low, detector.added_high)
     if np.isfinite(added).all():
-        shown = "It adds something to them" if added[1] > 0 else "That it adds to them is not shown"
-        text += f" {shown}: with it, their AUROC changes by {signed(added)}."
+        shown = "added to them" if added[1] > 0 else "added to them, not shown to differ from 0,"
+        text += f"; {shown} {signed(added)}"
+    text += "."
     return [text]
 
 
@@ -294,8 +295,8 @@ def _axes(view):
     answers = _group_sizes(view.grid, "answer")
     if answers is not None:
         lines.append(
-            f"* **Groups of equal answers:** {len(answers)}, {(answers == 1).sum()} of them of a "
-            f"single answer; the largest has {answers.max()}."
+            f"* **Different answers:** {len(answers)}; {(answers == 1).sum()} occur once, and the "
+            f"commonest {answers.max()} times."
         )
     return "\n".join(lines)
 
@@ -310,11 +311,11 @@ def _same_tokens(grid, tokens):
     often = sorted((each for each in pairs if each[0] >= _OFTEN), reverse=True)
     if not often:
         return []
-    told = listing(f"{code(a)} and {code(b)} in {percent(s)}" for s, a, b in often[:_NAMED])
-    more = f", and {len(often) - _NAMED} more pairs in fewer" if len(often) > _NAMED else ""
+    told = listing(f"{code(a)} and {code(b)} in {percent(s)}" for s, a, b in often[:_PAIRS])
+    more = f", and {count(len(often) - _PAIRS, 'more pair')}" if len(often) > _PAIRS else ""
     return [
-        f"* **Columns that are the same token:** {told} of the answers that have both{more}. What "
-        "such columns share is one measurement, not two."
+        f"* **Columns that are often one token,** so one measurement, not two: {told} of the "
+        f"answers that have both{more}."
     ]
 
 
@@ -337,24 +338,17 @@ def _how_sure(view):
     if split == "random" and _mostly_single(view.grid):
         reach = "new questions"
     text = f"In brackets are 95 % intervals over {unit}{kept}. They hold for {reach}."
-    alone = (
-        " A difference is stated only if it holds with all comparisons of its kind taken together; "
-        "its interval is for all of them at once."
-    )
+    together = " A difference is stated only if it holds with all of its kind taken together."
     if view.areas.counts_training:
         return (
-            f"{text} They count which answers were tested and which ones trained the probes.{alone}"
-            " Of descriptions of pure noise, at most one in twenty states any difference, and at "
+            f"{text} They count which answers were tested and which trained the probes.{together} "
+            "Of descriptions of pure noise, at most one in twenty states any difference, and at "
             "most one in twenty a cell above chance."
         )
-    return (
-        text
-        + alone
-        + (
-            " This grid does not say how much the probes depend on which answers trained them, so "
-            "differences are stated by chance more often than in one of twenty descriptions. A grid "
-            "made with this version of probekit says it."
-        )
+    return f"{text}{together}" + (
+        " This grid does not say how much the probes depend on which answers trained them, so "
+        "differences are stated by chance more often than in one of twenty descriptions. A grid "
+        "made with this version of probekit says it."
     )
 
 
@@ -395,50 +389,41 @@ def _bands(view):
         units = np.array([mean[one][1] - mean[other][1] for one, other in pairs])
         half_width = view.compared.half_width(units, largest_error(units, view.alpha))
         for (one, other), d, half in zip(pairs, difference, half_width, strict=True):
-            if abs(d) > half:
-                clear.setdefault(_change(one[1], other[1], d), []).append((abs(d), half, one[0]))
-                if one[1] == other[1]:
-                    marks[one] = " ↑" if d > 0 else " ↓"
+            if abs(d) > half and one[1] == other[1]:
+                marks[one] = "↑" if d > 0 else "↓"
+            elif abs(d) > half:
+                two = (one[1], other[1]) if d > 0 else (other[1], one[1])
+                clear.setdefault(two, []).append((abs(d), half, one[0]))
     means = _means(view, mean, marks)
-    if not clear:
+    if not clear and not marks:
         none = "No band can be distinguished from the one before, and no group from another."
         return False, [*means, none], []
     rows = []
-    for what, found in sorted(clear.items(), key=lambda item: -max(item[1])[0]):
+    for two, found in sorted(clear.items(), key=lambda item: -max(item[1])[0]):
         size, half, label = max(found)
         cells = np.any([view.bands[each] for _, _, each in found], axis=0)
         largest = f"{by_how_much(size, half)} in {view.layers_of(view.bands[label])}"
-        rows.append([what, view.layers_of(cells), largest])
-    header = ["Clear difference", "Where", "Largest (difference of AUROC)"]
-    return True, means, [table(header, rows)]
+        rows.append([*map(code, two), spans(view.areas.layers[cells.any(1)]), largest])
+    header = ["Clearly higher", "than", "in layers", "Largest difference of mean AUROCs"]
+    return True, means, [table(header, rows)] if rows else []
 
 
 def _means(view, mean, marks):
     """The mean of each group of tokens in each band, and what the table shows."""
     ends = {each: view.compared.interval(*found) for each, found in mean.items()}
     reach = [max(mean[e][0] - low, high - mean[e][0]) for e, (low, high) in ends.items()]
-    title = f"Mean AUROC (a level), with 95 % intervals of {at_most(reach)}."
+    title = f"Mean AUROC (a level){view.on_shared}, with 95 % intervals of {at_most(reach)}."
     if marks:
-        title += " ↑ and ↓: clearly above or below the band before."
+        title += " ↑, ↓: clearly above, below the band before."
     rows = [
-        [view.layers_of(band), label]
+        [spans(view.areas.layers[band.any(1)]), label]
         + [
             f"{number(mean[label, n][0])}{marks.get((label, n), '')}" if (label, n) in mean else "–"
             for n in view.groups
         ]
         for label, band in view.bands.items()
     ]
-    rows = [[sentence(where), *rest] for where, *rest in rows]
-    return [title, table(["Here", "Reference's layers", *map(code, view.groups)], rows)]
-
-
-def _change(group, other, difference):
-    """That a group of tokens rises or falls, or is above another group."""
-    if group == other:
-        word = "rise" if difference > 0 else "fall"
-        return f"{sentence(code(group))} {word}{'s' * (group == 'last_q')} from the band before"
-    high, low = (group, other) if difference > 0 else (other, group)
-    return f"{sentence(code(high))} exceed{'s' * (high == 'last_q')} {code(low)}"
+    return [title, table(["Layers", "The reference's", *map(code, view.groups)], rows)]
 
 
 def _points(view):
@@ -453,18 +438,18 @@ def _points(view):
         if (chosen & view.areas.usable).any():
             ((row, column),) = np.argwhere(chosen)
             where, value = sentence(place(view.areas, row, column)), cell(view.areas, row, column)
-        rows.append([where, value, escape(claim["text"])])
+        rows.append([where, value, escape(claim["text"].split(":")[-1].strip())])
     row, column, value, _ = view.listed
     on = view.on_shared
-    for word, i in (("highest", value.argmax()), ("lowest", value.argmin())):
-        where = sentence(place(view.compared, row[i], column[i]))
-        which = f"{word} of {count(len(value), 'cell')}{on}"
-        rows.append([where, cell(view.compared, row[i], column[i]), which])
-    return table(["Cell", "AUROC (a level)", "In the reference, or which it is here"], rows)
+    for word, i in (("Highest", value.argmax()), ("Lowest", value.argmin())):
+        where = f"{word} of {count(len(value), 'cell')}{on}: "
+        where += place(view.compared, row[i], column[i])
+        rows.append([where, cell(view.compared, row[i], column[i]), "–"])
+    return table(["Cell", "AUROC (a level)", "The reference's, at this depth"], rows)
 
 
 def _against_controls(view, controls):
-    """What the controls reach, and how many cells exceed all of them: in a sentence, and in full."""
+    """What the controls reach, and how many cells exceed it: in a sentence, and in full."""
     if controls is None:
         return "Whether controls that see no activations do as well was not checked.", (
             "**Not checked: controls.** Whether the answer's identity, the question's words, the "
@@ -483,17 +468,17 @@ def _against_controls(view, controls):
     who = "All controls together" if bar == "all" else f"The best control, {word[bar]}"
     reach = f"{who}, which see{'s' * (bar != 'all')} no activations, reach{'es' * (bar != 'all')}"
     reach += f" {each[bar]}"
-    single = [name for name in names if name != "all"]
-    told = [f"{word[n]} {each[n]}" for i, n in enumerate(single) if i < _BEST or n == "answer"]
     text = f"**Controls, with no activations.** The bar is {who[0].lower()}{who[1:]}, {each[bar]}."
+    told = [
+        n for n in dict.fromkeys([*[n for n in names if n != "all"][:1], "answer"]) if n in each
+    ]
     if told:
-        which = f"the best {_BEST} of {len(single)}, and" if len(single) > len(told) else "each"
-        text += f" By themselves ({which} ...) they reach: {'; '.join(told)}."
+        alone = "; ".join(f"{word[name]} {each[name]}" for name in told)
+        text += f" Of {count(len(each) - (bar == 'all'), 'single one')}: {alone}."
     if _mostly_single(view.grid):
         return f"{reach}; what probes add to that can't be told, as most answers occur once.", (
             f"{text} There is no verdict on what the probes add: nearly every answer occurs once, "
-            "so they may read the question's topic, and no control and no held-out answer would "
-            "show it."
+            "so they may read the question's topic, which nothing here would show."
         )
     gains = gain_over_controls(view.grid, controls)
     gains = gains.sel(token=list(view.areas.tokens)).sortby("layer")
@@ -609,9 +594,8 @@ def _what_is_left(view, held_out):
         )
         text += (
             f"Of {len(sets)} means over a band of layers and a group of tokens, {len(fell)} "
-            f"{'is' if len(fell) == 1 else 'are'} lower. The largest fall is that of "
-            f"{list(sets)[i]}, from {before} to {after}, by "
-            f"{by_how_much(difference[i], half_width[i])}."
+            f"{'is' if len(fell) == 1 else 'are'} lower, most of all {list(sets)[i]}: {before} "
+            f"becomes {after}, by {by_how_much(difference[i], half_width[i])}."
         )
     else:
         text += "No mean over a band of layers and a group of tokens is lower."
@@ -635,23 +619,23 @@ def _conjecture(n_above, found):
     text = ""
     if n_above:
         text += (
-            " The activations may hold whether the answer is right, or only what goes with it, "
-            "such as which answer it is or how well known the question's subject is."
+            " The activations may hold whether the answer is right, or only which answer it is or "
+            "how well known its subject is."
         )
     if found & {"peak", "token_peaks", "lowest_layer", "bands"}:
         text += (
-            " A higher AUROC may mean that a linear probe reads this more easily there, not that "
-            "the model computes or uses it there."
+            " Where the AUROC is higher, a linear probe may read it more easily; that the model "
+            "uses it there does not follow."
         )
     if "from_the_end" in found:
         text += (
-            " Later layers may carry along what was said before; that they suppress wrong content, "
-            "as the reference suggests, does not follow."
+            " Later layers may carry along what was said before, or suppress wrong content, as the "
+            "reference suggests."
         )
     if "last_q" in found:
         text += (
-            " `last_q` may differ because the model judges an answer once it has written it, or "
-            "only because the answer can be read at its own tokens."
+            " `last_q` may differ because the model judges what it has written, or only because "
+            "the answer can be read at its own tokens."
         )
     if not text:
         return "**Conjecture.** None: nothing was found that needs an explanation."

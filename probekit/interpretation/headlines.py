@@ -1,4 +1,4 @@
-"""A run in two sentences: whether errors show at all, and whether the network is what shows them."""
+"""A run in two sentences: whether errors show at all, and if the network is what shows them."""
 
 import numpy as np
 

@@ -34,16 +34,17 @@ from probekit.tokens import FIGURE_TOKENS, TOKENS
 #: The groups of tokens that a description speaks of, by name.
 GROUPS = {
     "last_q": TOKENS[:1],
-    "the answer's first two tokens": TOKENS[1:3],
-    "the exact answer's tokens": TOKENS[3:6],
-    "the tokens from the end": TOKENS[-8:],
+    "the first two tokens": TOKENS[1:3],
+    "the exact answer": TOKENS[3:6],
+    "the last eight tokens": TOKENS[-8:],
 }
 
 #: What each kind of statement compares, all of it at once.
 RULES = (
-    "**Peak:** all pairs of cells. **Layer of each token's peak:** all pairs of layers, of all "
-    "tokens. **Tokens from the end:** all pairs of bands. **Lowest layer:** all pairs of layers' "
-    "means. **`last_q`:** with the mean of the answer's five tokens, in all layers and overall."
+    "Compared are, all of a kind at once: all pairs of cells (peak); all pairs of a token's layers, "
+    "of all tokens; each band with the one before, and its groups of tokens with each other; all "
+    "pairs of bands (last eight tokens); all pairs of layers' means (lowest layer); `last_q` with "
+    "the mean of the answer's five tokens, in every layer and overall."
 )
 
 # Tokens that are named one by one; of more, only their number is said.
@@ -157,7 +158,7 @@ class _Best:
 
 
 def above_chance(view):
-    """How many cells are better than chance, and that in words.
+    """How many cells are better than chance, and by which rule, in words.
 
     By the grid's permutations if it has a corrected p, else by intervals of all cells at once.
     """
@@ -170,8 +171,7 @@ def above_chance(view):
         low, _ = view.areas.intervals(largest_error(view.areas.units[usable], _CHANCE_ALPHA))
         above = (low[usable] > 0.5).sum()
         rule = f"{percent(1 - _CHANCE_ALPHA)} intervals of all cells at once"
-    cells = wording.count(usable.sum(), "cell")
-    return int(above), f"In {above or 'none'} of the {cells} the AUROC is above chance ({rule})."
+    return int(above), rule
 
 
 def peak(view):
@@ -202,12 +202,11 @@ def peak(view):
     else:
         tokens = dict.fromkeys(code(areas.tokens[c]) for c in np.sort(column[best.equal]))
         short += f", but {len(best.equal)} others can't be distinguished from that"
-        at = listing(tokens) if len(tokens) <= _NAMED else wording.count(len(tokens), "token")
+        at = f" at {listing(tokens)}" if len(tokens) <= _NAMED else ""
         text += (
             f" Of the other {len(row) - 1} cells {best.lower.sum()} "
             f"{'is' if best.lower.sum() == 1 else 'are'} lower; {len(best.equal)} cannot be "
-            f"distinguished from it, in {wording.layers(set(areas.layers[row[best.equal]]))} "
-            f"at {at}."
+            f"distinguished from it, in {wording.layers(set(areas.layers[row[best.equal]]))} {at}."
         )
     return best.lower.any(), text, short
 
@@ -219,7 +218,7 @@ def honest_best(grid):
 
 
 def token_peaks(view):
-    """At which layer each token is highest, and how sure that is: a statement and its table."""
+    """At which layer a token is highest, where any stands out: a statement and its table."""
     title, areas = "**Layer of each token's peak.** ", view.compared
     columns = np.flatnonzero(view.usable.sum(0) > 1)
     if not len(columns):
@@ -231,35 +230,34 @@ def token_peaks(view):
     for r, c, units in zip(rows, columns, blocks, strict=True):
         value, token, layers = areas.value[r, c], code(areas.tokens[c]), areas.layers[r]
         best = _Best(value, units, view, critical=critical)
+        if not best.lower.any():
+            continue
         shares = areas.argmax_shares(value, units)
         # First and last candidate of the middle 95 % of the resamples.
         reached = np.cumsum(shares)
         low, high = (reached > 0.025).argmax(), (reached >= 0.975 - 1e-9).argmax()
-        if best.lower.any():
-            located.append(token)
+        located.append(token)
         peak, ends = best.index, [end[r[best.index], c] for end in areas.intervals()]
         reach += [abs(end - value[peak]) for end in ends]
-        lower = wording.percent(shares[peak]), spans(layers[best.lower]) or "none"
         resamples = spans(range(layers[low], layers[high] + 1))
-        lines.append([token, layers[peak], number(value[peak]), resamples, *lower])
-    if located:
-        rest = "" if len(located) == len(columns) else " At the other tokens no layer stands out."
-        text = f"Some layers are lower than the highest at {listing(located)}.{rest}"
-    else:
-        text = "At no token does one layer stand out."
-    title_of_table = (
-        "Where each token is highest. AUROCs are levels, with 95 % intervals of "
-        f"{wording.at_most(reach)}; resamples draw the answers anew."
+        peak = layers[peak], number(value[peak])
+        lines.append([token, *peak, resamples, spans(layers[best.lower])])
+    if not located:
+        return False, f"{title}At no token does one layer stand out.", []
+    rest = "" if len(located) == len(columns) else "; at the other tokens no layer stands out"
+    text = f"{title}Some layers are lower than the highest at {listing(located)}{rest}."
+    about = (
+        "Tokens at which some layers are lower than the highest. AUROCs are levels, with 95 % "
+        f"intervals of {wording.at_most(reach)}; resamples draw the answers anew."
     )
-    header = ["Token", "Highest in layer", "AUROC there", "95 % of resamples"]
-    header += ["Share of resamples", "Clearly lower layers"]
-    return bool(located), f"{title}{text}", [title_of_table, wording.table(header, lines)]
+    header = ["Token", "Highest in layer", "AUROC there", "Highest in 95 % of resamples"]
+    return True, text, [about, wording.table([*header, "Lower layers"], lines)]
 
 
 def from_the_end(view):
     """Whether the tokens counted from the end rise with depth, and up to where."""
-    title = "**Tokens from the end.** "
-    cells = view.compared.at(tokens=GROUPS["the tokens from the end"]) & view.complete
+    title = "**The last eight tokens.** "
+    cells = view.compared.at(tokens=GROUPS["the last eight tokens"]) & view.complete
     bands = [band for band in view.bands.values() if (band & cells).any()]
     if len(bands) < 2:
         return (
@@ -289,9 +287,6 @@ def from_the_end(view):
     if len(after):
         last = after[value[after].argmin()]
         text += f" After it the mean falls to {mean[last]}, by {best.by_how_much(last)}."
-    slope, slope_units = view.compared.slope(cells)
-    slope = change(slope, view.compared.half_width(slope_units))
-    text += f" Over the whole depth their slope is {slope}."
     return bool(len(lower)), title + text
 
 
@@ -304,17 +299,13 @@ def lowest_layer(view):
     value, units = view.compared.means(sets)
     best = _Best(value, units, view, lowest=True)
     mean = view.area(value[best.index], units[best.index])
-    share = percent(view.compared.argmax_shares(-value, -units)[best.index])
-    text = (
-        f"Layer {names[best.index]} has the lowest mean over the tokens, {mean}, in {share} of "
-        "resamples."
-    )
+    text = f"Layer {names[best.index]} has the lowest mean over the tokens, {mean}."
     if not best.lower.any():
         text = f"No layer stands out as the lowest. {text}"
     else:
         text += f" Higher: {wording.layers(names[best.lower])}."
         if len(best.equal):
-            text += " The others can't be distinguished from it."
+            text += " The others can't be told from it."
         if best.lower[-1]:
             text += f" The last layer, {names[-1]}, is higher by {best.by_how_much(-1)}."
     return bool(best.lower.any()), title + text
