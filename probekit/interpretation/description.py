@@ -42,15 +42,8 @@ from probekit.probing.simultaneous import largest_error
 from probekit.probing.summary import left_out_in_words
 from probekit.tokens import FIGURE_TOKENS
 
-# Per kind of difference that was found, how the interpretation sums it up.
-_DIFFERENCES = {
-    "peak": "cells",
-    "bands": "bands or groups of tokens",
-    "token_peaks": "layers at one token",
-    "from_the_end": "depths at the last eight tokens",
-    "lowest_layer": "layers' means",
-    "last_q": "`last_q` and the answer",
-}
+# Kinds of difference that share one error rate.
+_KINDS = 6
 
 # Chance that a description of pure noise states any difference.
 _ALPHA = 0.05
@@ -65,7 +58,7 @@ _SHORT_SINGLE = "Most answers occur only once, so holding answers out would test
 _NO_PEAK = "Even the highest of them is not shown to be above chance."
 
 # What a detector's folds hold out, in words.
-_HELD_OUT = {"answer": ", with answers held out,", "group": ", with groups of questions held out,"}
+_HELD_OUT = {"answer": " with answers held out", "group": " with groups of questions held out"}
 
 # Of the cells below chance, how many are named.
 _NAMED = 5
@@ -112,7 +105,7 @@ def describe(grid, controls=None, held_out=None, detector=None):
             f"detector must be from pk.detector(grid), got {arguments.shown(detector)}."
         )
     check_same_run(grid, controls, held_out, detector)
-    kinds = len(_DIFFERENCES) + 2 * (held_out is not None)
+    kinds = _KINDS + 2 * (held_out is not None)
     view = View.of(grid, _ALPHA / kinds)
     few = f"no cell has {MIN_PER_CLASS} wrong and {MIN_PER_CLASS} right answers"
     nothing = [f"{sentence(few)}, so nothing is stated."]
@@ -140,8 +133,7 @@ def describe(grid, controls=None, held_out=None, detector=None):
         }
         found = {name for name, (differs, _) in said.items() if differs}
         found |= {"bands"} if bands_differ else set()
-        seen = listing(text for name, text in _DIFFERENCES.items() if name in found)
-        differ = f"clear differences between {seen}" if seen else "no clear differences"
+        none = [] if found else ["**Measured.** There are no clear differences."]
         bar, controls_text = _against_controls(view, controls)
         left, held_out_texts = _against_held_out(view, held_out)
         lead = [_shown(view, n_above, detector)]
@@ -151,14 +143,13 @@ def describe(grid, controls=None, held_out=None, detector=None):
             "Specific Data Points": [_points(view)],
             "Key Observations": ["\n".join(f"* {text}" for _, text in said.values())],
             "Interpretation": [
-                f"**Measured.** There are {differ}.",
+                *none,
                 controls_text,
                 *held_out_texts,
                 _conjecture(n_above, found),
-                "**What the data can't tell.** Whether the model uses what a probe reads; whether "
-                "a low cell lacks the information or holds it in a form that no linear probe reads; "
-                "whether it is the same for other models, questions or prompts. The values are no "
-                "attention weights and no correlations of layers with tokens.",
+                "**What the data can't tell.** Whether the model uses what a probe reads, whether "
+                "low cells lack it or only a linear form of it, and whether other models, "
+                "questions or prompts give the same. The values are no attention weights.",
             ],
             "Details": [
                 _how_sure(view),
@@ -194,8 +185,8 @@ def _added(detector, grid):
         return []
     held = _HELD_OUT.get((detector.origin or {}).get("split"), "")
     if detector.added_low > 0:
-        return [f"All cells together{held} add to the controls."]
-    return [f"All cells together{held} are not shown to add anything to the controls."]
+        return [f"All cells together add to the controls{held}."]
+    return [f"All cells together are not shown to add to the controls{held}."]
 
 
 def _overview(view):
@@ -206,16 +197,20 @@ def _overview(view):
     share = f" ({percent(n_wrong / scored.sum())})" if scored.any() else ""
     layers, tokens = count(len(view.areas.layers), "layer"), count(len(view.areas.tokens), "token")
     texts = [
-        "The heatmap shows how well a linear probe tells from a model's activations, at "
-        f"{layers} and {tokens}, whether its answer is wrong. The measure, which the reference "
-        "calls correlation, is the AUROC of error detection: 0.5 is chance, 1.0 perfect.",
+        f"The heatmap shows how well, at {layers} and {tokens}, a linear probe tells from a "
+        "model's activations whether its answer is wrong. What the reference calls correlation is "
+        "the AUROC of error detection here: 0.5 is chance, 1.0 perfect.",
         f"{sentence(of)}. Scored are "
         f"{scored.sum()} answers, {n_wrong} of them wrong{share}, each by a probe that was not "
         f"trained on it.{left_out_in_words(view.grid)}",
     ]
     if view.areas.usable.any():
         mean, units = view.areas.mean(view.areas.usable)
-        texts[-1] += f" The mean AUROC is {area(mean, *view.areas.interval(mean, units))}."
+        value = view.areas.value[view.areas.usable]
+        texts[-1] += (
+            f" The AUROCs range from {number(value.min())} to {number(value.max())}; their mean is "
+            f"{area(mean, *view.areas.interval(mean, units))}."
+        )
     return texts
 
 
@@ -241,13 +236,13 @@ def _pooled(detector, grid):
     """What all cells together detect, as one detector; nothing of its gain where that is open."""
     if detector is None:
         return []
-    held = _HELD_OUT.get((detector.origin or {}).get("split"), ",")
+    held = _HELD_OUT.get((detector.origin or {}).get("split"), "")
     n, others = "", [code(t) for t in detector.tokens or () if t not in FIGURE_TOKENS]
     if others:  # so that nobody wonders why these are more than the figure's
         n = f" {detector.cells.sum()}"
-        held = f" (the figure's and those of {listing(others)}){held}"
+        held = f" (with those of {listing(others)}){held}"
     text = (
-        f"**All{n} cells as one detector**{held.rstrip(',')}: AUROC "
+        f"**All{n} cells as one detector**{held}: AUROC "
         f"{area(detector.auroc, detector.auroc_low, detector.auroc_high)}"
     )
     gain = (detector.gain, detector.gain_low, detector.gain_high)
@@ -258,11 +253,10 @@ def _pooled(detector, grid):
         value, *ends = (number(each, "+") for each in values)
         return f"{value} [{', '.join(ends)}]"
 
-    text += f"; minus that of all controls together {signed(gain)}"
+    text += f". Minus all controls together: {signed(gain)}"
     added = (detector.added, detector.added_low, detector.added_high)
     if np.isfinite(added).all():
-        shown = "added to them" if added[1] > 0 else "added to them, not shown to differ from 0,"
-        text += f"; {shown} {signed(added)}"
+        text += f"; added to them: {signed(added)}"
     text += "."
     return [text]
 
@@ -290,7 +284,8 @@ def _axes(view):
                 f" {(~usable).sum()} cells{where} have fewer than {MIN_PER_CLASS} wrong or "
                 "right answers and are left out below."
             )
-        lines.append(text)
+        if sizes.min() < sizes.max() or not usable.all():
+            lines.append(text)
     lines += _same_tokens(view.grid, tokens)
     answers = _group_sizes(view.grid, "answer")
     if answers is not None:
@@ -311,12 +306,9 @@ def _same_tokens(grid, tokens):
     often = sorted((each for each in pairs if each[0] >= _OFTEN), reverse=True)
     if not often:
         return []
-    told = listing(f"{code(a)} and {code(b)} in {percent(s)}" for s, a, b in often[:_PAIRS])
-    more = f", and {count(len(often) - _PAIRS, 'more pair')}" if len(often) > _PAIRS else ""
-    return [
-        f"* **Columns that are often one token,** so one measurement, not two: {told} of the "
-        f"answers that have both{more}."
-    ]
+    told = [f"{code(a)} and {code(b)} ({percent(s)} of answers)" for s, a, b in often[:_PAIRS]]
+    told += [count(len(often) - _PAIRS, "more pair")] * (len(often) > _PAIRS)
+    return [f"* **Often the same token,** so one measurement, not two: {listing(told)}."]
 
 
 def _how_sure(view):
@@ -337,15 +329,15 @@ def _how_sure(view):
     }.get(split, f"others of {escape(split)}")
     if split == "random" and _mostly_single(view.grid):
         reach = "new questions"
-    text = f"In brackets are 95 % intervals over {unit}{kept}. They hold for {reach}."
-    together = " A difference is stated only if it holds with all of its kind taken together."
+    text = f"In brackets are 95 % intervals over {unit}{kept}. They hold for {reach}"
+    together = " A difference is stated only if it holds with all of its kind taken together"
     if view.areas.counts_training:
         return (
-            f"{text} They count which answers were tested and which trained the probes.{together} "
-            "Of descriptions of pure noise, at most one in twenty states any difference, and at "
-            "most one in twenty a cell above chance."
+            f"{text}, and count which answers were tested and which trained the probes.{together}: "
+            "of descriptions of pure noise, at most one in twenty states any, and at most one in "
+            "twenty a cell above chance."
         )
-    return f"{text}{together}" + (
+    return f"{text}.{together}." + (
         " This grid does not say how much the probes depend on which answers trained them, so "
         "differences are stated by chance more often than in one of twenty descriptions. A grid "
         "made with this version of probekit says it."
@@ -439,12 +431,6 @@ def _points(view):
             ((row, column),) = np.argwhere(chosen)
             where, value = sentence(place(view.areas, row, column)), cell(view.areas, row, column)
         rows.append([where, value, escape(claim["text"].split(":")[-1].strip())])
-    row, column, value, _ = view.listed
-    on = view.on_shared
-    for word, i in (("Highest", value.argmax()), ("Lowest", value.argmin())):
-        where = f"{word} of {count(len(value), 'cell')}{on}: "
-        where += place(view.compared, row[i], column[i])
-        rows.append([where, cell(view.compared, row[i], column[i]), "–"])
     return table(["Cell", "AUROC (a level)", "The reference's, at this depth"], rows)
 
 
@@ -468,13 +454,12 @@ def _against_controls(view, controls):
     who = "All controls together" if bar == "all" else f"The best control, {word[bar]}"
     reach = f"{who}, which see{'s' * (bar != 'all')} no activations, reach{'es' * (bar != 'all')}"
     reach += f" {each[bar]}"
-    text = f"**Controls, with no activations.** The bar is {who[0].lower()}{who[1:]}, {each[bar]}."
-    told = [
-        n for n in dict.fromkeys([*[n for n in names if n != "all"][:1], "answer"]) if n in each
-    ]
+    text = f"**Controls.** {who}: {each[bar]}."
+    others = [name for name in names if name not in ("all", bar)]
+    told = [name for name in others if name == "answer" or name == others[0]]
     if told:
         alone = "; ".join(f"{word[name]} {each[name]}" for name in told)
-        text += f" Of {count(len(each) - (bar == 'all'), 'single one')}: {alone}."
+        text += f" Of {len(others)} others: {alone}."
     if _mostly_single(view.grid):
         return f"{reach}; what probes add to that can't be told, as most answers occur once.", (
             f"{text} There is no verdict on what the probes add: nearly every answer occurs once, "
@@ -495,9 +480,9 @@ def _against_controls(view, controls):
     short = f"{reach}, and {f'{above} of the cells' if above else 'no cell'} "
     short += "exceeds that." if above <= 1 else "exceed that."
     return short, text + (
-        f" Of {count(len(gain), 'cell')}, {above or 'none'} {verb} it, "
+        f" Of {count(len(gain), 'cell')}, {above or 'none'} {verb} that, "
         f"{below} {'falls' if below == 1 else 'fall'} short of it, and {len(gain) - above - below} "
-        f"cannot be distinguished from it, all cells taken at once; the largest gain is {largest}."
+        f"can't be told from it; the largest difference is {largest}."
     )
 
 
@@ -593,7 +578,7 @@ def _what_is_left(view, held_out):
             for mean, its in [each.mean(cells)]
         )
         text += (
-            f"Of {len(sets)} means over a band of layers and a group of tokens, {len(fell)} "
+            f"Of {len(sets)} means over a band of layers and a group of tokens {len(fell)} "
             f"{'is' if len(fell) == 1 else 'are'} lower, most of all {list(sets)[i]}: {before} "
             f"becomes {after}, by {by_how_much(difference[i], half_width[i])}."
         )
@@ -603,13 +588,10 @@ def _what_is_left(view, held_out):
     if not len(row):
         return f"With {what} held out no cell could be measured.", text
     above, _ = above_chance(left)
-    on = ", on the answers that have all tokens," if left.on_shared else ""
+    on = ", on the answers that have all tokens," if left.on_shared else " left"
     i = value.argmax()
-    text += (
-        f" With {what} held out, {above or 'none'} of {left.areas.usable.sum()} cells "
-        f"{'is' if above == 1 else 'are'} above chance; the highest{on} is "
-        f"{place(left.compared, row[i], column[i])}, {cell(left.compared, row[i], column[i])}."
-    )
+    best = cell(left.compared, row[i], column[i])
+    text += f" The highest cell{on} is {place(left.compared, row[i], column[i])}: {best}."
     cells = f"{above} of {left.areas.usable.sum()} cells are" if above else "no cell is"
     short = f"With {what} held out, {cells} above chance."
     return short, " ".join([text, *_below_chance(left.areas)])
@@ -624,19 +606,16 @@ def _conjecture(n_above, found):
         )
     if found & {"peak", "token_peaks", "lowest_layer", "bands"}:
         text += (
-            " Where the AUROC is higher, a linear probe may read it more easily; that the model "
-            "uses it there does not follow."
+            " Where the AUROC is higher, a probe may read it more easily; the model need not use "
+            "it there."
         )
     if "from_the_end" in found:
         text += (
-            " Later layers may carry along what was said before, or suppress wrong content, as the "
-            "reference suggests."
+            " Later layers may carry along what was said before, or, as the reference suggests, "
+            "suppress wrong content."
         )
     if "last_q" in found:
-        text += (
-            " `last_q` may differ because the model judges what it has written, or only because "
-            "the answer can be read at its own tokens."
-        )
+        text += " `last_q` may lack only what the answer's own tokens say."
     if not text:
         return "**Conjecture.** None: nothing was found that needs an explanation."
     return "**Conjecture, not tested here.**" + text

@@ -41,10 +41,9 @@ GROUPS = {
 
 #: What each kind of statement compares, all of it at once.
 RULES = (
-    "Compared are, all of a kind at once: all pairs of cells (peak); all pairs of a token's layers, "
-    "of all tokens; each band with the one before, and its groups of tokens with each other; all "
-    "pairs of bands (last eight tokens); all pairs of layers' means (lowest layer); `last_q` with "
-    "the mean of the answer's five tokens, in every layer and overall."
+    "Compared, a kind at once: all pairs of cells, of a token's layers, of bands (at the last eight "
+    "tokens) and of layers' means; a band with the one before, and its groups of tokens; `last_q` "
+    "with the answer's five tokens, by layer and on average."
 )
 
 # Tokens that are named one by one; of more, only their number is said.
@@ -184,29 +183,25 @@ def peak(view):
     if len(row) == 1:
         text = f"**Peak.** The only cell is {highest}. There is none to compare it with."
         return False, text, f"The only cell is {highest}"
-    text = (
-        f"**Peak.** The highest cell is {highest}. As the highest of {len(row)} it is likely too "
-        "high by chance"
-    )
+    text = f"**Peak.** The highest cell is {highest}, as the highest of {len(row)} likely too high."
     honest = honest_best(view.grid)
-    text += f"; chosen and measured on different answers: {honest}." if honest else "."
     how = "chosen and measured on different answers" if honest else "likely too high by chance"
     short = f"It is highest at {place(areas, row[i], column[i])} (AUROC "
     short += f"{honest or cell(areas, row[i], column[i])}, {how})"
     if not best.lower.any():
-        short += ", but no other cell can be distinguished from that"
+        short += ", but no other cell can be told from it"
         text += " No other cell can be distinguished from it, so the grid shows no peak."
     elif not len(best.equal):
         short += ", and all other cells are lower"
         text += " All other cells are lower."
     else:
         tokens = dict.fromkeys(code(areas.tokens[c]) for c in np.sort(column[best.equal]))
-        short += f", but {len(best.equal)} others can't be distinguished from that"
+        short += f", but {len(best.equal)} others can't be told from it"
         at = f" at {listing(tokens)}" if len(tokens) <= _NAMED else ""
         text += (
-            f" Of the other {len(row) - 1} cells {best.lower.sum()} "
-            f"{'is' if best.lower.sum() == 1 else 'are'} lower; {len(best.equal)} cannot be "
-            f"distinguished from it, in {wording.layers(set(areas.layers[row[best.equal]]))} {at}."
+            f" Of the others {best.lower.sum()} {'is' if best.lower.sum() == 1 else 'are'} lower; "
+            f"{len(best.equal)} can't be told from it, in "
+            f"{wording.layers(set(areas.layers[row[best.equal]]))}{at}."
         )
     return best.lower.any(), text, short
 
@@ -244,13 +239,13 @@ def token_peaks(view):
         lines.append([token, *peak, resamples, spans(layers[best.lower])])
     if not located:
         return False, f"{title}At no token does one layer stand out.", []
-    rest = "" if len(located) == len(columns) else "; at the other tokens no layer stands out"
-    text = f"{title}Some layers are lower than the highest at {listing(located)}{rest}."
-    about = (
-        "Tokens at which some layers are lower than the highest. AUROCs are levels, with 95 % "
-        f"intervals of {wording.at_most(reach)}; resamples draw the answers anew."
+    rest = "" if len(located) == len(columns) else "; at the others no layer stands out"
+    named = (
+        listing(located) if len(located) <= _NAMED else f"{len(located)} of {len(columns)} tokens"
     )
-    header = ["Token", "Highest in layer", "AUROC there", "Highest in 95 % of resamples"]
+    text = f"{title}Some layers are lower than the highest at {named}{rest}."
+    about = f"Peaks, with 95 % intervals of {wording.at_most(reach)}; resamples draw answers anew."
+    header = ["Token", "Highest in layer", "AUROC there (a level)", "Highest in 95 % of resamples"]
     return True, text, [about, wording.table([*header, "Lower layers"], lines)]
 
 
@@ -283,7 +278,7 @@ def from_the_end(view):
         )
     if len(lower) and len(best.equal):
         same = view.layers_of(np.any([bands[i] for i in best.equal], axis=0))
-        text += f" The highest cannot be distinguished from {same}."
+        text += f" That can't be told from {same}."
     if len(after):
         last = after[value[after].argmin()]
         text += f" After it the mean falls to {mean[last]}, by {best.by_how_much(last)}."
@@ -299,16 +294,14 @@ def lowest_layer(view):
     value, units = view.compared.means(sets)
     best = _Best(value, units, view, lowest=True)
     mean = view.area(value[best.index], units[best.index])
-    text = f"Layer {names[best.index]} has the lowest mean over the tokens, {mean}."
+    text = f"Layer {names[best.index]} has the lowest mean over the tokens, {mean}"
     if not best.lower.any():
         text = f"No layer stands out as the lowest. {text}"
     else:
-        text += f" Higher: {wording.layers(names[best.lower])}."
-        if len(best.equal):
-            text += " The others can't be told from it."
+        text += f"; higher: {wording.layers(names[best.lower])}"
         if best.lower[-1]:
-            text += f" The last layer, {names[-1]}, is higher by {best.by_how_much(-1)}."
-    return bool(best.lower.any()), title + text
+            text += f", the last by {best.by_how_much(-1)}"
+    return bool(best.lower.any()), f"{title}{text}."
 
 
 def last_q(view):
@@ -331,10 +324,10 @@ def last_q(view):
     if lower[0] or higher[0]:
         word = "below" if lower[0] else "above"
         mean = by_how_much(difference[0], half_width[0])
-        text = f"On average over the layers `last_q` is {word} the answer's tokens by {mean}."
+        text = f"On average `last_q` is {word} the answer's tokens by {mean}."
     else:
         text = (
-            "On average over the layers `last_q` cannot be distinguished from the answer's tokens: "
+            "On average `last_q` can't be told from the answer's tokens: "
             f"they differ by {change(difference[0], half_width[0])}."
         )
     found = [
@@ -345,7 +338,7 @@ def last_q(view):
     rest = int((~lower & ~higher)[1:].sum())
     if found:
         text += f" Of {len(rows)} layers it is {listing(found)}"
-        text += f", and cannot be distinguished from them in {rest}." if rest else "."
+        text += f", and can't be told from them in {rest}." if rest else "."
     else:
-        text += f" In none of {len(rows)} layers can it be distinguished from them."
+        text += f" In none of {len(rows)} layers can it be told from them."
     return bool((lower | higher).any()), title + text
