@@ -1,4 +1,4 @@
-"""A grid's description: a paragraph, the reference's sections, and details in tables; all computed.
+"""A grid's description: a paragraph, the reference's sections, details in tables; all computed.
 
 A difference is stated only if it holds with all comparisons of its kind taken together, and the
 kinds share one error rate: at most one in twenty descriptions of pure noise states any difference.
@@ -53,9 +53,7 @@ _SINGLE = (
     "is nearly the same as random folds. It can't show whether probes read the question's topic."
 )
 
-_SHORT_SINGLE = "Most answers occur only once, so holding answers out would test nothing."
-
-_NO_PEAK = "Even the highest of them is not shown to be above chance."
+_SHORT_SINGLE = "As most answers occur only once, holding answers out would test nothing."
 
 # What a detector's folds hold out, in words.
 _HELD_OUT = {"answer": " with answers held out", "group": " with groups of questions held out"}
@@ -64,7 +62,7 @@ _HELD_OUT = {"answer": " with answers held out", "group": " with groups of quest
 _NAMED = 5
 
 # Of the pairs of tokens that are often one, how many are named.
-_PAIRS = 2
+_PAIRS = 1
 
 # Share of the answers in which two columns are one token, from which on that is said.
 _OFTEN = 0.25
@@ -73,7 +71,7 @@ _AREA = ("auroc", "auroc_low", "auroc_high")
 
 
 def describe(grid, controls=None, held_out=None, detector=None):
-    """Describe a grid in words, in the sections of the reference's description.
+    """Describe a grid in words: in a paragraph, and in the sections of the reference's.
 
     Parameters
     ----------
@@ -90,12 +88,22 @@ def describe(grid, controls=None, held_out=None, detector=None):
     Returns
     -------
     str
-        Markdown. Names from outside are escaped.
+        Markdown: a paragraph, the sections of the reference's description, and details. Names from
+        outside are escaped.
 
     Raises
     ------
     TypeError, ValueError
         If an argument is of the wrong kind, or another than the grid is of other examples.
+
+    Notes
+    -----
+    A difference is stated only if it holds with all comparisons of its kind taken together. These
+    are, over all pairs: cells, for the peak; the layers of a token, for all tokens; bands of layers
+    at the last eight tokens; layers' means. Also each band with the one before and its groups of
+    tokens with each other; `last_q` with the mean of the answer's five tokens, in every layer and
+    on average; and, with `held_out`, the means of all bands and groups. The kinds share one error
+    rate. A level's interval is its own; a difference's holds for all of its kind at once.
     """
     arguments.grid(grid, ("score", "correct", "n_examples"))
     if controls is not None:
@@ -137,7 +145,8 @@ def describe(grid, controls=None, held_out=None, detector=None):
         bar, controls_text = _against_controls(view, controls)
         left, held_out_texts = _against_held_out(view, held_out)
         lead = [_shown(view, n_above, detector)]
-        lead += [f"{highest}." if n_above else _NO_PEAK, bar, left, *_added(detector, view.grid)]
+        lead += [f"{highest}." if n_above else _no_higher(view), bar]
+        lead += _left_and_added(left, held_out, detector, view.grid)
         sections |= {
             "Detailed Analysis": means,
             "Specific Data Points": [_points(view)],
@@ -156,7 +165,7 @@ def describe(grid, controls=None, held_out=None, detector=None):
                 *_on_which_answers(view),
                 *differences,
                 *peaks,
-                f"Above chance is: {rule}. {observations.RULES}",
+                f"Above chance is a cell by {rule}.",
             ],
         }
     parts = chain.from_iterable((f"### {title}", *text) for title, text in sections.items())
@@ -179,14 +188,28 @@ def _shown(view, n_above, detector):
     )
 
 
-def _added(detector, grid):
-    """Whether all cells together add to the controls, in a sentence; nothing where that is open."""
+def _no_higher(view):
+    """Where the highest cell is, if none is shown to be above chance."""
+    row, column, value, _ = view.listed
+    i = value.argmax()
+    return (
+        f"The highest, {place(view.compared, row[i], column[i])} (AUROC {number(value[i])}), is no "
+        "higher than chance allows."
+    )
+
+
+def _left_and_added(left, held_out, detector, grid):
+    """What holding answers out leaves, and whether all cells together add to the controls."""
     if detector is None or _mostly_single(grid) or not np.isfinite(detector.added_low):
-        return []
-    held = _HELD_OUT.get((detector.origin or {}).get("split"), "")
-    if detector.added_low > 0:
-        return [f"All cells together add to the controls{held}."]
-    return [f"All cells together are not shown to add to the controls{held}."]
+        return [left]
+    split = (detector.origin or {}).get("split")
+    shown = "add" if detector.added_low > 0 else "are not shown to add anything"
+    added = f"all cells together {shown} to the controls."
+    if held_out is not None and split == held_out.attrs.get("split"):
+        return [f"{left.removesuffix('.')}, and {added}"]
+    if split in _HELD_OUT:
+        return [left, f"{sentence(_HELD_OUT[split].strip())}, {added}"]
+    return [left, sentence(added)]
 
 
 def _overview(view):
@@ -197,9 +220,9 @@ def _overview(view):
     share = f" ({percent(n_wrong / scored.sum())})" if scored.any() else ""
     layers, tokens = count(len(view.areas.layers), "layer"), count(len(view.areas.tokens), "token")
     texts = [
-        f"The heatmap shows how well, at {layers} and {tokens}, a linear probe tells from a "
-        "model's activations whether its answer is wrong. What the reference calls correlation is "
-        "the AUROC of error detection here: 0.5 is chance, 1.0 perfect.",
+        f"The heatmap shows, for {layers} and {tokens}, how well a linear probe of the model's "
+        "activations tells wrong answers from right ones: the AUROC (0.5 is chance, 1.0 perfect), "
+        "where the reference speaks of correlation.",
         f"{sentence(of)}. Scored are "
         f"{scored.sum()} answers, {n_wrong} of them wrong{share}, each by a probe that was not "
         f"trained on it.{left_out_in_words(view.grid)}",
@@ -394,9 +417,15 @@ def _bands(view):
     for two, found in sorted(clear.items(), key=lambda item: -max(item[1])[0]):
         size, half, label = max(found)
         cells = np.any([view.bands[each] for _, _, each in found], axis=0)
-        largest = f"{by_how_much(size, half)} in {view.layers_of(view.bands[label])}"
+        layers = spans(view.areas.layers[view.bands[label].any(1)])
+        largest = f"{by_how_much(size, half)} ({layers})"
         rows.append([*map(code, two), spans(view.areas.layers[cells.any(1)]), largest])
-    header = ["Clearly higher", "than", "in layers", "Largest difference of mean AUROCs"]
+    header = [
+        "Clearly higher",
+        "than",
+        "in layers",
+        "Largest difference of mean AUROCs (in layers)",
+    ]
     return True, means, [table(header, rows)] if rows else []
 
 
@@ -454,14 +483,14 @@ def _against_controls(view, controls):
     who = "All controls together" if bar == "all" else f"The best control, {word[bar]}"
     reach = f"{who}, which see{'s' * (bar != 'all')} no activations, reach{'es' * (bar != 'all')}"
     reach += f" {each[bar]}"
-    text = f"**Controls.** {who}: {each[bar]}."
+    text = f"**Controls,** without activations. {who}: {each[bar]}."
     others = [name for name in names if name not in ("all", bar)]
-    told = [name for name in others if name == "answer" or name == others[0]]
+    told = [name for i, name in enumerate(others) if name == "answer" or not i]
     if told:
         alone = "; ".join(f"{word[name]} {each[name]}" for name in told)
-        text += f" Of {len(others)} others: {alone}."
+        text += f" Alone, of {len(others)}: {alone}."
     if _mostly_single(view.grid):
-        return f"{reach}; what probes add to that can't be told, as most answers occur once.", (
+        return f"{reach}; what the probes add to that can't be told.", (
             f"{text} There is no verdict on what the probes add: nearly every answer occurs once, "
             "so they may read the question's topic, which nothing here would show."
         )
@@ -570,17 +599,12 @@ def _what_is_left(view, held_out):
     left = View.of(held_out, view.alpha)
     if len(fell):
         i = fell[difference[fell].argmin()]
-        # Each with its interval in its own grid: what is kept together differs.
         cells = list(sets.values())[i]
-        before, after = (
-            area(mean, *each.interval(mean, its))
-            for each in (view.areas, left.areas)
-            for mean, its in [each.mean(cells)]
-        )
+        before, after = (number(each.mean(cells)[0]) for each in (view.areas, left.areas))
         text += (
             f"Of {len(sets)} means over a band of layers and a group of tokens {len(fell)} "
-            f"{'is' if len(fell) == 1 else 'are'} lower, most of all {list(sets)[i]}: {before} "
-            f"becomes {after}, by {by_how_much(difference[i], half_width[i])}."
+            f"{'is' if len(fell) == 1 else 'are'} lower, most of all {list(sets)[i]}, by "
+            f"{by_how_much(difference[i], half_width[i])}, from {before} to {after}."
         )
     else:
         text += "No mean over a band of layers and a group of tokens is lower."

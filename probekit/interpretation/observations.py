@@ -1,4 +1,4 @@
-"""Observations on a grid: each a statement with its uncertainty, made by the rule in `RULES`.
+"""Observations on a grid: each a statement with its uncertainty, by a rule of its own.
 
 Each kind of statement is a family of comparisons, and states only those that hold with the whole
 family taken together. On pure noise a kind states any difference in a share `View.alpha` of cases.
@@ -38,13 +38,6 @@ GROUPS = {
     "the exact answer": TOKENS[3:6],
     "the last eight tokens": TOKENS[-8:],
 }
-
-#: What each kind of statement compares, all of it at once.
-RULES = (
-    "Compared, a kind at once: all pairs of cells, of a token's layers, of bands (at the last eight "
-    "tokens) and of layers' means; a band with the one before, and its groups of tokens; `last_q` "
-    "with the answer's five tokens, by layer and on average."
-)
 
 # Tokens that are named one by one; of more, only their number is said.
 _NAMED = 4
@@ -244,9 +237,13 @@ def token_peaks(view):
         listing(located) if len(located) <= _NAMED else f"{len(located)} of {len(columns)} tokens"
     )
     text = f"{title}Some layers are lower than the highest at {named}{rest}."
-    about = f"Peaks, with 95 % intervals of {wording.at_most(reach)}; resamples draw answers anew."
-    header = ["Token", "Highest in layer", "AUROC there (a level)", "Highest in 95 % of resamples"]
-    return True, text, [about, wording.table([*header, "Lower layers"], lines)]
+    header = [
+        "Token",
+        "Highest in layer",
+        f"AUROC there, a level ({wording.at_most(reach)})",
+        "Highest in 95 % of resamples",
+    ]
+    return True, text, [wording.table([*header, "Clearly lower layers"], lines)]
 
 
 def from_the_end(view):
@@ -335,10 +332,8 @@ def last_q(view):
         for word, which in (("below", lower[1:]), ("above", higher[1:]))
         if which.any()
     ]
-    rest = int((~lower & ~higher)[1:].sum())
     if found:
-        text += f" Of {len(rows)} layers it is {listing(found)}"
-        text += f", and can't be told from them in {rest}." if rest else "."
+        text += f" Of {len(rows)} layers it is {listing(found)}."
     else:
         text += f" In none of {len(rows)} layers can it be told from them."
     return bool((lower | higher).any()), title + text
