@@ -161,11 +161,10 @@ def describe(grid, controls=None, held_out=None, detector=None):
                 "questions or prompts give the same. The values are no attention weights.",
             ],
             "Details": [
-                _how_sure(view),
+                _how_sure(view, rule),
                 *_on_which_answers(view),
                 *differences,
                 *peaks,
-                f"Above chance is a cell by {rule}.",
             ],
         }
     parts = chain.from_iterable((f"### {title}", *text) for title, text in sections.items())
@@ -177,8 +176,8 @@ def _shown(view, n_above, detector):
     cells = count(view.areas.usable.sum(), "cell")
     if n_above:
         return (
-            f"In {n_above} of the figure's {cells}, a probe of the model's activations tells wrong "
-            "answers from right ones better than chance."
+            f"In {n_above} of the figure's {cells}, a probe tells wrong answers from right ones "
+            "better than chance."
         )
     # What all cells tell together is said elsewhere, and this must not deny it.
     single = " in any single cell" if detector is not None and beats_chance(detector) else ""
@@ -203,7 +202,7 @@ def _left_and_added(left, held_out, detector, grid):
     if detector is None or _mostly_single(grid) or not np.isfinite(detector.added_low):
         return [left]
     split = (detector.origin or {}).get("split")
-    shown = "add" if detector.added_low > 0 else "are not shown to add anything"
+    shown = "add" if detector.added_low > 0 else "are not shown to add"
     added = f"all cells together {shown} to the controls."
     if held_out is not None and split == held_out.attrs.get("split"):
         return [f"{left.removesuffix('.')}, and {added}"]
@@ -224,8 +223,8 @@ def _overview(view):
         "activations tells wrong answers from right ones: the AUROC (0.5 is chance, 1.0 perfect), "
         "where the reference speaks of correlation.",
         f"{sentence(of)}. Scored are "
-        f"{scored.sum()} answers, {n_wrong} of them wrong{share}, each by a probe that was not "
-        f"trained on it.{left_out_in_words(view.grid)}",
+        f"{scored.sum()} answers, {n_wrong} wrong{share}, each by a probe not trained "
+        f"on it.{left_out_in_words(view.grid)}",
     ]
     if view.areas.usable.any():
         mean, units = view.areas.mean(view.areas.usable)
@@ -276,7 +275,7 @@ def _pooled(detector, grid):
         value, *ends = (number(each, "+") for each in values)
         return f"{value} [{', '.join(ends)}]"
 
-    text += f". Minus all controls together: {signed(gain)}"
+    text += f". Difference to all controls together: {signed(gain)}"
     added = (detector.added, detector.added_low, detector.added_high)
     if np.isfinite(added).all():
         text += f"; added to them: {signed(added)}"
@@ -313,7 +312,7 @@ def _axes(view):
     answers = _group_sizes(view.grid, "answer")
     if answers is not None:
         lines.append(
-            f"* **Different answers:** {len(answers)}; {(answers == 1).sum()} occur once, and the "
+            f"* **Different answers:** {len(answers)}; {(answers == 1).sum()} given once, the "
             f"commonest {answers.max()} times."
         )
     return "\n".join(lines)
@@ -334,7 +333,7 @@ def _same_tokens(grid, tokens):
     return [f"* **Often the same token,** so one measurement, not two: {listing(told)}."]
 
 
-def _how_sure(view):
+def _how_sure(view, rule):
     """What the intervals are of, and what they hold for."""
     split = view.grid.attrs.get("split", "random")
     sizes = _group_sizes(view.grid, split)
@@ -358,12 +357,12 @@ def _how_sure(view):
         return (
             f"{text}, and count which answers were tested and which trained the probes.{together}: "
             "of descriptions of pure noise, at most one in twenty states any, and at most one in "
-            "twenty a cell above chance."
+            f"twenty a cell above chance (by {rule})."
         )
     return f"{text}.{together}." + (
         " This grid does not say how much the probes depend on which answers trained them, so "
         "differences are stated by chance more often than in one of twenty descriptions. A grid "
-        "made with this version of probekit says it."
+        f"made with this version of probekit says it. A cell is above chance by {rule}."
     )
 
 
@@ -433,9 +432,9 @@ def _means(view, mean, marks):
     """The mean of each group of tokens in each band, and what the table shows."""
     ends = {each: view.compared.interval(*found) for each, found in mean.items()}
     reach = [max(mean[e][0] - low, high - mean[e][0]) for e, (low, high) in ends.items()]
-    title = f"Mean AUROC (a level){view.on_shared}, with 95 % intervals of {at_most(reach)}."
+    title = f"Mean AUROC{view.on_shared} (a level; 95 % intervals {at_most(reach)})."
     if marks:
-        title += " ↑, ↓: clearly above, below the band before."
+        title += " ↑ and ↓: clearly above or below the band before."
     rows = [
         [spans(view.areas.layers[band.any(1)]), label]
         + [
@@ -483,12 +482,12 @@ def _against_controls(view, controls):
     who = "All controls together" if bar == "all" else f"The best control, {word[bar]}"
     reach = f"{who}, which see{'s' * (bar != 'all')} no activations, reach{'es' * (bar != 'all')}"
     reach += f" {each[bar]}"
-    text = f"**Controls,** without activations. {who}: {each[bar]}."
     others = [name for name in names if name not in ("all", bar)]
     told = [name for i, name in enumerate(others) if name == "answer" or not i]
-    if told:
-        alone = "; ".join(f"{word[name]} {each[name]}" for name in told)
-        text += f" Alone, of {len(others)}: {alone}."
+    alone = [f"{word[name]} {each[name]}" for name in told]
+    last = f"all {len(others)} together" if bar == "all" else f"the best, {word[bar]},"
+    text = "**Controls** see no activations. Their AUROC: "
+    text += f"{listing([*alone, f'{last} {each[bar]}'])}."
     if _mostly_single(view.grid):
         return f"{reach}; what the probes add to that can't be told.", (
             f"{text} There is no verdict on what the probes add: nearly every answer occurs once, "
@@ -602,12 +601,12 @@ def _what_is_left(view, held_out):
         cells = list(sets.values())[i]
         before, after = (number(each.mean(cells)[0]) for each in (view.areas, left.areas))
         text += (
-            f"Of {len(sets)} means over a band of layers and a group of tokens {len(fell)} "
+            f"Of {len(sets)} means of a band and a group, {len(fell)} "
             f"{'is' if len(fell) == 1 else 'are'} lower, most of all {list(sets)[i]}, by "
             f"{by_how_much(difference[i], half_width[i])}, from {before} to {after}."
         )
     else:
-        text += "No mean over a band of layers and a group of tokens is lower."
+        text += "No mean of a band and a group is lower."
     row, column, value, _ = left.listed
     if not len(row):
         return f"With {what} held out no cell could be measured.", text

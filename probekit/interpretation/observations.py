@@ -158,7 +158,7 @@ def above_chance(view):
     n_permutations = view.grid.sizes.get("permutation", 0)
     if "p_corrected" in view.grid and (1 + n_permutations) * _CHANCE_ALPHA > 1 - 1e-9:
         above = (view.of_tokens("p_corrected") <= _CHANCE_ALPHA).sum()
-        rule = f"p of at most {_CHANCE_ALPHA} over the grid, from {n_permutations} permuted grids"
+        rule = f"a p of at most {_CHANCE_ALPHA} over the grid, from {n_permutations} permuted grids"
     else:
         low, _ = view.areas.intervals(largest_error(view.areas.units[usable], _CHANCE_ALPHA))
         above = (low[usable] > 0.5).sum()
@@ -179,7 +179,7 @@ def peak(view):
     text = f"**Peak.** The highest cell is {highest}, as the highest of {len(row)} likely too high."
     honest = honest_best(view.grid)
     how = "chosen and measured on different answers" if honest else "likely too high by chance"
-    short = f"It is highest at {place(areas, row[i], column[i])} (AUROC "
+    short = f"It does so best at {place(areas, row[i], column[i])} (AUROC "
     short += f"{honest or cell(areas, row[i], column[i])}, {how})"
     if not best.lower.any():
         short += ", but no other cell can be told from it"
@@ -189,7 +189,7 @@ def peak(view):
         text += " All other cells are lower."
     else:
         tokens = dict.fromkeys(code(areas.tokens[c]) for c in np.sort(column[best.equal]))
-        short += f", but {len(best.equal)} others can't be told from it"
+        short += f", but {len(best.equal)} of the other {len(row) - 1} can't be told from it"
         at = f" at {listing(tokens)}" if len(tokens) <= _NAMED else ""
         text += (
             f" Of the others {best.lower.sum()} {'is' if best.lower.sum() == 1 else 'are'} lower; "
@@ -240,8 +240,8 @@ def token_peaks(view):
     header = [
         "Token",
         "Highest in layer",
-        f"AUROC there, a level ({wording.at_most(reach)})",
-        "Highest in 95 % of resamples",
+        f"AUROC, a level ({wording.at_most(reach)})",
+        "In 95 % of resamples",
     ]
     return True, text, [wording.table([*header, "Clearly lower layers"], lines)]
 
