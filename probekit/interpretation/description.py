@@ -485,7 +485,7 @@ def _against_controls(view, controls):
     others = [name for name in names if name not in ("all", bar)]
     told = [name for i, name in enumerate(others) if name == "answer" or not i]
     alone = [f"{word[name]} {each[name]}" for name in told]
-    last = f"all {len(others)} together" if bar == "all" else f"the best, {word[bar]},"
+    last = "all together" if bar == "all" else f"the best, {word[bar]},"
     text = "**Controls** see no activations. Their AUROC: "
     text += f"{listing([*alone, f'{last} {each[bar]}'])}."
     if _mostly_single(view.grid):
