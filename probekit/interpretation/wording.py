@@ -46,9 +46,9 @@ def at_most(reach):
     return f"± {math.ceil(100 * max(reach) - 1e-6) / 100:.2f} at most"
 
 
-def table(header, rows):
+def table(header, rows, align="---"):
     """A table in Markdown, with no padding: the text is for reading when it is rendered."""
-    lines = [header, ["---"] * len(header), *rows]
+    lines = [header, [align] * len(header), *rows]
     return "\n".join(f"|{'|'.join(map(str, line))}|" for line in lines)
 
 
