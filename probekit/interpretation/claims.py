@@ -225,7 +225,7 @@ def claims_table(claims):
     TypeError, ValueError
         If it is no table of `check_claims`.
     """
-    arguments.instance("claims", claims, pd.DataFrame, "pk.check_claims(grid)")
+    arguments.instance("claims", claims, pd.DataFrame, "such as pk.check_claims(grid)")
     columns = ["claim", "verdict", "decides", "why"]
     lacking = [name for name in columns if name not in claims]
     if lacking:

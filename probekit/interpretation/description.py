@@ -182,8 +182,8 @@ def _shown(view, n_above, detector):
     # What all cells tell together is said elsewhere, and this must not deny it.
     single = " in any single cell" if detector is not None and beats_chance(detector) else ""
     return (
-        f"Nothing is shown{single}: in none of the figure's {cells} are a probe's guesses at which "
-        "answers are wrong better than chance."
+        f"Nothing is shown{single}: in none of the figure's {cells} does a probe tell wrong "
+        "answers from right ones better than chance."
     )
 
 
