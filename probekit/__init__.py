@@ -32,7 +32,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "charts.files": ["save_chart", "static"],
         "interpretation.explorer": ["explore"],
         "interpretation.headlines": ["headline"],
-        "interpretation.claims": ["check_claims"],
+        "interpretation.claims": ["check_claims", "claims_table"],
         "interpretation.description": ["describe"],
         "interpretation.intervention": ["intervene"],
         "interpretation.live": ["watch"],

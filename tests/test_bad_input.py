@@ -257,6 +257,7 @@ CALLS = {
     "findings": (pk.findings, {"grid": lambda good: good.grid}),
     "describe": (pk.describe, {"grid": lambda good: good.grid}),
     "check_claims": (pk.check_claims, {"grid": lambda good: good.grid}),
+    "claims_table": (pk.claims_table, {"claims": lambda good: pk.check_claims(good.grid)}),
     "write_report": (pk.write_report, {"run": lambda good: good.run}),
     "explore": (pk.explore, {"run": lambda good: good.made}),
     "open_run": (pk.open_run, {}),
@@ -1482,6 +1483,19 @@ CASES = {
             {"detector": lambda good: good.of_fewer},
             ValueError,
             "grid and detector have different examples. Take both from the same run.",
+        ),
+    ],
+    "claims_table": [
+        (
+            {"claims": "claims.csv"},
+            TypeError,
+            "claims must be a DataFrame, such as pk.check_claims(grid); got 'claims.csv'.",
+        ),
+        (
+            {"claims": lambda good: good.answers},
+            ValueError,
+            "claims lacks claim, verdict, decides, why; it must be the table of "
+            "pk.check_claims(grid).",
         ),
     ],
     "check_claims": [

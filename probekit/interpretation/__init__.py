@@ -7,7 +7,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "headlines": ["headline"],
         "description": ["describe"],
-        "claims": ["check_claims"],
+        "claims": ["check_claims", "claims_table"],
         "explorer": ["explore"],
     },
 )

@@ -54,7 +54,7 @@ def _at_all(grid, detector):
     together = f"AUROC {_area(detector)}, where 0.5 is chance"
     above = int((cells["p_corrected"] <= 0.05).sum()) if "p_corrected" in cells else None
     in_cells = "" if above is None else f"{above or 'none'} of {count(n, 'cell')}"
-    if _beats_chance(detector):
+    if beats_chance(detector):
         where = f"in {in_cells}, and " if above else "though in no single cell, "
         where = "" if above is None else where
         return (
@@ -72,7 +72,7 @@ def _at_all(grid, detector):
     )
 
 
-def _beats_chance(detector):
+def beats_chance(detector):
     """By the permuted grids where there are some, else by the interval."""
     if np.isfinite(detector.p_value):
         return detector.p_value <= 0.05
@@ -86,7 +86,7 @@ def _beyond_controls(detectors, main, held_out):
         bar = detector.auroc - detector.gain
         if detector.gain_low > 0:
             text = f"That is more than all controls together reach without the network ({bar:.2f})"
-        elif _beats_chance(detector):
+        elif beats_chance(detector):
             text = f"But all controls together, without the network, reach {bar:.2f}"
             if detector.added_low > 0:
                 text += f", to which the cells add {_signed(detector, 'added')}"
