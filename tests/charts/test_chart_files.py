@@ -1,6 +1,6 @@
 import base64
+import copy
 import json
-import pickle
 import re
 import subprocess
 import sys
@@ -145,7 +145,7 @@ def test_the_look_gives_way_to_the_users_and_touches_no_theme():
     assert spec["config"] == ours | {"axis": ours["axis"] | {"labelFontSize": 30}}
     assert spec["background"] == "black"
     assert chart.to_dict()["background"] == "white"  # the chart itself is as it was
-    assert pickle.loads(pickle.dumps(chart)).to_dict() == chart.to_dict()
+    assert copy.deepcopy(chart).to_dict() == chart.to_dict()
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch):
