@@ -15,6 +15,7 @@ from probekit.probing.auroc import (
 )
 from probekit.probing.folds import example_groups, joined_groups
 from probekit.probing.simultaneous import largest_error, widened
+from probekit.run.variables import described
 
 # In what two grids may differ, as their attributes have it.
 _ABOUT = ("model", "revision", "questions", "site", "split", "protocol", "folds", "method", "C")
@@ -67,8 +68,8 @@ def difference(grid_a, grid_b):
 
     Examples
     --------
-    >>> deeper = pk.difference(run.grid("random", site="resid_post"), run.grid("random"))
-    >>> pk.gain(deeper)
+    >>> streams = pk.probe_grid(run.activations("resid_post"))
+    >>> pk.gain(pk.difference(streams, run.grid()))
     """
     grids = [_checked(grid, name) for grid, name in ((grid_a, "grid_a"), (grid_b, "grid_b"))]
     layers, tokens = (_common(grids, dim) for dim in ("layer", "token"))
@@ -112,7 +113,7 @@ def difference(grid_a, grid_b):
         ends["difference_high" + suffix] = (cell, np.minimum(value + above, 1))
     names = _names(grid_a, grid_b)
     n_shared = len(at[0])
-    return xr.Dataset(
+    found = xr.Dataset(
         {
             "difference": (cell, value),
             **ends,
@@ -132,6 +133,7 @@ def difference(grid_a, grid_b):
             "n_only_b": sizes[1] - n_shared,
         },
     )
+    return described(found)
 
 
 def _checked(grid, name):
