@@ -20,6 +20,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "probing.folds": ["held_out_splits"],
         "probing.grid": ["probe_grid"],
         "probing.baselines": ["control_table", "controls", "gain_over_controls"],
+        "probing.comparison": ["difference"],
         "probing.detection": ["detector"],
         "probing.saved_probes": ["load_probe"],
         "probing.transfers": ["transfer"],

@@ -192,6 +192,10 @@ CALLS = {
         pk.gain_over_controls,
         {"grid": lambda good: good.grid, "controls": lambda good: good.controls},
     ),
+    "difference": (
+        pk.difference,
+        {"grid_a": lambda good: good.grid, "grid_b": lambda good: good.grid},
+    ),
     "detector": (pk.detector, {"grid": lambda good: good.grid}),
     "Detector.threshold": (method("threshold"), {"self": lambda good: good.detector}),
     "Detector.predict": (
@@ -966,6 +970,21 @@ CASES = {
             ValueError,
             "The controls are of another grid: examples, labels or folds differ. Make them from "
             "this one: pk.controls(answers, grid).",
+        ),
+    ],
+    "difference": [
+        ({"grid_a": 3}, TypeError, NO_GRID.format(3).replace("grid", "grid_a", 1)),
+        ({"grid_b": None}, TypeError, NO_GRID.format(None).replace("grid", "grid_b", 1)),
+        (
+            {"grid_b": lambda good: good.grid.drop_attrs()},
+            ValueError,
+            "The grid_b lacks split among its attributes. Take it from probe_grid or Run.grid as "
+            "it is: arithmetic on a grid drops its attributes.",
+        ),
+        (
+            {"grid_b": lambda good: good.grid.assign_coords(layer=[7, 8])},
+            ValueError,
+            "The grids have no layer in common: one has 0, 1, the other 7, 8.",
         ),
     ],
     "detector": [

@@ -91,6 +91,10 @@ CALLS = BAD_INPUT_CALLS | {
     "Run": (pk.Run, {"path": lambda good: good.folder / "run"}),
     "Run.answers": (method("answers"), {"self": lambda good: good.made}),
     "Run.activations": (method("activations"), {"self": lambda good: good.extracted}),
+    "Run.cell": (
+        method("cell"),
+        {"self": lambda good: good.extracted, "layer": 1, "token": "-1"},
+    ),
     "Run.manifest_path": (
         method("manifest_path"),
         {"self": lambda good: good.run, "stage": "probe"},

@@ -240,9 +240,9 @@ def small_multiples(grids, *, measure="auroc", title=_TITLE, tokens=FIGURE_TOKEN
 
 
 def gain(grid, *, title=None, tokens=FIGURE_TOKENS):
-    """Draw how far the probe's AUROC exceeds that of the controls, in every cell.
+    """Draw how far each cell's AUROC exceeds that of the controls, or that of another grid.
 
-    Blue is better than the control and orange worse, which colour-blind readers tell apart. In
+    Blue is better and orange worse, which colour-blind readers tell apart. In
     greyscale too: cells whose interval includes 0 are dotted and pale, those below it have a
     minus sign.
 
@@ -252,7 +252,8 @@ def gain(grid, *, title=None, tokens=FIGURE_TOKENS):
         From `gain_over_controls`: ``gain(layer, token)``, a difference of AUROCs in [-1, 1].
         ``gain_low_simultaneous`` and ``gain_high_simultaneous`` decide on dots and minus signs;
         where they are absent, ``gain_low`` and ``gain_high``, if present. The attribute
-        ``control`` is "all" where the gain is over all controls together.
+        ``control`` is "all" where the gain is over all controls together. Or from `difference`,
+        whose variables are ``difference(layer, token)`` and so on.
     title : str, optional
         By default it says over what the gain is.
     tokens
@@ -267,14 +268,25 @@ def gain(grid, *, title=None, tokens=FIGURE_TOKENS):
     TypeError, ValueError
         As for `heatmap`.
     """
+    subtitle = None
+    if isinstance(grid, xr.Dataset) and "difference" in grid and "gain" not in grid:
+        names = {str(n): str(n).replace("difference", "gain") for n in grid.data_vars}
+        grid = grid.rename(names)
+        what, heading = ["Difference in", "AUROC"], "Difference in AUROC"
+        a, b = (arguments.shown(str(grid.attrs.get(n, f"grid_{n}")), 60).strip("'") for n in "ab")
+        subtitle = [f"{a} less {b}"]
+        if grid.attrs.get("comparison") == "paired":
+            subtitle.append(f"on the {grid.attrs.get('n_shared')} questions that both have")
+    else:
+        together = grid.attrs.get("control") == "all" if isinstance(grid, xr.Dataset) else False
+        rival = "all controls together" if together else "the best control"
+        what, heading = ["Gain in AUROC over", rival], f"Gain over {rival}"
     rows = cell_rows(grid, arguments.variable(grid, "gain", ("layer", "token")), tokens)
-    together = grid.attrs.get("control") == "all"
-    rival = "all controls together" if together else "the best control"
     extent = max((abs(row["gain"]) for row in rows if row["gain"] is not None), default=0)
     extent = max(0.1, float(np.ceil(extent * 10 - 1e-9)) / 10)  # symmetric, in whole tenths
     colour = alt.Color(
         "gain:Q",
-        title=["Gain in AUROC over", rival],
+        title=what,
         scale=alt.Scale(scheme="blueorange", reverse=True, domain=[-extent, extent], domainMid=0),
         legend=alt.Legend(
             orient="right",
@@ -285,11 +297,14 @@ def gain(grid, *, title=None, tokens=FIGURE_TOKENS):
         ),
     )
     marked = _stated(rows, "gain")
-    text = _describe(rows, "gain", name=f"gain in AUROC over {rival}")
+    name = " ".join(what)
+    text = _describe(rows, "gain", name=name[0].lower() + name[1:])
     for note in dict.fromkeys(row["state"] for row in marked if row["state"] != _UNMEASURED):
         text += f" {sum(row['state'] == note for row in marked)} cells: {note}."
-    title = f"Gain over {rival}" if title is None else title
-    return finished(_panel(rows, colour, marked), title, text)
+    if subtitle:
+        text += f" {'; '.join(subtitle)}."
+    title = heading if title is None else title
+    return finished(_panel(rows, colour, marked), title, text, subtitle)
 
 
 def absorbed(gains, *, title="Signal that the controls have too", tokens=FIGURE_TOKENS):

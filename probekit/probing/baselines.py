@@ -27,6 +27,7 @@ from probekit.probing.cells import one_thread
 from probekit.probing.folds import example_groups
 from probekit.probing.simultaneous import largest_error, widened
 from probekit.questions.grading import normalize
+from probekit.run.variables import described
 
 #: What each control is, in a few words and in a sentence. Those of chance come last.
 CONTROLS = {
@@ -212,7 +213,7 @@ def controls(answers, grid):
     if variants.shape[1] > 1:
         others = np.moveaxis(variants[:, 1:], 1, 0).astype(np.float32)
         found["score_without"] = (("other", "control", "example"), others)
-    return found
+    return described(found)
 
 
 def _learned(answers, grid):
@@ -419,11 +420,12 @@ def gain_over_controls(grid, controls):
     ):
         ends["gain_low" + suffix] = (cell, np.maximum(gain - reach * error, -1))
         ends["gain_high" + suffix] = (cell, np.minimum(gain + reach * error, 1))
-    return xr.Dataset(
+    found = xr.Dataset(
         {"gain": (cell, gain), **ends, "absorbed": (cell, absorbed), "n_examples": (cell, n)},
         coords={"layer": grid["layer"], "token": grid["token"]},
         attrs={"control": name, "description": CONTROLS[name][1], "split": grid.attrs["split"]},
     )
+    return described(found)
 
 
 def gain_of_scores(variants, grid, controls):

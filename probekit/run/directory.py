@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import h5py
+import numpy as np
 import pandas as pd
 import xarray as xr
 
@@ -46,6 +47,7 @@ from probekit.run.manifest import (
     same_file,
     sealed,
 )
+from probekit.run.variables import described
 
 # A grid is always read whole, so each array is one block: nothing is gained by smaller ones, and
 # compression loses by them. Level 1 takes a third off and no time that is noticed; higher levels
@@ -90,7 +92,7 @@ def read_grid(content, split):
     texts = {n: v.astype(str) for n, v in grid.variables.items() if v.dtype.kind == "O"}
     grid = grid.assign(texts)
     _check_form(grid)
-    return grid
+    return described(grid)
 
 
 def _check_contained(file, size):
@@ -226,7 +228,14 @@ class Run:
             raise ValueError(f"The run directory {self.path} is a file. Give a folder's path.")
 
     def __repr__(self):
-        return f"Run({str(self.path)!r})"
+        finished = ", ".join(filter(self._is_finished, NOTEBOOKS))
+        return f"Run({str(self.path)!r})" + (f"  # finished: {finished}" if finished else "")
+
+    def _is_finished(self, stage):
+        try:
+            return self.manifest_path(stage).is_file()
+        except (ValueError, OSError):  # a link that leads elsewhere, or nobody may look
+            return False
 
     @property
     def name(self):
@@ -296,6 +305,54 @@ class Run:
             return read_store(path, ids)
         except DamagedError as error:
             raise _damaged(path, error, "extract") from error
+
+    @arguments.plainly()
+    def cell(self, layer, token, site=None):
+        """Activations and labels of one cell, as scikit-learn takes them.
+
+        Of the examples of the grid that have the token: those with an exact answer.
+
+        Parameters
+        ----------
+        layer : int
+        token : str
+            One of `TOKENS`.
+        site : str, optional
+            By default the run's first site.
+
+        Returns
+        -------
+        X : array of float32, shape (example, feature)
+        y : array of bool, shape (example,)
+            Whether the answer is wrong.
+        ids : array of str, shape (example,)
+
+        Examples
+        --------
+        A classifier of one's own, on the grid's folds:
+
+        >>> from sklearn.linear_model import LogisticRegression
+        >>> from sklearn.model_selection import PredefinedSplit, cross_val_score
+        >>> X, y, ids = run.cell(12, "exact_answer_last")
+        >>> folds = PredefinedSplit(run.grid().sel(id=ids)["fold"])
+        >>> probe = LogisticRegression(max_iter=1000)
+        >>> cross_val_score(probe, X, y, cv=folds, scoring="roc_auc").mean()
+
+        The grid's AUROC pools the folds' scores, so the mean of theirs differs a little.
+        """
+        dataset = self.activations(site)
+        place = []
+        for kind, label in (("layer", layer), ("token", token)):
+            have = dataset[kind].to_numpy().tolist()
+            place.append(have.index(*arguments.labels(kind, [label], have)))
+        from probekit.run.activations import explained_damage
+
+        with explained_damage(dataset):
+            X = dataset["activation"].isel(layer=place[0], token=place[1]).to_numpy()
+        there = ~np.isnan(X).any(1) & (dataset["exact_answer"].to_numpy() != "")
+        dataset = dataset.isel(example=there)
+        ids = dataset["id"].to_numpy().astype(str)
+        return X[there].astype(np.float32), ~dataset["correct"].to_numpy().astype(bool), ids
 
     def grid(self, split="random"):
         """Grid of probes that the probe stage fitted.

@@ -532,6 +532,22 @@ def test_gain_says_over_what_it_is(gains):
     assert gain(gains, title="Mine").to_dict()["title"] == "Mine"
 
 
+def test_a_difference_of_grids_is_drawn_as_a_gain(gains):
+    names = {name: name.replace("gain", "difference") for name in gains.data_vars}
+    found = gains.rename(names).drop_attrs()
+    attrs = {"a": "site mlp_out", "b": "site resid_post", "comparison": "paired", "n_shared": 80}
+    spec, plain = gain(found.assign_attrs(attrs)).to_dict(), gain(gains).to_dict()
+    assert spec["title"] == {
+        "text": "Difference in AUROC",
+        "subtitle": ["site mlp_out less site resid_post", "on the 80 questions that both have"],
+    }
+    assert rows_of(spec) == rows_of(plain)
+    assert [layer["mark"] for layer in spec["layer"]] == [layer["mark"] for layer in plain["layer"]]
+    assert spec["layer"][0]["encoding"]["color"]["title"] == ["Difference in", "AUROC"]
+    assert spec["description"].startswith("Heatmap of the difference in AUROC")
+    assert gain(found).to_dict()["title"]["subtitle"] == ["grid_a less grid_b"]
+
+
 def test_absorbed_is_a_share_and_hatched_without_a_signal(gains):
     chart = absorbed(gains)
     spec = chart.to_dict()

@@ -30,10 +30,22 @@ def test_a_run_is_named_by_its_folder(tmp_path):
     run = Run(tmp_path / "cities")
     assert run.name == "cities"
     assert repr(run) == f"Run({str(tmp_path / 'cities')!r})"
+    assert eval(repr(run)).path == run.path  # noqa: S307
     assert not run.path.exists(), "made when something is written"
     assert run.figures == run.path / "figures"
     assert run.figures.is_dir()
     assert run.notebooks.is_dir()
+
+
+def test_a_run_says_what_is_finished(run):
+    finish(run, "extract")
+    assert repr(run) == f"Run({str(run.path)!r})  # finished: extract"
+    finish(run, "probe")
+    assert repr(run) == f"Run({str(run.path)!r})  # finished: extract, probe"
+    run.begin("probe", {})
+    assert repr(run).endswith("finished: extract")
+    (run.path / "manifests" / "visualize.json").symlink_to("/etc/passwd")
+    assert repr(run).endswith("finished: extract")
 
 
 def test_the_path_is_absolute(tmp_path, monkeypatch):
