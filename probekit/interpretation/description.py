@@ -6,6 +6,7 @@ Tokens are compared on the answers that have all of them; a cell that is only li
 and its interval in the chart.
 """
 
+from collections.abc import Mapping
 from itertools import chain, combinations, pairwise, product
 
 import numpy as np
@@ -70,7 +71,7 @@ _OFTEN = 0.25
 _AREA = ("auroc", "auroc_low", "auroc_high")
 
 
-def describe(grid, controls=None, held_out=None, detector=None):
+def describe(grid, controls=None, held_out=None, detector=None, intervention=None):
     """Describe a grid in words: in a paragraph, and in the sections of the reference's.
 
     Parameters
@@ -84,6 +85,10 @@ def describe(grid, controls=None, held_out=None, detector=None):
         ``split="group"``, where answers can't be held out.
     detector : Detector, optional
         From `detector`, of this grid or of held_out: all its cells as one detector.
+    intervention : mapping, optional
+        What `intervene` found, with its texts ``verdict`` and ``suppression``: the attributes of
+        its result, or what the intervene stage's manifest has of it. They stand in place of what
+        is only conjectured otherwise.
 
     Returns
     -------
@@ -113,6 +118,7 @@ def describe(grid, controls=None, held_out=None, detector=None):
             f"detector must be from pk.detector(grid), got {arguments.shown(detector)}."
         )
     check_same_run(grid, controls, held_out, detector)
+    tested = _tested(intervention)
     kinds = _KINDS + 2 * (held_out is not None)
     view = View.of(grid, _ALPHA / kinds)
     few = f"no cell has {MIN_PER_CLASS} wrong and {MIN_PER_CLASS} right answers"
@@ -155,10 +161,9 @@ def describe(grid, controls=None, held_out=None, detector=None):
                 *none,
                 controls_text,
                 *held_out_texts,
-                _conjecture(n_above, found),
-                "**What the data can't tell.** Whether the model uses what a probe reads, whether "
-                "low cells lack it or only a linear form of it, and whether other models, "
-                "questions or prompts give the same. The values are no attention weights.",
+                *tested,
+                _conjecture(n_above, found, bool(tested)),
+                _unknown(bool(tested)),
             ],
             "Details": [
                 _how_sure(view, rule),
@@ -620,7 +625,34 @@ def _what_is_left(view, held_out):
     return short, " ".join([text, *_below_chance(left.areas)])
 
 
-def _conjecture(n_above, found):
+def _tested(intervention):
+    """What was found by intervening, if it was; the texts may be anybody's."""
+    if intervention is None:
+        return []
+    names = ("verdict", "suppression")
+    if not isinstance(intervention, Mapping) or not all(
+        isinstance(intervention.get(name), str) for name in names
+    ):
+        raise TypeError(
+            "intervention must be the attributes of what pk.intervene gives, or "
+            'run.manifest("intervene")["results"], with verdict and suppression; got '
+            f"{arguments.shown(intervention)}."
+        )
+    return [f"**Tested by intervening.** {' '.join(escape(intervention[n]) for n in names)}"]
+
+
+def _unknown(tested):
+    """What no grid shows, and what no intervention has."""
+    open_ones = "Whether the model uses what a probe reads, whether low cells lack it"
+    if tested:
+        open_ones = "Whether low cells lack what a probe reads elsewhere"
+    return (
+        f"**What the data can't tell.** {open_ones} or only a linear form of it, and whether other "
+        "models, questions or prompts give the same. The values are no attention weights."
+    )
+
+
+def _conjecture(n_above, found, tested):
     text = ""
     if n_above:
         text += (
@@ -633,10 +665,8 @@ def _conjecture(n_above, found):
             "it there."
         )
     if "from_the_end" in found:
-        text += (
-            " Later layers may carry along what was said before, or, as the reference suggests, "
-            "suppress wrong content."
-        )
+        text += " Later layers may carry along what was said before"
+        text += "." if tested else ", or, as the reference suggests, suppress wrong content."
     if "last_q" in found:
         text += " `last_q` may lack only what the answer's own tokens say."
     if not text:

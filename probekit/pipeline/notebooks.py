@@ -250,7 +250,11 @@ def _to_execute(run, stage, given):
     parameters = {name: given.get(name, default) for name, (default, _) in declared.items()}
     parameters["run_dir"] = str(run.path)
     decisive = {n: value for n, value in parameters.items() if n not in (*PLACES, "run_dir")}
-    return parameters, {"parameters": decisive, "notebook": sha256(notebook_path(stage))}
+    key = {"parameters": decisive, "notebook": sha256(notebook_path(stage))}
+    intervened = run.manifest_path("intervene")
+    if stage == "interpret" and no_links(intervened, run.path):
+        key["intervention"] = sha256(intervened)  # its verdict is cited
+    return parameters, key
 
 
 def _run_stage(run, stage, given, progress):

@@ -249,3 +249,31 @@ def test_what_can_not_be_used(lm, run, repository, tmp_path):
         go(lm, pk.Run(repository / "data" / "examples" / "cities"))
     with pytest.raises(FileNotFoundError, match="no finished probe stage"):
         go(lm, pk.Run(tmp_path / "none"))
+
+
+# What the description says of it
+
+
+def test_the_description_cites_the_verdict_in_place_of_the_conjecture(run):
+    grid = made_grid()
+    found = {"verdict": "It is *not* shown.", "suppression": "<b>That</b> is not shown."}
+    plain, cited = pk.describe(grid), pk.describe(grid, intervention=found)
+    assert "Whether the model uses what a probe reads" in plain
+    assert "Tested by intervening" not in plain
+    assert "**Tested by intervening.** It is \\*not\\* shown. &lt;b&gt;That&lt;/b&gt; is" in cited
+    assert "Whether the model uses" not in cited
+    assert "suppress wrong content" not in cited
+    for wrong in ({}, {"verdict": 3, "suppression": "x"}, "verdict"):
+        with pytest.raises(TypeError, match="intervention must be"):
+            pk.describe(grid, intervention=wrong)
+
+
+def made_grid():
+    """A grid in which the last tokens are told apart with depth, so that the conjecture is due."""
+    from synthetic import flat, make_grid, with_training
+
+    true = flat(0.6, 12)
+    for layer in range(12):
+        for token in map(str, range(-8, 0)):
+            true.loc[layer, token] = 0.55 + 0.035 * layer
+    return with_training(make_grid(true, n=400))
