@@ -149,7 +149,8 @@ def token_view(answers, scores=None, chosen=None):
     return TokenView(rows)
 
 
-def _heading(row):
+def heading(row):
+    """The question of a row of a `TokenView`, and what is known of its answer."""
     known = [row["verdict"]] if row["verdict"] else []
     if row["exact_answer"] is not None:
         exact = row["exact_answer"]
@@ -166,7 +167,7 @@ def _label(row, name):
 
 
 def _as_text(row):
-    lines = [_heading(row)]
+    lines = [heading(row)]
     for i, (text, names) in enumerate(row["tokens"], LAST_PROMPT_TOKEN):
         place = "prompt" if i == LAST_PROMPT_TOKEN else str(i)
         labels = ", ".join(_label(row, name) for name in names)
@@ -177,7 +178,7 @@ def _as_text(row):
 def _as_html(row):
     # The class keeps JupyterLab from reading "$5 or $6" as a formula.
     return (
-        f"<div class='mathjax_ignore' style='margin:8px 0'><b>{html.escape(_heading(row))}</b>"
+        f"<div class='mathjax_ignore' style='margin:8px 0'><b>{html.escape(heading(row))}</b>"
         f"{tokens_as_html(row)}</div>"
     )
 

@@ -18,7 +18,7 @@ from IPython.display import display
 from probekit import arguments
 from probekit.extraction.models import LanguageModel
 from probekit.extraction.one_pass import answer_in_memory, typed_questions
-from probekit.extraction.responses import TokenView, token_view
+from probekit.extraction.responses import TokenView, heading, token_view
 from probekit.probing.detection import Detector
 from probekit.tokens import TOKENS, decode
 
@@ -102,7 +102,22 @@ class LiveAnswer:
         return f"P(error) of the whole answer: {self.p_error:.2f}, {read}. {self.verdict}"
 
     def __repr__(self):
-        return f"{TokenView([self.row])!r}\n{arguments.visible(self.result)}"
+        return self.text()
+
+    def text(self, colour=False):
+        """Question, response, a line for each named token, and the result; in colours or not."""
+        tokens, known = self.row["tokens"], self.row["p_error"]
+        response = range(1, len(tokens))
+        if colour:
+            said = "".join(_in_colour(self.row, i) for i in response)
+        else:
+            said = arguments.visible("".join(tokens[i][0] for i in response), longest=100_000)
+        lines = [arguments.visible(heading(self.row)), said.strip() or "(nothing)"]
+        for text, names in tokens:
+            labels = [f"{name}: {known[name]:.2f}" for name in names if name in known]
+            if labels:
+                lines.append(f"  {arguments.visible(repr(text)):<16}  {', '.join(labels)}")
+        return "\n".join([*lines, self.result])
 
     def _repr_html_(self):
         return f"{TokenView([self.row])._repr_html_()}<div>{html.escape(self.result)}</div>"
@@ -144,14 +159,14 @@ class Watch:
         answers, activations = answer_in_memory(
             self.lm, asked, site, self.max_new_tokens, on_token=on_token
         )
-        whole, alone = self.scores(activations)
+        whole, alone = self._scores(activations)
         answer = answers.iloc[0]
         verdict = self._verdict(whole, answer["exact_answer"], answer["finished"])
         coords = {"token": [*alone], "id": ("example", answers["id"].to_numpy())}
         scores = xr.DataArray([[*alone.values()]], coords, ("example", "token"))
         return LiveAnswer(token_view(answers, scores).rows[0], whole, verdict)
 
-    def scores(self, activations):
+    def _scores(self, activations):
         """P(error) of one answer: from all its cells, and {token: P(error)} from each token's.
 
         The detector's map was fitted to means over all cells. Of one token's it makes a number of
@@ -213,8 +228,7 @@ class Watch:
         if colour:
             write(answer.row, len(answer.row["tokens"]))
             stream.write("\n\n")
-        lines = repr(TokenView([answer.row])).splitlines()
-        stream.write("\n".join([*lines, arguments.visible(answer.result)]) + "\n\n")
+        stream.write(f"{answer.text(colour)}\n\n")
         stream.flush()
 
     @property
@@ -277,7 +291,7 @@ class _Arriving:
         self.read[0, :, TOKENS.index(AT_ONCE[step])] = values
         dims = ("example", "layer", "token", "feature")
         coords = {"layer": range(len(values)), "token": [*TOKENS]}
-        self.p_error, alone = self.watch.scores(
+        self.p_error, alone = self.watch._scores(
             xr.Dataset({"activation": (dims, self.read)}, coords)
         )
         self.known = {name: p for name, p in alone.items() if np.isfinite(p)}
