@@ -7,6 +7,7 @@ last word is `Detector.predict`'s.
 """
 
 import html
+import re
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -16,10 +17,11 @@ from IPython.core.getipython import get_ipython
 from IPython.display import display
 
 from probekit import arguments
-from probekit.extraction.models import LanguageModel
+from probekit.extraction.models import LanguageModel, load_model
 from probekit.extraction.one_pass import answer_in_memory, typed_questions
 from probekit.extraction.responses import TokenView, heading, token_view
 from probekit.probing.detection import Detector
+from probekit.run.directory import Run
 from probekit.tokens import TOKENS, decode
 
 #: Tokens that are known to be these while the answer is made, in the order in which they come.
@@ -62,12 +64,41 @@ def watch(lm, detector, *, candidates=None, error_rate=0.2, max_new_tokens=64):
     """
     arguments.instance("lm", lm, LanguageModel, "from load_model")
     arguments.instance("detector", detector, Detector, "from pk.detector or run.detector()")
+    max_new_tokens = arguments.whole("max_new_tokens", max_new_tokens, 1)
+    threshold = _threshold(detector, candidates, error_rate)
+    detector._check("lm is", {"model": lm.name, "revision": lm.revision})
+    return Watch(lm, detector, candidates, threshold, max_new_tokens)
+
+
+def _threshold(detector, candidates, error_rate):
+    """Threshold of a detector, once it is checked that it has probes and there is such a list."""
     if candidates is not None:
         arguments.text("candidates", candidates, such_as="countries")
-        typed_questions(["?"], candidates)  # such a list is there
-    max_new_tokens = arguments.whole("max_new_tokens", max_new_tokens, 1)
-    detector._check("lm is", {"model": lm.name, "revision": lm.revision})
-    return Watch(lm, detector, candidates, detector.threshold(error_rate), max_new_tokens)
+        typed_questions(["?"], candidates)
+    threshold = detector.threshold(error_rate)
+    detector._check("lm is", {})
+    return threshold
+
+
+def watch_run(path, split=None, **options):
+    """`watch` with the model and the detector of a run, answering as long as its responses were."""
+    run = Run(path)
+    detector = run.detector(split)
+    _threshold(detector, **options)  # what is refused is refused before the model is loaded
+    asked = run.manifest("extract")["parameters"]
+    missing = [
+        name for name in ("model", "revision", "dtype", "max_new_tokens") if name not in asked
+    ]
+    if missing:
+        raise ValueError(
+            f"The extract stage of {run.path} does not say what its {missing[0]} was. Run the "
+            "extract stage again: probekit run, or its notebook."
+        )
+    # A commit of the hub; of local files it is a hash, which is compared once they are loaded.
+    commit = asked["revision"] if re.fullmatch("[0-9a-f]{40}", str(asked["revision"])) else None
+    dtype = str(asked["dtype"]).removeprefix("torch.")
+    lm = load_model(asked["model"], revision=commit, dtype=dtype)
+    return watch(lm, detector, max_new_tokens=asked["max_new_tokens"], **options)
 
 
 @dataclass(frozen=True)
