@@ -1,6 +1,7 @@
 """The `probekit` command."""
 
 import argparse
+import os
 import sys
 import traceback
 import warnings
@@ -24,11 +25,10 @@ def main(arguments=None):
         # As pip does: who types the bare name asks what there is.
         parser.print_help()
         return 0
-    go_on = "What is finished is kept: the same command goes on from there."
     try:
-        with warnings.catch_warnings(), stoppable(go_on):
+        with warnings.catch_warnings(), stoppable(options.go_on):
             warnings.showwarning = lambda message, *_: say(f"probekit: {message}", sys.stderr)
-            options.do(options)
+            return options.do(options) or 0
     except (ValueError, TypeError, OSError) as error:
         say(f"probekit: {error}", sys.stderr)
         return 1
@@ -55,11 +55,13 @@ def _parser():
         prog="probekit",
         description="Where inside a language model it shows that an answer is wrong.",
     )
+    parser.set_defaults(go_on="What is finished is kept: the same command goes on from there.")
     parser.add_argument("--version", action="version", version=f"probekit {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
     _add_run(commands)
     _add_notebooks(commands)
     _add_lab(commands)
+    _add_ask(commands)
     return parser
 
 
@@ -136,6 +138,48 @@ def _lab(options):
     from probekit.pipeline.lab import open_lab
 
     open_lab(options.run_dir, options.jupyter)
+
+
+def _add_ask(commands):
+    ask = commands.add_parser(
+        "ask",
+        help="ask the model of a run, and see how likely its answer is wrong",
+        description="Ask the model of a finished run, and read its answers with the run's "
+        "detector. Nothing is written into the run.",
+    )
+    ask.set_defaults(do=_ask, go_on="Nothing was written.")
+    ask.add_argument("--run-dir", metavar="DIR", required=True, help="folder of the run")
+    which = "split whose detector is used (default: the strictest that there is)"
+    ask.add_argument("--split", metavar="SPLIT", help=which)
+    named = (
+        "list of things that an answer could name, such as countries, to find the exact answer by "
+        "(default: the model copies it from its response)"
+    )
+    ask.add_argument("--candidates", metavar="NAME", help=named)
+    rate = "highest share of wrong answers among those that would be given (default: 0.2)"
+    ask.add_argument("--error-rate", metavar="SHARE", type=float, default=0.2, help=rate)
+    asked = "questions, each in quotation marks (default: one from each line of standard input)"
+    ask.add_argument("questions", nargs="*", metavar="question", help=asked)
+
+
+def _ask(options):
+    from probekit.interpretation.live import watch_run
+
+    settings = {"candidates": options.candidates, "error_rate": options.error_rate}
+    watch = watch_run(options.run_dir, options.split, **settings)
+    colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+    if hasattr(sys.stdout, "reconfigure"):  # a model may say what the terminal has no letters for
+        sys.stdout.reconfigure(errors="backslashreplace")
+    if not options.questions and sys.stdin.isatty():
+        say("Type a question and press Enter. Ctrl-D ends it.", sys.stderr)
+    code = 0
+    for question in options.questions or filter(None, map(str.strip, sys.stdin)):
+        try:
+            watch.show(question, sys.stdout, colour)
+        except ValueError as error:  # the next one may be answered
+            say(f"probekit: {error}", sys.stderr)
+            code = 1
+    return code
 
 
 if __name__ == "__main__":

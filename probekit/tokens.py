@@ -59,10 +59,10 @@ def decode_with_offsets(tokenizer, token_ids):
     no offsets from the tokenizer and is right for the ids that were generated, even where the text
     would be split into others.
     """
-    text = _decode(tokenizer, token_ids)
+    text = decode(tokenizer, token_ids)
     offsets, start = [], 0
     for i in range(1, len(token_ids) + 1):
-        so_far = _decode(tokenizer, token_ids[:i])
+        so_far = decode(tokenizer, token_ids[:i])
         whole = len(os.path.commonprefix([so_far, text]))  # noqa: RUF071, characters, not folders
         # The first bytes of a character decode to a replacement mark, which the text lacks: the
         # token has part of the character that comes next.
@@ -72,7 +72,8 @@ def decode_with_offsets(tokenizer, token_ids):
     return text, offsets
 
 
-def _decode(tokenizer, token_ids):
+def decode(tokenizer, token_ids):
+    """Text of a response, without its special tokens."""
     return tokenizer.decode(token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
 
@@ -89,8 +90,8 @@ def answer_tokens(tokenizer, token_ids, offsets, span):
     if not tokens:
         return None
     # Verified by decoding: a name must never hit a token that lacks the answer.
-    text = _decode(tokenizer, token_ids)[slice(*span)]
-    held = _decode(tokenizer, token_ids[tokens[0] : tokens[1] + 1])
+    text = decode(tokenizer, token_ids)[slice(*span)]
+    held = decode(tokenizer, token_ids[tokens[0] : tokens[1] + 1])
     return tokens if text in held else None
 
 

@@ -70,6 +70,9 @@ def generate(lm, prompts, sites, *, prefix=None, names=None, **options):
     """Answer prompts and capture the activations of the responses, in one pass.
 
     The model is examined first, once: a ValueError is raised if it can't be answered or read so.
+    Whenever a token has been chosen, ``on_token(index, token_ids, activations)`` is called, if
+    given: of which prompt, the response so far, and {site: (layer, feature)} of the token before
+    the chosen one, which is the prompt's last at first.
     """
     names = names or range(len(prompts))
     examined(lm, prompts, names).refuse(sites)
@@ -88,6 +91,7 @@ def _answer(
     batch_size,
     sample=None,
     stop_ids=None,
+    on_token=None,
     names,
 ):
     # The longest are read first, so that the batch gets narrower with time, not wider.
@@ -110,6 +114,8 @@ def _answer(
                 logits, cache = prefix.read(lm, [prompts[i] for i in group])
                 rows.enter(group, prompts, cache, recorder)
                 yield from rows.advance(logits, stops, sample, first=len(rows) - len(group))
+            if on_token is not None:
+                rows.tell(on_token)
             if len(rows):
                 logits = rows.forward(lm)
                 rows.record(recorder)
@@ -492,6 +498,13 @@ class _Rows:
                 row.entropies.append(entropy)
         if ended:
             self._drop(ended)
+
+    def tell(self, on_token):
+        """Tell of each row what it has said, and what has just been read of it."""
+        for row in self.responses:
+            step = len(row.token_ids) - 1
+            read = {site: b[row.slot, step].clone() for site, b in self.buffers.items()}
+            on_token(row.index, [*row.token_ids], read)
 
     def _drop(self, ended):
         """Let rows leave; the last rows take their places, so that the others can stay."""

@@ -244,13 +244,33 @@ def extract(
     return run
 
 
-def answer_in_memory(lm, questions, site, max_new_tokens, temperature, top_p, seed, batch_size):
-    """What `LanguageModel.answer` gives: as a run's answers and activations, without a run."""
+def typed_questions(texts, candidates=None):
+    """A table of questions whose answers nobody knows, perhaps with a list of candidates."""
+    # The accepted answer holds a place: a table without one isn't read.
+    asked = pd.DataFrame({"question": texts, "answers": "-"})
+    if candidates is not None:
+        asked["candidates"] = candidates
+    read = read_questions(asked, kind="text")
+    return read.assign(answers=[[]] * len(read))
+
+
+def answer_in_memory(
+    lm,
+    questions,
+    site="mlp_out",
+    max_new_tokens=64,
+    temperature=0.0,
+    top_p=1.0,
+    seed=0,
+    batch_size=None,
+    on_token=None,
+):
+    """What `LanguageModel.answer` gives: as a run's answers and activations, without a run.
+
+    `on_token` is called as `generate` says; its index counts the questions of a shard.
+    """
     if not isinstance(questions, pd.DataFrame):
-        texts = arguments.texts("questions", questions)
-        # The accepted answer holds a place: a table without one isn't read.
-        read = read_questions(pd.DataFrame({"question": texts, "answers": "-"}), kind="text")
-        questions = read.assign(answers=[[]] * len(read))
+        questions = typed_questions(arguments.texts("questions", questions))
     _check_questions(questions)
     arguments.text("site", site, such_as="mlp_out")
     sites = _chosen_sites(lm, site)
@@ -279,7 +299,7 @@ def answer_in_memory(lm, questions, site, max_new_tokens, temperature, top_p, se
     for members in _ranges(len(prompts)):
         here = slice(members.start, members.stop)
         shard = Shard(members, asked.iloc[here], prompts[here], alike, sites, parameters)
-        rows, activations, batch_size = answer_shard(lm, shard, batch_size)
+        rows, activations, batch_size = answer_shard(lm, shard, batch_size, on_token=on_token)
         parts.append(rows)
         values.append(activations[site])
     uncorrected = read_corrections(None, asked["id"])

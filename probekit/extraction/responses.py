@@ -71,7 +71,9 @@ class TokenView:
     """Some responses, token by token; a notebook shows it as HTML, a terminal as text."""
 
     # Of each response a dict: question, verdict, exact_answer, and tokens: (text, names) each. With
-    # scores also p_error, {name: P(error)}, and chosen, the name that a token is coloured by.
+    # scores also p_error, {name: P(error)}, and chosen, the name that a token is coloured by. No
+    # verdict where nobody knows. While a response is made, exact_answer is None, and `unscored` the
+    # colour of tokens that have no score yet.
     rows: list
 
     def __repr__(self):
@@ -133,7 +135,7 @@ def token_view(answers, scores=None, chosen=None):
             named.setdefault(position, []).append(name)
         row = {
             "question": answer["question"],
-            "verdict": "right" if answer["correct"] else "wrong",
+            "verdict": ("right" if answer["correct"] else "wrong") if "correct" in answer else "",
             "exact_answer": answer["exact_answer"],
             "tokens": [(t, named.get(i, [])) for i, t in enumerate(texts, LAST_PROMPT_TOKEN)],
         }
@@ -147,11 +149,16 @@ def token_view(answers, scores=None, chosen=None):
     return TokenView(rows)
 
 
-def _heading(row):
-    answer = f"exact answer: {row['exact_answer']}" if row["exact_answer"] else "no exact answer"
+def heading(row):
+    """The question of a row of a `TokenView`, and what is known of its answer."""
+    known = [row["verdict"]] if row["verdict"] else []
+    if row["exact_answer"] is not None:
+        exact = row["exact_answer"]
+        known.append(f"exact answer: {exact}" if exact else "no exact answer")
     p = row.get("p_error", {}).get(row.get("chosen"))
-    known = "" if p is None else f", P(error) {p:.2f}"
-    return f"{row['question']}  ({row['verdict']}, {answer}{known})"
+    if p is not None:
+        known.append(f"P(error) {p:.2f}")
+    return f"{row['question']}  ({', '.join(known)})" if known else row["question"]
 
 
 def _label(row, name):
@@ -160,7 +167,7 @@ def _label(row, name):
 
 
 def _as_text(row):
-    lines = [_heading(row)]
+    lines = [heading(row)]
     for i, (text, names) in enumerate(row["tokens"], LAST_PROMPT_TOKEN):
         place = "prompt" if i == LAST_PROMPT_TOKEN else str(i)
         labels = ", ".join(_label(row, name) for name in names)
@@ -169,6 +176,15 @@ def _as_text(row):
 
 
 def _as_html(row):
+    # The class keeps JupyterLab from reading "$5 or $6" as a formula.
+    return (
+        f"<div class='mathjax_ignore' style='margin:8px 0'><b>{html.escape(heading(row))}</b>"
+        f"{tokens_as_html(row)}</div>"
+    )
+
+
+def tokens_as_html(row):
+    """A row of a `TokenView` without its heading."""
     spans = []
     for text, names in row["tokens"]:
         # What the model wrote is text, whatever it looks like.
@@ -181,11 +197,7 @@ def _as_html(row):
             label = html.escape(_label(row, name))
             shown += f"<span style='{_NAME_STYLE}{weight}'>{label}</span>"
         spans.append(f"<span style='{style}'>{shown}</span>")
-    # The class keeps JupyterLab from reading "$5 or $6" as a formula.
-    return (
-        f"<div class='mathjax_ignore' style='margin:8px 0'><b>{html.escape(_heading(row))}</b>"
-        f"<div style='font-family:monospace'>{''.join(spans)}</div></div>"
-    )
+    return f"<div style='font-family:monospace'>{''.join(spans)}</div>"
 
 
 def _background(row, names):
@@ -193,7 +205,7 @@ def _background(row, names):
     known = row.get("p_error", {})
     names = [name for name in names if name in known]
     if not names:
-        return "transparent"
+        return row.get("unscored", "transparent")
     p = known[row["chosen"] if row["chosen"] in names else names[0]]
     # Never so strong that the text on it is hard to read.
     return f"rgba({_WRONG if p > 0.5 else _RIGHT}, {1.2 * abs(p - 0.5):.2f})"

@@ -88,18 +88,19 @@ def fitting_batch(lm, longest_prompt, max_new_tokens, n_sites=1):
     return min(most, 1 << (int(fitting).bit_length() - 1))
 
 
-def answer_shard(lm, shard, batch_size, judge=None, tally=None, halved=None):
+def answer_shard(lm, shard, batch_size, judge=None, tally=None, halved=None, on_token=None):
     """Answer a shard, in smaller and smaller batches if memory runs out.
 
     Gives the rows of its answers, in the order of its questions; {site: (example, layer, token,
     feature)}, NaN where a token is missing; and the batch size, as given or what memory allowed.
+    `on_token` is called as `generate` says, with activations as the store holds them.
     """
     tally = tally or Tally()
     prefix = CachedPrefix(lm, shard.alike)
     while True:
         before = tally.n, tally.correct
         try:
-            answering = _Answering(lm, shard, batch_size, judge, prefix, tally)
+            answering = _Answering(lm, shard, batch_size, judge, prefix, tally, on_token)
             return answering.rows(), answering.activations, batch_size
         except (MemoryError, RuntimeError, OSError) as error:
             if batch_size == 1 or not memory.is_out_of_memory(error):
@@ -116,9 +117,9 @@ def answer_shard(lm, shard, batch_size, judge=None, tally=None, halved=None):
 class _Answering:
     """One attempt at a shard: its rows and activations while they come."""
 
-    def __init__(self, lm, shard, batch_size, judge, prefix, tally):
+    def __init__(self, lm, shard, batch_size, judge, prefix, tally, on_token):
         self.lm, self.shard, self.batch_size = lm, shard, batch_size
-        self.judge, self.prefix, self.tally = judge, prefix, tally
+        self.judge, self.prefix, self.tally, self.on_token = judge, prefix, tally, on_token
         self.activations = {}
 
     def rows(self):
@@ -138,6 +139,7 @@ class _Answering:
             prefix=self.prefix,
             sample=sample,
             names=shard.questions["id"].tolist(),
+            on_token=self.on_token and self._tell,
         ):
             question = shard.questions.iloc[response.index]
             row = rows[response.index] = self._row(question, response)
@@ -156,6 +158,13 @@ class _Answering:
         if parameters["p_true"]:
             table["p_true"] = ask_p_true(self.lm, asked, responses, few, day)
         return table
+
+    def _tell(self, index, token_ids, activations):
+        """Hand on what `generate` tells of a response in the making."""
+        question, n = self.shard.questions["id"].iloc[index], len(token_ids)
+        read = {site: values[None] for site, values in activations.items()}
+        stored = {s: _stored(self.lm, values, question, n)[0] for s, values in read.items()}
+        self.on_token(index, token_ids, stored)
 
     def _row(self, question, response):
         """One row of the answers, but for its grade and what depends on the exact answer."""

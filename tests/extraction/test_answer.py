@@ -83,8 +83,8 @@ def test_values_beyond_float16_are_kept_in_float32(lm, questions, in_a_run, monk
     monkeypatch.setattr(one_pass, "SHARD", 4)
     real = one_pass.answer_shard
 
-    def larger(lm, shard, *args):
-        rows, activations, batch_size = real(lm, shard, *args)
+    def larger(lm, shard, *args, **options):
+        rows, activations, batch_size = real(lm, shard, *args, **options)
         if shard.members.start:
             activations = {s: v.astype(np.float32) * 1e5 for s, v in activations.items()}
         return rows, activations, batch_size

@@ -130,6 +130,36 @@ def test_resid_post_is_what_transformers_calls_hidden_states(name):
     assert relative_error(response.activations["resid_post"][:, :-1], expected) <= TOLERANCE
 
 
+@pytest.mark.parametrize("batch_size", [1, 7])
+def test_each_token_is_told_once_when_it_is_chosen_in_no_more_passes(batch_size):
+    lm, prompts, sites = language_model(), make_prompts(), ("mlp_out", "resid_post")
+    passes, told = [], {i: [] for i in range(len(prompts))}
+    generation.examined(lm, prompts, range(len(prompts)))
+    hook = lm.model.register_forward_hook(lambda *_: passes.append(1))
+    silent = answer(lm, prompts, sites, batch_size=batch_size)
+    n_passes = len(passes)
+
+    def keep(index, token_ids, read):
+        told[index].append((token_ids, read, len(passes)))
+
+    responses = answer(lm, prompts, sites, batch_size=batch_size, on_token=keep)
+    hook.remove()
+    assert len(passes) == 2 * n_passes
+    for response, before in zip(responses, silent, strict=True):
+        assert response.token_ids == before.token_ids
+        steps = told[response.index]
+        assert [ids for ids, *_ in steps] == [
+            response.token_ids[: i + 1] for i in range(len(response.token_ids))
+        ]
+        for site in sites:
+            for i, (_, read, _) in enumerate(steps):
+                torch.testing.assert_close(
+                    read[site], response.activations[site][i], rtol=0, atol=0
+                )
+        # While it is made, not afterwards: a pass lies between any two.
+        assert [*np.unique([at for *_, at in steps])] == [at for *_, at in steps]
+
+
 # Corners
 
 
