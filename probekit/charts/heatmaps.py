@@ -177,7 +177,7 @@ def _subtitle(grid, tokens, detector=None, on=None):
             f"all cells together: {detector.auroc:.2f} "
             f"[{detector.auroc_low:.2f}, {detector.auroc_high:.2f}]"
         )
-        if np.isfinite(detector.gain):
+        if np.isfinite(getattr(detector, "gain", np.nan)):
             ends = (f"{v:+.2f}" for v in (detector.gain_low, detector.gain_high))
             lines[-1] += f"; less all controls: {detector.gain:+.2f} [{', '.join(ends)}]"
     return lines

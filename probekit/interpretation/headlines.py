@@ -1,4 +1,4 @@
-"""A run in two sentences: whether errors show at all, and if the network is what shows them."""
+"""A run in two sentences: whether errors show at all, and whether that takes the network."""
 
 import numpy as np
 
@@ -42,8 +42,8 @@ def headline(run):
     grid = run.grid(main)
     detectors = {s: run.detector(s) for s in splits if s != "published"}
     first = _at_all(grid, detectors[main])
-    held_out = next((detectors[s] for s in ("answer", "group") if s in detectors), None)
-    return f"{first} {_beyond_controls(detectors[main], held_out)}"
+    held_out = next((split for split in ("answer", "group") if split in detectors), None)
+    return f"{first} {_beyond_controls(detectors, main, held_out)}"
 
 
 def _at_all(grid, detector):
@@ -79,9 +79,9 @@ def beats_chance(detector):
     return detector.auroc_low > 0.5
 
 
-def _beyond_controls(detector, held_out):
+def _beyond_controls(detectors, main, held_out):
     """Whether the network is what shows them, and what is left with answers held out."""
-    parts = []
+    detector, parts = detectors[main], []
     if np.isfinite(detector.gain):
         bar = detector.auroc - detector.gain
         if detector.gain_low > 0:
@@ -96,10 +96,10 @@ def _beyond_controls(detector, held_out):
     if held_out is None:
         parts.append("no answer could be held out to see whether it is which answer was given")
     else:
-        kind = "answers" if held_out.origin.get("split") == "answer" else "groups of questions"
-        left = f"with {kind} held out {_area(held_out)} is left"
-        if np.isfinite(held_out.gain):
-            beats = held_out.gain_low > 0
+        kind = "answers" if held_out == "answer" else "groups of questions"
+        left = f"with {kind} held out {_area(detectors[held_out])} is left"
+        if np.isfinite(detectors[held_out].gain):
+            beats = detectors[held_out].gain_low > 0
             left += f", {'more' if beats else 'no more'} than the controls"
         parts.append(left)
     text = "; ".join(parts)

@@ -88,14 +88,15 @@ def run_pipeline(run_dir=None, *, stages=STAGES, progress=True, **parameters):
                     arguments.say(f"{stage}: {reason}, run again")
                 _run_stage(run, stage, parameters, progress)
             bar.update()
-        if stages == list(STAGES):
-            _update_report(run)
+        no_report = _update_report(run) if stages == list(STAGES) else None
     if "interpret" in stages:
-        if (run.path / "report.html").exists():
+        if not no_report and (run.path / "report.html").exists():
             arguments.say(f"Report:    {_short(run.path / 'report.html')}")
         arguments.say(f"Figure:    {_short(run.path / 'figures' / 'heatmap.png')}")
         arguments.say(f"Notebooks: {_short(run.path / 'notebooks')}")
         arguments.say(run.manifest("interpret")["results"].get("summary", ""))
+    if no_report:  # only now, as the figure is finished
+        raise no_report
     for stage in (stage for stage in stages if stage in BEYOND):
         arguments.say(f"Notebook:  {_short(run.executed_notebook(stage))}")
         arguments.say(run.manifest(stage)["results"].get("summary", ""))
@@ -215,17 +216,18 @@ def _run_stage(run, stage, given, progress):
 
 
 def _update_report(run):
-    """Write the report, unless it is that of these very stages."""
+    """Write the report, unless it is that of these very stages; the error, if it can't be made."""
     key = {"template": sha256(TEMPLATE)}
     if run.outdated(REPORT, key):
         try:
             write_report(run)
         except (ValueError, OSError) as error:
-            raise ValueError(
+            return ValueError(
                 f"The run is finished and kept, but no report can be made of it: {error}"
-            ) from error
+            )
         manifest = sha256(run.manifest_path(REPORT))
         write_json(run.pipeline_record(REPORT), key | {"manifest": manifest})
+    return None
 
 
 def _execute(notebook, output, parameters, progress):

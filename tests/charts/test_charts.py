@@ -426,7 +426,7 @@ def test_common_answers_have_an_auroc_of_their_own(grid):
     drawn = with_counts(grid, 965, 400).assign(auroc_common=on_common)
     chart = heatmap(drawn, common=True)
     spec = chart.to_dict()
-    assert spec["title"]["subtitle"] == "on the 411 answers that have all tokens"
+    assert spec["title"]["subtitle"] == ["on the 411 answers that have all tokens"]
     assert "Measured on the 411 answers that have all tokens." in chart.description
     rows = rows_of(spec)
     assert set(rows[0]) == {"layer", "token", "auroc"}  # the rest is of the other AUROC
