@@ -19,6 +19,7 @@ from packaging.version import Version
 REPOSITORY = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("*.ipynb"))
 NAMES = ["01_extract", "02_probe", "03_visualize", "04_interpret"]
+NAMES += ["05_transfer", "06_choose", "07_intervene"]
 PYPROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
 PROJECT = PYPROJECT["project"]
 

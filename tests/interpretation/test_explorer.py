@@ -208,7 +208,7 @@ def test_another_split_shows_the_same_cell_of_it(explorer):
     view.split.value = "answer"
     check_shows(explorer, 2, "exact_answer_last")
     drawn = view.heatmap.spec
-    assert drawn["title"] == "made, answer split"
+    assert drawn["title"]["text"] == "made, answer split"
     click(view, (0, "-1"))
     check_shows(explorer, 0, "-1")
 
