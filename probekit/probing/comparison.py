@@ -63,8 +63,8 @@ def difference(grid_a, grid_b):
 
     What of an area's error comes from which answers the probes were trained on (see `probe_grid`)
     is paired too where both grids have the same folds. Where they differ, as between two splits,
-    it is taken for independent, which makes intervals wider. An area of exactly 0 or 1 shows no
-    error; what it can hide is added.
+    it is taken for independent. An area of exactly 0 or 1 shows no error; what it can hide is
+    added.
 
     Examples
     --------

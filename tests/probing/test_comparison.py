@@ -222,7 +222,7 @@ def test_areas_without_a_visible_error_have_an_interval():
 
 def test_what_training_adds_to_the_error_is_in_the_interval():
     found = {"same folds": [], "other folds": []}
-    for seed in range(quarter(480)):
+    for seed in range(quarter(800)):
         random = np.random.default_rng(seed)
         wrong = random.random(120) < 0.5
         # Two sites that know as much as each other, in numbers that no other site has.
