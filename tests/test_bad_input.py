@@ -225,6 +225,8 @@ CALLS = {
     "predict_proba": (lambda probe, X: probe.predict_proba(X), {"probe": lambda good: good.probe}),
     "transfer": (pk.transfer, {"runs": lambda good: good.held}),
     "choose_answers": (pk.choose_answers, {"run": lambda good: good.samples}),
+    "headline": (pk.headline, {"run": lambda good: good.run}),
+    "watch": (pk.watch, {"lm": lambda good: good.lm, "detector": lambda good: good.detector}),
     "error_types": (pk.error_types, {"run": lambda good: good.samples}),
     "choices": (pk.choices, {"choice": lambda good: good.choice}),
     "effects": (pk.effects, {"interventions": lambda good: good.effects}),
@@ -434,6 +436,9 @@ MUST_BE = [
     ("transfer_matrix", "title", "text", [3, None], []),
     ("transfer", "split", RANDOM, [3, []], []),
     ("choices", "title", "text", [3, None], []),
+    ("watch", "candidates", "text such as 'countries'", [3, []], []),
+    ("watch", "error_rate", "a number from 0 to 1", ["20%", None, True], [-0.1, 20]),
+    ("watch", "max_new_tokens", WHOLE.format(1), [2.5, "9", None], [0, -1]),
     ("effects", "title", "text", [3, None], []),
     ("intervene", "split", RANDOM, [3, []], []),
     ("intervene", "n_questions", WHOLE.format(0), [1.5, "all", None, True], [-1]),
@@ -1268,6 +1273,24 @@ CASES = {
             "The gains have no variable 'absorbed'; they have auroc, ….",
         ),
     ],
+    "headline": [
+        ({"run": "cities"}, TypeError, "run must be a Run, such as …"),
+        ({"run": lambda good: good.empty}, FileNotFoundError, "… holds no finished probe stage. …"),
+    ],
+    "watch": [
+        ({"lm": None}, TypeError, "lm must be a LanguageModel, from load_model; got None."),
+        (
+            {"detector": lambda good: good.grid},
+            TypeError,
+            "detector must be a Detector, from pk.detector or run.detector(); got a Dataset.",
+        ),
+        ({"candidates": "planets"}, ValueError, "candidates 'planets': …"),
+        (
+            {"detector": lambda good: pk.Run(resource("data/example")).detector()},
+            ValueError,
+            "This detector has no probes: it is of an example run, …",
+        ),
+    ],
     "choose_answers": [
         ({"run": 3}, TypeError, 'run must be a Run, such as Run("data/runs/samples"); got 3.'),
         ({"greedy": 3}, TypeError, 'greedy must be a Run, such as Run("data/runs/cities"); got 3.'),
@@ -1793,7 +1816,8 @@ CASES = {
         (
             {"stages": []},
             ValueError,
-            "There is no stage to run. Give some of extract, probe, visualize, interpret.",
+            "There is no stage to run. Give some of extract, probe, visualize, interpret, "
+            "transfer, choose, intervene.",
         ),
         (
             {"stages": ["probe", "visualize"]},
