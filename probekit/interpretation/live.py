@@ -143,7 +143,7 @@ class LiveAnswer:
             said = "".join(_in_colour(self.row, i) for i in response)
         else:
             said = arguments.visible("".join(tokens[i][0] for i in response), longest=100_000)
-        lines = [arguments.visible(heading(self.row)), said.strip() or "(nothing)"]
+        lines = [arguments.visible(heading(self.row)), said if said.strip() else "(nothing)"]
         for text, names in tokens:
             labels = [f"{name}: {known[name]:.2f}" for name in names if name in known]
             if labels:
