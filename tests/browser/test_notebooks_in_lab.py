@@ -1,11 +1,10 @@
 """The notebooks, opened one after the other in JupyterLab, with Run All Cells.
 
-The four of the figure on a tiny model: what they make of the real one, test_notebooks.py sees. Those
-beyond it on their examples, of which the last one needs the real model.
+The four of the figure on a tiny model: what they make of the real one, test_notebooks.py sees.
+Those beyond it on their examples, of which the last one needs the real model.
 """
 
 import importlib.util
-
 import shutil
 
 import pytest
