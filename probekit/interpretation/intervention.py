@@ -32,7 +32,7 @@ OUTCOMES = {
     "erasure": "log-probability of the right answer when the direction is erased",
     "wrong": "log-probability of the wrong answers given when the direction is erased",
     "flips": "share of answers that become right or wrong, pushed away from errors",
-    "damage": "log-perplexity of neutral text, pushed away from errors",
+    "damage": "log-perplexity of one neutral text (so no interval), pushed away from errors",
 }
 
 # Text that asks and answers nothing, for what a push does to the model's language.
