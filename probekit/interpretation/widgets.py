@@ -1,4 +1,4 @@
-"""The explorer's widgets: what the user chooses goes to the explorer, and what it says is shown."""
+"""Widgets: what the user chooses or asks goes to the explorer or the model, and is then shown."""
 
 import html
 from contextlib import contextmanager
@@ -6,10 +6,12 @@ from contextlib import contextmanager
 import altair as alt
 import anywidget
 import ipywidgets
+import traitlets
 
+from probekit.arguments import visible
 from probekit.charts.curves import roc, score_distribution
 from probekit.charts.heatmaps import MEASURES, heatmap
-from probekit.extraction.responses import LISTS
+from probekit.extraction.responses import LISTS, TokenView
 from probekit.interpretation.observations import GROUPS
 from probekit.tokens import FIGURE_TOKENS
 
@@ -56,6 +58,88 @@ class _Chart(alt.JupyterChart):
 
 
 _OPTIONS = {"renderer": "svg", "ast": True, "actions": False}
+
+
+class QuestionField(anywidget.AnyWidget):
+    """A field for questions, and the answers as they arrive; `ask(question, tell)` gives them.
+
+    One widget, not several: a question is sent whole when it is submitted, so none is half typed.
+    Only the result is read out by screen readers, not every token.
+    """
+
+    answer, result = traitlets.Unicode().tag(sync=True), traitlets.Unicode().tag(sync=True)
+    busy = traitlets.Bool(False).tag(sync=True)
+
+    _esm = """
+    export default { render({ model, el }) {
+        el.classList.add("probekit-live");
+        el.innerHTML = `<form style="display:flex;gap:6px;align-items:center;margin:4px 0">
+            <label style="display:flex;flex:1;gap:6px;align-items:center">Question
+            <input type="text" autocomplete="off" style="flex:1;padding:4px"></label>
+            <button type="submit" style="padding:4px 12px">Ask</button></form>
+            <div class="probekit-answer"></div>
+            <div class="probekit-result" role="status" aria-live="polite"></div>`;
+        const [form, answer, result] = el.children;
+        const [input, button] = form.querySelectorAll("input, button");
+        const show = () => {
+            answer.innerHTML = model.get("answer");
+            result.textContent = model.get("result");
+            button.disabled = input.readOnly = model.get("busy");
+        };
+        form.addEventListener("submit", event => {
+            event.preventDefault();
+            if (button.disabled) return;
+            button.disabled = input.readOnly = true;
+            model.send(input.value);
+        });
+        // JupyterLab takes no key as a command while one of these has the focus.
+        const mark = event => {
+            if (el.contains(event.target))
+                event.target.toggleAttribute(
+                    "data-lm-suppress-shortcuts", !(event.ctrlKey || event.metaKey));
+        };
+        window.addEventListener("keydown", mark, true);
+        model.on("change:answer change:result change:busy", show);
+        show();
+        return () => {
+            window.removeEventListener("keydown", mark, true);
+            model.off("change:answer change:result change:busy", show);
+        };
+    } };
+    """
+
+    def __init__(self, ask):
+        super().__init__()
+        self.ask = ask
+        self.on_msg(self._asked)
+
+    def _asked(self, _, question, buffers):
+        self.busy, self.answer, self.result = True, "", ""
+        try:
+            answer = self.ask(question, self._show)
+            self._show(answer)
+            self.result = visible(answer.result)
+        except Exception as error:
+            # In a callback, an exception would go to a log.
+            self.result = visible(error)
+            if not isinstance(error, (ValueError, TypeError, OSError)):
+                raise
+        except KeyboardInterrupt:
+            self.result = "Stopped."
+        finally:
+            self.busy = False
+
+    def _show(self, answer):
+        so_far = "" if answer.ended else f"<div>{html.escape(answer.result)}</div>"
+        self.answer = f"{TokenView([answer.row])._repr_html_()}{_COLOURS}{so_far}"
+
+
+_COLOURS = (
+    "<div style='margin:6px 0'>Colour and number: P(error) from that token alone, from <span "
+    "style='background:rgba(0, 114, 178, 0.6)'>&nbsp;0&nbsp;</span> to <span "
+    "style='background:rgba(213, 94, 0, 0.6)'>&nbsp;1&nbsp;</span>. Grey: which named token it "
+    "will be is known when the answer has ended.</div>"
+)
 
 
 class _OwnKeys(anywidget.AnyWidget):

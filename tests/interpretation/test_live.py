@@ -8,6 +8,7 @@ import shutil
 import sys
 from dataclasses import replace
 from importlib import import_module
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -20,6 +21,7 @@ from probekit.__main__ import main
 from probekit.extraction import asking, shards
 from probekit.interpretation import live
 from probekit.interpretation.live import AT_ONCE, LiveAnswer, Watch, _Arriving
+from probekit.interpretation.widgets import QuestionField
 from probekit.probing.calibration import Calibration
 from probekit.probing.detection import Threshold
 from probekit.tokens import TOKENS
@@ -249,6 +251,62 @@ def test_the_exact_answer_may_be_found_among_candidates(lm, detector, monkeypatc
     monkeypatch.setattr(shards, "point_to_answers", lambda *given: [] if not given[1] else 1 / 0)
     answer = pk.watch(lm, detector, candidates="countries", max_new_tokens=10).ask("Where is Oslo?")
     assert answer.ended
+
+
+# The widget without a browser
+
+
+class Recorded(QuestionField):
+    """What the field sends, in order."""
+
+    def notify_change(self, change):
+        super().notify_change(change)
+        if change["name"] in ("answer", "result", "busy"):
+            self.__dict__.setdefault("sent", []).append((change["name"], change["new"]))
+
+
+def test_the_field_shows_the_answer_while_it_comes(lm, detector, watch):
+    field = Recorded(watch.ask)
+    field._handle_custom_msg("Where is Oslo?", [])
+    expected = detector.predict(lm, ["Where is Oslo?"], max_new_tokens=10).iloc[0]
+    assert f"P(error) of the whole answer: {expected['p_error']:.2f}" in field.result
+    answers = [value for name, value in field.sent if name == "answer" and value]
+    assert len(answers) >= 2
+    assert "provisional" in answers[0] and "rgba(128, 128, 128" in "".join(answers[:-1])
+    assert "provisional" not in answers[-1] and "rgba(128, 128, 128" not in answers[-1]
+    busy = [value for name, value in field.sent if name == "busy"]
+    assert busy == [True, False] and field.sent[0][0] == "busy" and field.sent[-1][0] == "busy"
+
+
+def test_a_mistake_is_a_sentence_in_the_field(watch):
+    field = QuestionField(watch.ask)
+    for question, words in (("", "question"), ("Oslo " * 2000, "more than the"), (3, "question")):
+        field._handle_custom_msg(question, [])
+        assert words in field.result and field.answer == "" and not field.busy
+
+
+def test_a_failure_of_another_kind_is_shown_and_passed_on(watch):
+    def fail(*given):
+        raise RuntimeError("out of \x1b memory")
+
+    field = QuestionField(fail)
+    with pytest.raises(RuntimeError):
+        field._asked(field, "?", [])
+    assert field.result == r"out of \x1b memory" and not field.busy
+
+
+def test_where_nobody_can_type_a_sentence_is_shown(watch, monkeypatch, capsys):
+    watch._ipython_display_()
+    assert "Watch of" in capsys.readouterr().out
+    for stdin in (False, True):
+        parent = {"content": {"allow_stdin": stdin}}
+        shell = SimpleNamespace(kernel=object(), get_parent=lambda parent=parent: parent)
+        monkeypatch.setattr(live, "get_ipython", lambda shell=shell: shell)
+        shown = []
+        monkeypatch.setattr(live, "display", shown.append)
+        watch._ipython_display_()
+        assert ("questions can be typed" in capsys.readouterr().out) is not stdin
+        assert shown == ([watch.widget] if stdin else [])
 
 
 # The command
