@@ -138,31 +138,32 @@ flerovium, Mc moscovium, Lv livermorium, Ts tennessine, Og oganesson
 
 # Class, and the orders or other groups of it that are accepted too; then the animals.
 ANIMALS = """
-mammal|rodent: mouse, rat, squirrel, hamster, beaver, porcupine, chipmunk, gerbil, guinea pig,
-capybara, marmot, lemming, vole, chinchilla, muskrat, dormouse, groundhog, prairie dog, gopher,
-agouti
-mammal|carnivoran: dog, cat, wolf, lion, tiger, leopard, jaguar, cheetah, puma, lynx, bobcat,
-ocelot, fox, coyote, jackal, hyena, brown bear, polar bear, giant panda, raccoon, skunk, otter,
-badger, weasel, ferret, mink, wolverine, stoat, meerkat, mongoose, seal, walrus, sea lion, dingo,
-caracal, serval, coati, civet, grizzly bear, black bear, snow leopard, red panda, elephant seal,
-sea otter, marten, polecat, aardwolf, fossa, genet, sun bear
-mammal|primate: gorilla, chimpanzee, orangutan, gibbon, baboon, macaque, lemur, bonobo, mandrill,
-marmoset, tamarin, howler monkey, spider monkey, loris, bush baby, squirrel monkey, proboscis
-monkey, capuchin monkey
-mammal|cetacean|even-toed ungulate: blue whale, dolphin, porpoise, narwhal, orca, beluga, humpback
-whale, sperm whale, gray whale
+mammal|rodent|placental: mouse, rat, squirrel, hamster, beaver, porcupine, chipmunk, gerbil, guinea
+pig, capybara, marmot, lemming, vole, chinchilla, muskrat, dormouse, groundhog, prairie dog,
+gopher, agouti
+mammal|carnivoran|placental: dog, cat, wolf, lion, tiger, leopard, jaguar, cheetah, puma, lynx,
+bobcat, ocelot, fox, coyote, jackal, hyena, brown bear, polar bear, giant panda, raccoon, skunk,
+otter, badger, weasel, ferret, mink, wolverine, stoat, meerkat, mongoose, seal, walrus, sea lion,
+dingo, caracal, serval, coati, civet, grizzly bear, black bear, snow leopard, red panda, elephant
+seal, sea otter, marten, polecat, aardwolf, fossa, genet, sun bear
+mammal|primate|placental: gorilla, chimpanzee, orangutan, gibbon, baboon, macaque, lemur, bonobo,
+mandrill, marmoset, tamarin, howler monkey, spider monkey, loris, bush baby, squirrel monkey,
+proboscis monkey, capuchin monkey
+mammal|cetacean|even-toed ungulate|placental: dolphin, porpoise, narwhal, orca, beluga, sperm whale
+mammal|cetacean|even-toed ungulate|baleen whales|placental: blue whale, humpback whale, gray whale
 mammal|marsupial: kangaroo, koala, wombat, wallaby, opossum, Tasmanian devil, bandicoot, quokka,
 sugar glider
-mammal|even-toed ungulate: cow, pig, sheep, goat, deer, moose, elk, reindeer, giraffe, camel,
-llama, alpaca, hippopotamus, bison, yak, buffalo, antelope, gazelle, impala, wildebeest, warthog,
-wild boar, okapi, ibex, oryx, chamois, kudu, gnu, peccary, springbok, eland, caribou, musk ox,
-water buffalo
-mammal|odd-toed ungulate: horse, donkey, zebra, rhinoceros, tapir, mule
-mammal|lagomorph: rabbit, hare, pika
-mammal|insectivore: hedgehog, mole, shrew
+mammal|even-toed ungulate|placental: cow, pig, sheep, goat, deer, moose, elk, reindeer, giraffe,
+camel, llama, alpaca, hippopotamus, bison, yak, buffalo, antelope, gazelle, impala, wildebeest,
+warthog, wild boar, okapi, ibex, oryx, chamois, kudu, gnu, peccary, springbok, eland, caribou, musk
+ox, water buffalo
+mammal|odd-toed ungulate|placental: horse, donkey, zebra, rhinoceros, tapir, mule
+mammal|lagomorph|placental: rabbit, hare, pika
+mammal|insectivore|placental: hedgehog, mole, shrew
 mammal|monotreme: platypus, echidna
-mammal|chiropteran: fruit bat, vampire bat
-mammal: elephant, sloth, anteater, armadillo, manatee, dugong, pangolin, aardvark, woolly mammoth
+mammal|chiropteran|placental: fruit bat, vampire bat
+mammal|placental: elephant, sloth, anteater, armadillo, manatee, dugong, pangolin, aardvark, woolly
+mammoth
 bird: eagle, hawk, falcon, owl, vulture, osprey, kestrel, condor, buzzard, sparrow, robin, crow,
 raven, magpie, jay, finch, canary, goldfinch, starling, blackcap, thrush, nightingale, wren,
 swallow, swift, lark, warbler, oriole, cardinal, chickadee, nuthatch, woodpecker, kingfisher,
@@ -182,8 +183,8 @@ bream, tench, barramundi, tarpon, bluegill, walleye, muskellunge, koi, cichlid, 
 barbel, grayling, wrasse, goby, blenny, moray eel, sea bass, largemouth bass, pompano, amberjack,
 electric eel, rainbow trout, goldfish, catfish, clownfish, swordfish, angelfish, sunfish, lionfish,
 sockeye salmon, brown trout
-fish|cartilaginous fish: shark, hammerhead, stingray, manta ray, great white shark, tiger shark,
-whale shark
+fish|cartilaginous fish: shark, hammerhead, great white shark, tiger shark, whale shark
+fish|cartilaginous fish|rays: stingray, manta ray
 insect|hymenopteran: ant, bee, wasp, hornet, bumblebee, honeybee, fire ant
 insect|coleopteran: ladybug, firefly, weevil, dung beetle, stag beetle, scarab, rhinoceros beetle,
 glowworm
@@ -196,10 +197,11 @@ insect: dragonfly, damselfly, mayfly, praying mantis, cockroach, termite, flea, 
 silverfish, antlion, lacewing, caddisfly, stonefly
 reptile|crocodilian: crocodile, alligator, caiman, gharial
 reptile|chelonian: turtle, tortoise, terrapin, sea turtle, leatherback turtle, snapping turtle
-reptile|squamate: snake, lizard, gecko, iguana, chameleon, cobra, python, viper, rattlesnake, boa
-constrictor, anaconda, black mamba, Komodo dragon, skink, monitor lizard, gila monster, adder,
-garter snake, copperhead, bearded dragon, king cobra, coral snake, anole, corn snake, taipan,
-sidewinder, sea snake, puff adder, green iguana
+reptile|squamate|snakes: snake, cobra, python, viper, rattlesnake, boa constrictor, anaconda, black
+mamba, adder, garter snake, copperhead, king cobra, coral snake, corn snake, taipan, sidewinder,
+sea snake, puff adder
+reptile|squamate|lizards: lizard, gecko, iguana, chameleon, Komodo dragon, skink, monitor lizard,
+gila monster, bearded dragon, anole, green iguana
 reptile: tuatara
 amphibian|frogs and toads: frog, toad, bullfrog, tree frog, poison dart frog, cane toad, spadefoot
 toad, leopard frog, glass frog, bell frog
@@ -219,7 +221,7 @@ ANIMAL_GROUPS = """
 mammal: mammals, Mammalia, mammalian
 bird: birds, Aves, avian, avians
 fish: fishes
-bony fish: bony fishes, ray-finned fish, ray-finned fishes, Actinopterygii, Osteichthyes
+bony fish: bony fishes, bonyfish, ray-finned fish, ray-finned fishes, Actinopterygii, Osteichthyes
 cartilaginous fish: cartilaginous fishes, Chondrichthyes, Elasmobranchii, elasmobranchs
 reptile: reptiles, Reptilia, reptilian, reptilians
 amphibian: amphibians, Amphibia
@@ -230,7 +232,7 @@ malacostracan: malacostracans, Malacostraca
 mollusc: molluscs, mollusk, mollusks, Mollusca
 gastropod: gastropods, Gastropoda
 cephalopod: cephalopods, Cephalopoda
-bivalve: bivalves, Bivalvia
+bivalve: bivalves, Bivalvia, Bivalvea
 rodent: rodents, Rodentia
 carnivoran: carnivorans, carnivore, carnivores, Carnivora
 primate: primates
@@ -251,8 +253,13 @@ hemipteran: hemipterans, Hemiptera, Homoptera
 crocodilian: crocodilians, Crocodilia, Crocodylia
 chelonian: chelonians, Testudines, Testudinata, Chelonia
 squamate: squamates, Squamata
-frogs and toads: Anura, anurans
+frogs and toads: frogs, toads, Anura, anurans
 salamanders: Caudata, Urodela
+snakes: Serpentes, Ophidia
+lizards: Lacertilia
+baleen whales: baleen whale, Mysticeti
+placental: placentals, Eutheria
+rays: Batoidea, batoids
 annelid: annelids, Annelida
 echinoderm: echinoderms, Echinodermata
 cnidarian: cnidarians, Cnidaria
