@@ -8,7 +8,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "questions.table": ["read_questions"],
-        "extraction.models": ["load_model"],
+        "extraction.models": ["load_model", "load_model_of"],
         "extraction.generation": ["check_model"],
         "questions.grading": ["find_span", "grade", "is_refusal"],
         "tokens": ["FIGURE_TOKENS", "TOKENS"],

@@ -36,6 +36,7 @@ from probekit.extraction.identity import (
     only_what_is_hashed,
     quantised,
 )
+from probekit.run.directory import Run
 from probekit.run.files import parse_json, reading
 
 # What stands before a chat template that writes the date, in place of transformers' own function,
@@ -337,6 +338,39 @@ def load_model(
     request["name"] = os.path.abspath(name) if is_path else str(name)
     request["revision"] = commit or revision
     return LanguageModel(model.eval(), tokenizer, str(name), identity or commit, request)
+
+
+def load_model_of(run, device=None):
+    """Load the model that answered a run, at its revision and in its precision.
+
+    Parameters
+    ----------
+    run : Run
+        With a finished extract stage.
+    device : str, optional
+        As for `load_model`.
+
+    Returns
+    -------
+    LanguageModel
+
+    Raises
+    ------
+    TypeError, ValueError, FileNotFoundError, OSError
+        As for `load_model`; or if the run does not say what its model was.
+    """
+    arguments.instance("run", run, Run, 'such as Run("data/runs/cities")')
+    asked = run.manifest("extract")["parameters"]
+    for name in ("model", "revision", "dtype"):
+        if not isinstance(asked.get(name), str):
+            raise ValueError(
+                f"The extract stage of {run.path} does not say what its {name} was. Run the "
+                "extract stage again: probekit run, or its notebook."
+            )
+    # A commit of the hub; of local files it is a hash, which is compared once they are loaded.
+    commit = asked["revision"] if re.fullmatch("[0-9a-f]{40}", asked["revision"]) else None
+    dtype = asked["dtype"].removeprefix("torch.")
+    return load_model(asked["model"], revision=commit, dtype=dtype, device=device)
 
 
 def _with_adapter(name, base, options):

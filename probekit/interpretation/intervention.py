@@ -15,13 +15,13 @@ from sklearn.covariance import ledoit_wolf
 from tqdm import tqdm
 
 from probekit import arguments
-from probekit.extraction.generation import WHOLE, answered_alike, examined, said_logprobs
+from probekit.extraction.generation import SHARED, answered_alike, examined, said_logprobs
 from probekit.extraction.models import LanguageModel
 from probekit.extraction.steering import Steering
 from probekit.probing.auroc import critical
 from probekit.questions.grading import grade
 from probekit.run.directory import Run
-from probekit.tokens import FIGURE_TOKENS, TOKENS, decode_with_offsets
+from probekit.tokens import FIGURE_TOKENS, TOKENS, decode
 
 #: What is done with a direction: pushed away from errors, pushed towards them, or erased.
 CHANGES = ("away", "towards", "erased")
@@ -77,13 +77,14 @@ def intervene(
         The probe's cell. By default the one with the highest AUROC of those in the figure: chosen
         on the same answers, which is no advantage over directions that are not judged by them.
     n_questions : int
-        Drawn at random from those with an exact answer; 0 takes all.
+        Drawn at random from those with an exact answer, one answer each; 0 takes all.
     n_random : int
         At least 20, as fewer could not show that the probe's direction is unlike them.
     dose : float
         How far to push, in standard deviations of what the probe reads.
     flips : bool
-        Answer the questions anew too, which takes longest.
+        Answer the questions anew too, which takes longest. Left out where the run's grades are a
+        judge's, or of options, which can't be given anew here.
     seed : int
         Random seed.
     progress : bool
@@ -99,7 +100,8 @@ def intervene(
         Over `outcome` (`OUTCOMES`): the probe's `effect` with its 95 % interval over questions,
         `effect_low` and `effect_high`; `p_value`, and `p_holm`, corrected for all outcomes but the
         first. `every_effect(outcome, direction)`. The attribute `verdict` says it in words, and
-        `suppression` what follows for the conjecture that a layer suppresses wrong content.
+        `suppression` what follows for the conjecture that a layer suppresses wrong content,
+        which is a question of its own, so its p-value is not corrected for the others.
 
     Raises
     ------
@@ -141,15 +143,20 @@ def intervene(
     site = str(grid.attrs["site"])
     X, ids = _activations(run, grid, site, cell)
     directions = _Directions.of(grid, cell, X, n_random, dose, random)
-    answers = run.answers().set_index("id").loc[ids[:]]
-    drawn = random.permutation(len(answers))[: n_questions or len(answers)]
-    answers = answers.iloc[np.sort(drawn)]
+    answers = run.answers().set_index("id").loc[ids]
+    # One answer a question: samples of one are near copies, and would count as so many.
+    drawn = answers.iloc[random.permutation(len(answers))].drop_duplicates("question")
+    drawn = drawn.iloc[: n_questions or len(drawn)]
+    answers = answers.loc[answers.index.isin(drawn.index)]
+    judged = run.manifest("extract")["parameters"].get("judge")
+    flips = flips and not judged and not (answers["kind"] == "choice").any()
     prompts = [lm.tokenize(prompt) for prompt in answers["prompt"]]
     found = examined(lm, prompts, list(answers.index))
     found.refuse([site])
-    if found.way == WHOLE:
+    if found.way != SHARED:
         raise ValueError(
-            f"{lm.name} keeps no cache that a text can go on from, which an intervention needs."
+            f"{lm.name} can't go on from a beginning that several rows share, which an "
+            f"intervention needs; it is answered by {found.way}. Use another model."
         )
     work = _Work(lm, site, int(cell["layer"]), directions)
     right, wrong, flipped = [], [], []
@@ -192,7 +199,8 @@ def _probe(lm, run, split, layer, token):
     drawn = [each for each in have if each in FIGURE_TOKENS] or have
     layers = rows if layer is None else arguments.labels("layer", [layer], rows)
     tokens = drawn if token is None else arguments.labels("token", [token], have)
-    areas = grid["auroc"].assign_coords(token=have).sel(layer=layers, token=tokens)
+    known = grid["coef"].notnull().all("feature") & (grid["coef"] != 0).any("feature")
+    areas = grid["auroc"].where(known).assign_coords(token=have).sel(layer=layers, token=tokens)
     if not bool(areas.notnull().any()):
         raise ValueError(f"No cell of layer {layer} and token {token} has a probe in this grid.")
     best = areas.stack(cell=("layer", "token")).idxmax("cell").item()
@@ -301,10 +309,9 @@ class _Work:
         place = self.changed(0, rows)
         right = []
         for ids in answered_alike(self.lm, prompt, rows, place, max_new_tokens):
-            text, _ = decode_with_offsets(self.lm.tokenizer, ids)
-            kind = answer["kind"] if answer["kind"] != "choice" else None
-            accepted = answer["accepted"].split("|")
-            right.append(grade(text, accepted, question=answer["question"], kind=kind))
+            text, accepted = decode(self.lm.tokenizer, ids), answer["accepted"].split("|")
+            asked = {"question": answer["question"], "kind": answer["kind"]}
+            right.append(grade(text, accepted, **asked))
         return np.array(right[1:]) != right[0]
 
 
@@ -313,11 +320,17 @@ def _texts(lm, answer):
     positions = dict(zip(TOKENS, answer["positions"], strict=True))
     first, last = positions["exact_answer_first"], positions["exact_answer_last"]
     token_ids = [int(each) for each in answer["token_ids"]]
+    before, wanted = answer["response"][: int(answer["answer_start"])], answer["accepted"]
+    text = before + wanted.split("|")[0]
     start = int(answer["token_starts"][first])
-    lead = answer["response"][start : int(answer["answer_start"])]
-    accepted = lead + answer["accepted"].split("|")[0]
-    ids = lm.tokenizer(accepted, add_special_tokens=False).input_ids
-    return token_ids[:first], token_ids[first : last + 1], ids
+    # In its context, where the tokenizer splits this as the model did; else by itself, with or
+    # without the space before it, which some tokenizers write of their own accord.
+    whole = lm.tokenizer(text, add_special_tokens=False).input_ids
+    tails = [whole[first:]] if whole[:first] == token_ids[:first] else []
+    for alone in (text[start:], text[start:].lstrip()):
+        tails.append(lm.tokenizer(alone, add_special_tokens=False).input_ids)
+    fitting = [t for t in tails if t and decode(lm.tokenizer, token_ids[:first] + t) == text]
+    return token_ids[:first], token_ids[first : last + 1], (fitting or tails)[0]
 
 
 # What follows
@@ -326,6 +339,11 @@ def _texts(lm, answer):
 def _effects(directions, right, wrong, flipped, damage, answers, grid, cell, dose):
     """All that was measured, the probe's effects with intervals and p-values, and the verdict."""
     right, wrong = np.stack(right, 2), np.stack(wrong, 2)  # (direction, change, question)
+    if not np.isfinite(right).all():
+        raise ValueError(
+            f"A push of dose={dose:g} makes the model compute what is no number. Give a smaller "
+            "dose, or load the model in float32."
+        )
     away, towards, erased = range(len(CHANGES))
     kinds = directions.kinds
     per_question = {
@@ -347,8 +365,8 @@ def _effects(directions, right, wrong, flipped, damage, answers, grid, cell, dos
             error = values[0].std(ddof=1) / np.sqrt(values.shape[1])
             half = critical(n_units=values.shape[1]) * error
         others = np.abs(means[kinds == "random"])
-        # What rounding makes different is a tie.
-        as_large = others >= abs(means[0]) - 1e-9
+        # What rounding makes different is a tie, and so is what is not known.
+        as_large = ~(others < abs(means[0]) - 1e-9)
         effect.append(means[0])
         low.append(means[0] - half)
         high.append(means[0] + half)
@@ -422,12 +440,13 @@ def _verdict(result):
         f"{random.mean():.2f} on average and by {random.max():.2f} at most (p = {p:.2g}), those "
         f"of {_OTHER_LABELS} probes of permuted labels by {permuted:.2f} at most"
     )
-    if p > 0.05 or sizes[0] <= permuted:
-        return (
-            f"It is not shown that the model uses what the probe reads: {measured}, no more than "
-            f"directions do that mean nothing; {beside}."
-        )
-    side = "as it should" if float(first["effect"]) > 0 else "but in the wrong sense"
+    if not (p <= 0.05 and sizes[0] > permuted):
+        return f"It is not shown that the model uses what the probe reads: {measured}; {beside}."
+    side = "but its sense differs between questions"
+    if float(first["effect_low"]) > 0:
+        side = "as it should"
+    elif float(first["effect_high"]) < 0:
+        side = "but in the wrong sense"
     return f"The model uses what the probe reads, {side}: {measured}; {beside}."
 
 
@@ -443,10 +462,12 @@ def _suppression(result):
     measured = (
         f"erasing what the probe of layer {about['layer']}, {about['token']} reads changes the "
         f"log-probability of the {n} wrong answers that were given by {effect} [{low}, {high}] "
-        f"nats (p = {p:.2g} among {about['n_random']} random changes of the same size)"
+        f"nats (a test by itself, p = {p:.2g} among {about['n_random']} random changes of the same "
+        "size)"
     )
-    if p > 0.05 or float(one["effect_low"]) <= 0 <= float(one["effect_high"]):
+    above, below = float(one["effect_low"]) > 0, float(one["effect_high"]) < 0
+    if not (p <= 0.05 and (above or below)):
         return f"That later layers suppress wrong content is not shown: {measured}."
-    if float(one["effect"]) > 0:
+    if above:
         return f"In line with later layers suppressing wrong content, {measured}."
     return f"Later layers do not suppress wrong content here, they promote it: {measured}."

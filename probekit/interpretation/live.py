@@ -7,7 +7,6 @@ last word is `Detector.predict`'s.
 """
 
 import html
-import re
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -17,7 +16,7 @@ from IPython.core.getipython import get_ipython
 from IPython.display import display
 
 from probekit import arguments
-from probekit.extraction.models import LanguageModel, load_model
+from probekit.extraction.models import LanguageModel, load_model_of
 from probekit.extraction.one_pass import answer_in_memory, typed_questions
 from probekit.extraction.responses import TokenView, heading, token_view
 from probekit.probing.detection import Detector
@@ -86,18 +85,12 @@ def watch_run(path, split=None, **options):
     detector = run.detector(split)
     _threshold(detector, **options)  # what is refused is refused before the model is loaded
     asked = run.manifest("extract")["parameters"]
-    missing = [
-        name for name in ("model", "revision", "dtype", "max_new_tokens") if name not in asked
-    ]
-    if missing:
+    if "max_new_tokens" not in asked:
         raise ValueError(
-            f"The extract stage of {run.path} does not say what its {missing[0]} was. Run the "
+            f"The extract stage of {run.path} does not say what its max_new_tokens was. Run the "
             "extract stage again: probekit run, or its notebook."
         )
-    # A commit of the hub; of local files it is a hash, which is compared once they are loaded.
-    commit = asked["revision"] if re.fullmatch("[0-9a-f]{40}", str(asked["revision"])) else None
-    dtype = str(asked["dtype"]).removeprefix("torch.")
-    lm = load_model(asked["model"], revision=commit, dtype=dtype)
+    lm = load_model_of(run)
     return watch(lm, detector, max_new_tokens=asked["max_new_tokens"], **options)
 
 

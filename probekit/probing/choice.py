@@ -33,16 +33,17 @@ WAYS = {
     "majority": "the answer that most samples give",
     "likeliest": "the sample with the highest mean log-probability",
     "random": "a sample drawn at random",
-    "oracle": "a right sample, if there is one",
+    "oracle": "a right sample, if there is one",  # "greedy" is none of the samples
 }
 
-#: Types of questions by their samples, in the order in which the rules are tried.
+#: Types of questions by their samples, in the order in which the rules are tried. After the first
+#: rule, shares are of the samples that have an exact answer.
 TYPES = {
     "no answer": "at least half of the samples have no exact answer",
-    "consistently right": "all samples give the right answer",
-    "consistently wrong": "all samples give the same wrong answer",
-    "mostly right": "more than half give the right answer",
-    "mostly wrong": "more than half give the same wrong answer",
+    "consistently right": "all that have one give the same words, which are right",
+    "consistently wrong": "all that have one give the same words, which are wrong",
+    "mostly right": "more than half give the same words, which are right",
+    "mostly wrong": "more than half give the same words, which are wrong",
     "competing answers": "no answer has more than half, and two have two thirds or more together",
     "many answers": "any other",
 }
@@ -159,7 +160,7 @@ def error_types(run):
         `reason`.
     questions : DataFrame
         One row a question: `question`, `type`, `n_samples`, `n_right`, `n_answers` (different
-        exact answers), `largest` (share of the most frequent one) and `entropy` of their shares,
+        exact answers), `largest` (share of the most frequent one, of those that have one) and `entropy` of their shares,
         in nats.
 
     Raises
@@ -232,7 +233,7 @@ def _chosen(group):
     """Expected accuracy of each way that needs no other run, for one question."""
     correct, p = group["correct"].to_numpy(float), group["p_error"].to_numpy()
     control = group["control"].to_numpy(float)
-    answer = group["answer"].to_numpy()
+    answer, logprob = group["answer"].to_numpy(), group["logprob"].to_numpy()
     scored = ~np.isnan(p)
     trust = np.where(scored, 1 - p, 0)
     return {
@@ -240,7 +241,7 @@ def _chosen(group):
         "detector_majority": _voted(correct, answer, trust) if scored.any() else correct.mean(),
         "controls": _best(correct, -control, ~np.isnan(control)),
         "majority": _voted(correct, answer, np.ones(len(p))),
-        "likeliest": _best(correct, group["logprob"].to_numpy(), np.ones(len(p), bool)),
+        "likeliest": _best(correct, logprob, ~np.isnan(logprob)),  # none of an empty response
         "random": correct.mean(),
         "oracle": correct.max(),
     }
@@ -299,14 +300,18 @@ def _table(chosen, units):
     gain, gain_error, influence = _mean(gains, units)
     reach = critical(n_units=n_units)
     others = chosen.columns != "detector"
-    all_at_once = largest_error(influence[others], 0.05) * widened(max(n_units, 2))
-    nothing = np.where(others, 1.0, np.nan)  # no gain over itself
+    all_at_once = np.nan
+    if n_units > 1:
+        all_at_once = largest_error(influence[others], 0.05) * widened(n_units)
+    # No gain over itself; and where all questions gain as much, none of them says how much varies.
+    nothing = np.where(others & ((gain_error > 1e-12) | (gain == 0)), 1.0, np.nan)
+    low, high = _ends(accuracy, reach * error, n_units)
     return pd.DataFrame(
         {
             "accuracy": accuracy,
-            "low": np.maximum(accuracy - reach * error, 0),
-            "high": np.minimum(accuracy + reach * error, 1),
-            "gain": gain * nothing,
+            "low": low,
+            "high": high,
+            "gain": np.where(others, gain, np.nan),
             "gain_low": (gain - reach * gain_error) * nothing,
             "gain_high": (gain + reach * gain_error) * nothing,
             "gain_low_simultaneous": (gain - all_at_once * gain_error) * nothing,
@@ -316,6 +321,17 @@ def _table(chosen, units):
         },
         index=chosen.columns.rename("way"),
     )
+
+
+def _ends(value, half, n):
+    """Ends of an interval of a share; where no error shows, what `n` independent ones bound.
+
+    If the share were A, all n would be right with a probability of A^n.
+    """
+    low, high = np.clip(value - half, 0, 1), np.clip(value + half, 0, 1)
+    bound, sure = 0.025 ** (1 / max(n, 1)), half < 1e-12
+    low = np.where(sure & (value > 1 - 1e-9), bound, low)
+    return low, np.where(sure & (value < 1e-9), 1 - bound, high)
 
 
 def _mean(values, units):
@@ -359,8 +375,11 @@ def _within(score, wrong, question, unit):
         areas = [auroc(score[members], wrong[members]) for members in mixed]
         mean, error, sums = _mean(np.array(areas)[:, None], unit[[each[0] for each in mixed]])
         reach = critical(n_units=sums.shape[1]) * error
-        ends = np.clip(np.ravel([mean, mean - reach, mean + reach]), 0, 1)
-        found |= dict(zip(("within", "within_low", "within_high"), map(float, ends), strict=True))
+        pairs = sum(min(wrong[each].sum(), (~wrong[each]).sum()) for each in mixed)
+        # Of a score that is the same for all samples of each question, there is no doubt.
+        ends = (mean, mean) if np.all(np.array(areas) == 0.5) else _ends(mean, reach, pairs)
+        values = map(float, np.ravel([mean, *ends]))
+        found |= dict(zip(("within", "within_low", "within_high"), values, strict=True))
     return found
 
 
@@ -371,7 +390,7 @@ def _typed(name, group):
     """One question: its type, and what it was told by."""
     counts = group.loc[group["answer"] != "", "answer"].value_counts()
     n, answered = len(group), counts.sum()
-    share = counts.to_numpy() / n
+    share = counts.to_numpy() / max(answered, 1)
     first, second = [*share[:2], 0.0, 0.0][:2]
     right = False
     if len(counts):
@@ -387,7 +406,6 @@ def _typed(name, group):
         kind = "competing answers"
     else:
         kind = "many answers"
-    odds = counts.to_numpy() / max(answered, 1)
     return {
         "question": name,
         "text": group["text"].iloc[0],
@@ -396,7 +414,7 @@ def _typed(name, group):
         "n_right": int(group["correct"].sum()),
         "n_answers": len(counts),
         "largest": first,
-        "entropy": float(-(odds * np.log(odds)).sum()) if len(odds) else np.nan,
+        "entropy": float(-(share * np.log(share)).sum()) if len(share) else np.nan,
     }
 
 

@@ -574,6 +574,31 @@ class Run:
             "run directory."
         )
 
+    @arguments.plainly()
+    def results(self, stage):
+        """What a finished stage recorded as its results, if what it read is still the same.
+
+        Parameters
+        ----------
+        stage : str
+            As for `manifest`.
+
+        Returns
+        -------
+        dict or None
+            None if the stage is not finished, or its inputs in the run directory have changed.
+        """
+        if not no_links(self.manifest_path(stage), self.path):
+            return None
+        manifest = self.manifest(stage)
+        for name, digest in manifest["inputs"].items():
+            try:
+                if not Path(name).is_absolute() and self._digest(self._inside(name)) != digest:
+                    return None
+            except (FileNotFoundError, DamagedError):
+                return None
+        return manifest["results"]
+
     def manifest_path(self, stage):
         """Path of a stage's manifest, or the report's: it is there once the stage is finished."""
         if not isinstance(stage, str) or stage != REPORT:

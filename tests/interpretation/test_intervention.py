@@ -220,6 +220,46 @@ def test_every_effect_is_what_its_definition_says(lm, run):
     assert {*effects["outcome"].to_numpy()} == {"push", "erasure", "wrong", "flips", "damage"}
 
 
+def test_what_is_said_is_borne_out_by_the_interval(lm, run):
+    effects = go(lm, run, n_questions=6, flips=False)
+    effects["p_value"][:] = 0.04
+    effects["every_effect"][0, 0] = 99.0
+    for low, high, said in (
+        (1, 2, ", as it should:"),
+        (-2, -1, ", but in the wrong sense:"),
+        (-1, 1, ", but its sense differs between questions:"),
+    ):
+        effects["effect_low"][0], effects["effect_high"][0] = low, high
+        assert said in intervention._verdict(effects)
+    effects["p_value"][0] = np.nan
+    assert intervention._verdict(effects).startswith("It is not shown")
+    one = {"outcome": "wrong"}
+    effects["effect"].loc[one] = 5.0
+    for low, high, said in (
+        (np.nan, np.nan, "is not shown"),
+        (-1, 9, "is not shown"),
+        (1, 9, "In line with later layers"),
+        (-9, -1, "they promote it"),
+    ):
+        effects["effect_low"].loc[one], effects["effect_high"].loc[one] = low, high
+        assert said in intervention._suppression(effects)
+
+
+def test_a_push_that_overflows_is_refused(lm, run):
+    with pytest.raises(ValueError, match="smaller dose"):
+        with Steering(lm.model, "resid_post", 0, lambda x: x * np.inf):
+            go(lm, run, n_questions=2, flips=False)
+
+
+def test_one_answer_a_question(lm, run, monkeypatch):
+    answers = run.answers()
+    answers.loc[1:9, "question"] = answers["question"][0]
+    monkeypatch.setattr(pk.Run, "answers", lambda _: answers)
+    effects = go(lm, run, flips=False)
+    asked = answers.set_index("id")["question"].loc[effects["id"].to_numpy()]
+    assert asked.is_unique
+
+
 def test_holm():
     assert _holm([0.01, 0.04, np.nan, 0.03]) == pytest.approx(
         [0.03, 0.06, np.nan, 0.06], nan_ok=True

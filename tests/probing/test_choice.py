@@ -21,7 +21,8 @@ BY_HAND = [
     ("a a a a a a a a", "a", "consistently right"),
     ("b b b b b b b b", "a", "consistently wrong"),
     ("a a a a a b c d", "a", "mostly right"),
-    ("a a a a a a a -", "a", "mostly right"),
+    ("a a a a a a a -", "a", "consistently right"),
+    ("b b b b b b - -", "a", "consistently wrong"),
     ("b b b b b a c d", "a", "mostly wrong"),
     ("b b b b b b b a", "a", "mostly wrong"),
     ("a a a a b b b b", "a", "competing answers"),
@@ -32,8 +33,10 @@ BY_HAND = [
     ("a a - - - - - -", "a", "no answer"),
     ("a a a a - - - -", "a", "no answer"),
     ("- - - - - - - -", "a", "no answer"),
-    ("a a a b b - - -", "a", "many answers"),
-    ("a a a a a - - -", "a", "mostly right"),
+    ("a a a b b - - -", "a", "mostly right"),
+    ("b b b a a - - -", "a", "mostly wrong"),
+    ("b b c c d - - -", "a", "competing answers"),
+    ("a a a a a - - -", "a", "consistently right"),
 ]
 
 
@@ -146,6 +149,29 @@ def test_within_questions_is_the_mean_over_questions_and_blind_to_how_hard_they_
         assert found["pooled"] > 0.65, "which knows how hard the questions are"
         half = 1.99 * np.std(own, ddof=1) / np.sqrt(len(own))
         assert found["within_high"] - found["within"] == pytest.approx(half, rel=0.02)
+
+
+def test_few_questions_leave_room_where_no_error_shows():
+    """Three of three right bounds a share at 0.025^(1/3); no interval has no width."""
+    values = pd.DataFrame({"detector": [1.0, 1, 1], "majority": [0.0, 0, 0], "random": [0.5] * 3})
+    table = choice._table(values.rename_axis("question"), np.arange(3))
+    assert table.loc["detector", "low"] == pytest.approx(0.025 ** (1 / 3))
+    assert table.loc["majority", "high"] == pytest.approx(1 - 0.025 ** (1 / 3))
+    assert np.isnan(
+        table.loc["majority", ["gain_low", "gain_low_simultaneous"]].astype(float)
+    ).all()
+    one = choice._table(values.rename_axis("question"), np.zeros(3, int))
+    assert np.isnan(one.loc["random", ["gain_low", "gain_low_simultaneous"]].astype(float)).all()
+    within = choice._within(
+        np.array([0.1, 0.9, 0.2, 0.8]), np.array([False, True] * 2), *[np.array([0, 0, 1, 1])] * 2
+    )
+    assert within["within"] == 1
+    assert within["within_low"] == pytest.approx(0.025**0.5)
+
+
+def test_an_empty_response_has_no_log_probability_and_is_not_the_likeliest():
+    found = choice._chosen(group("a b -", logprob=[-1.0, -2.0, np.nan]))
+    assert found["likeliest"] == 1
 
 
 # Runs

@@ -407,3 +407,16 @@ def test_text_is_written_in_utf8(run):
     path = run.write_text("notes/words.md", "Łódź\n")
     assert path == run.path / "notes/words.md"
     assert Path(path).read_bytes() == "Łódź\n".encode()
+
+
+def test_results_are_given_while_what_they_are_of_is_the_same(tmp_path):
+    run = Run(tmp_path / "run")
+    assert run.results("intervene") is None
+    run.begin("probe", {}).finish([], splits=["random"])
+    inputs = [run.manifest_path("probe")]
+    run.begin("intervene", {}, inputs=inputs).finish([], verdict="It is not shown.")
+    assert run.results("intervene") == {"verdict": "It is not shown."}
+    run.begin("probe", {}).finish([], splits=["random"])
+    assert run.results("intervene") is not None, "made again, the same"
+    run.begin("probe", {"C": 2.0}).finish([], splits=["random"])
+    assert run.results("intervene") is None
