@@ -26,7 +26,7 @@ help:
 	@echo "make test     the tests (make test ARGS='-k grid' for some of them)"
 	@echo "make gpu-check  what only a GPU can show: rounding, speed, memory (8 minutes)"
 	@echo "make lint     ruff: rules and format"
-	@echo "make lab      JupyterLab in this folder, on this machine only"
+	@echo "make lab      JupyterLab on copies of the notebooks, on this machine only"
 	@echo "make bench    the benchmarks"
 	@echo "make nightly  all tests, the long ones in full, then make faults (hours)"
 	@echo "make faults   kill -9, flipped bytes, full disks, failing reads and writes (two hours)"
@@ -86,9 +86,9 @@ lint: $(STAMP)
 	@$(BIN)/ruff format --check .
 	@$(BIN)/lint-imports --no-cache
 
-# Loopback only; the token in the URL that JupyterLab prints is its own default and stays on.
+# On copies, so that what is run and changed there changes no file of the checkout.
 lab: $(STAMP)
-	@$(BIN)/jupyter lab --ip=127.0.0.1 --ServerApp.root_dir=. $(ARGS)
+	@$(BIN)/probekit lab $(ARGS)
 
 bench: $(STAMP)
 	@for script in tests/benchmarks/bench_*.py; do \

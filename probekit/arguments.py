@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-import xarray as xr
 from tqdm import tqdm
 
 # What moves a terminal's cursor, colours its text or turns its direction, ends a line unseen, or
@@ -26,7 +25,11 @@ _HIDDEN = re.compile(
 _CELL = ("layer", "token")
 
 # Where datasets that are no grid come from.
-_SOURCES = {"controls": "controls or Run.controls", "gains": "gain_over_controls"}
+_SOURCES = {
+    "controls": "controls or Run.controls",
+    "gains": "gain_over_controls",
+    "transfers": "transfer",
+}
 
 # Over what the variables of a grid are, where that is not (layer, token).
 _DIMS = {"score": ("example", *_CELL)} | dict.fromkeys(("correct", "fold", "id"), ("example",))
@@ -226,6 +229,9 @@ def grid(value, variables=("auroc",), attributes=(), name="grid"):
 
 def variable(dataset, name, dims, called="grid"):
     """A dataset's variable over exactly these dimensions, in their order."""
+    # Here, because the command's help, which needs no dataset, would wait half a second for it.
+    import xarray as xr
+
     if not isinstance(dataset, xr.Dataset):
         raise TypeError(
             f"{called} must be an xarray Dataset, such as "

@@ -7,16 +7,36 @@ never one of a second tokenisation of the same text.
 
 import os
 
+
+class Names(tuple):
+    """Names that say what they mean where IPython shows them; a tuple for all else."""
+
+    @classmethod
+    def of(cls, meanings):
+        """The keys of a dict of meanings."""
+        names = cls(meanings)
+        names.meanings = meanings
+        return names
+
+    def _repr_pretty_(self, printer, _):
+        width = max(map(len, self))
+        lines = (f"{name:{width}}  {self.meanings[name]}" for name in self)
+        printer.text("\n".join(lines))
+
+
 #: What is captured, in the figure's order.
-TOKENS = (
-    "last_q",
-    "first_answer",
-    "second_answer",
-    "exact_answer_before_first",
-    "exact_answer_first",
-    "exact_answer_last",
-    "exact_answer_after_last",
-    *(str(i) for i in range(-8, 0)),
+TOKENS = Names.of(
+    {
+        "last_q": "last token of the prompt",
+        "first_answer": "first token of the response",
+        "second_answer": "second token of the response",
+        "exact_answer_before_first": "the token before the exact answer",
+        "exact_answer_first": "first token of the exact answer",
+        "exact_answer_last": "last token of the exact answer",
+        "exact_answer_after_last": "the token after the exact answer (not in the figure)",
+    }
+    | {str(-i): f"token {i} from the end of the response" for i in range(8, 1, -1)}
+    | {"-1": "last token of the response"}
 )
 
 #: What the figure draws: the token after the exact answer is captured but not shown.

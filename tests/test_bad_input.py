@@ -11,12 +11,15 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
+from held_run import HeldRun
 from made_run import made_run
+from tiny import write_questions
 
 import probekit as pk
 from probekit.__main__ import main
 from probekit.pipeline.parameters import defaults
 from probekit.run.directory import Stage
+from probekit.run.files import resource
 
 NAN, INF = float("nan"), float("inf")
 HUGE, DIGITS = 10**400, "a number of more than 60 digits."
@@ -42,7 +45,12 @@ def good(tmp_path_factory, tiny_model_dir):
         (folder / name).write_bytes(content)
     detector = pk.detector(grid, controls)
     run = pk.Run(folder / "run")
+    lm = pk.load_model(tiny_model_dir, device="cpu")
+    probed = probed_run(folder / "probed", lm)
     made = [run.save_grids({"random": grid}), run.save_detectors({"random": detector})]
+    random = np.random.default_rng(0)
+    wrong = np.arange(40) % 2 == 0
+    held = [HeldRun(name, random.normal(size=(40, 1, 1, 3)), wrong) for name in ("one", "two")]
     run.begin("probe", {}).finish(made, splits=["random"])
     return SimpleNamespace(
         folder=folder,
@@ -56,13 +64,31 @@ def good(tmp_path_factory, tiny_model_dir):
         run=run,
         probe=pk.load_probe(run, 1, "-1"),
         made=made_run(folder / "made", n=60, layers=3),
-        lm=pk.load_model(tiny_model_dir, device="cpu"),
+        lm=lm,
         model_dir=tiny_model_dir,
         questions=pk.read_questions("cities", limit=3),
         empty=pk.Run(folder / "empty"),
         chart=pk.heatmap(grid),
         gain=pk.gain_over_controls(grid, controls),
+        held=held,
+        transfers=pk.transfer(held),
+        samples=pk.Run(resource("data/examples") / "samples"),
+        choice=pk.choose_answers(pk.Run(resource("data/examples") / "samples")),
+        probed=probed,
+        effects=pk.intervene(lm, probed, n_questions=2, flips=False, progress=False),
     )
+
+
+def probed_run(folder, lm):
+    """A run of the tiny model, with probes in its grid."""
+    run = pk.Run(folder)
+    questions = write_questions(folder.with_name("asked"), 60)
+    pk.extract(lm, pk.read_questions(questions), run, max_new_tokens=12, progress=False)
+    stage = run.begin("probe", {})
+    options = {"folds": 2, "n_permutations": 1, "n_jobs": 1, "progress": False}
+    grid = pk.probe_grid(run.activations().load(), **options)
+    stage.finish([run.save_grids({"random": grid})], splits=["random"])
+    return run
 
 
 PARAMETER_FILES = {
@@ -166,6 +192,10 @@ CALLS = {
         pk.gain_over_controls,
         {"grid": lambda good: good.grid, "controls": lambda good: good.controls},
     ),
+    "difference": (
+        pk.difference,
+        {"grid_a": lambda good: good.grid, "grid_b": lambda good: good.grid},
+    ),
     "detector": (pk.detector, {"grid": lambda good: good.grid}),
     "Detector.threshold": (method("threshold"), {"self": lambda good: good.detector}),
     "Detector.predict": (
@@ -193,6 +223,24 @@ CALLS = {
     ),
     "load_probe": (pk.load_probe, {"run": lambda good: good.run, "layer": 1, "token": "last_q"}),
     "predict_proba": (lambda probe, X: probe.predict_proba(X), {"probe": lambda good: good.probe}),
+    "transfer": (pk.transfer, {"runs": lambda good: good.held}),
+    "choose_answers": (pk.choose_answers, {"run": lambda good: good.samples}),
+    "headline": (pk.headline, {"run": lambda good: good.run}),
+    "watch": (pk.watch, {"lm": lambda good: good.lm, "detector": lambda good: good.detector}),
+    "error_types": (pk.error_types, {"run": lambda good: good.samples}),
+    "choices": (pk.choices, {"choice": lambda good: good.choice}),
+    "effects": (pk.effects, {"interventions": lambda good: good.effects}),
+    "intervene": (
+        pk.intervene,
+        {
+            "lm": lambda good: good.lm,
+            "run": lambda good: good.probed,
+            "n_questions": 1,
+            "flips": False,
+            "progress": False,
+        },
+    ),
+    "transfer_matrix": (pk.transfer_matrix, {"transfers": lambda good: good.transfers}),
     "heatmap": (pk.heatmap, {"grid": lambda good: good.grid}),
     "compare_splits": (pk.compare_splits, {"grids": lambda good: {"random": good.grid}}),
     "small_multiples": (pk.small_multiples, {"grids": lambda good: {"random": good.grid}}),
@@ -215,6 +263,7 @@ CALLS = {
     "findings": (pk.findings, {"grid": lambda good: good.grid}),
     "describe": (pk.describe, {"grid": lambda good: good.grid}),
     "check_claims": (pk.check_claims, {"grid": lambda good: good.grid}),
+    "claims_table": (pk.claims_table, {"claims": lambda good: pk.check_claims(good.grid)}),
     "write_report": (pk.write_report, {"run": lambda good: good.run}),
     "explore": (pk.explore, {"run": lambda good: good.made}),
     "open_run": (pk.open_run, {}),
@@ -271,6 +320,7 @@ RANDOM = "text such as 'random'"
 YES_OR_NO = "True or False"
 A_LIST = "a list such as ['last_q']"
 OUTLINE = "a list of (layer, token) such as [(12, '-1')]"
+CELL = 'cell must be "chosen", or a layer and a token such as (13, "exact_answer_last"); got {}.'
 MEASURE, LEVEL = "one of auroc, correlation;", "True, False or a level between 0 and 1"
 CHARTS = ("heatmap", "compare_splits", "small_multiples", "gain", "absorbed", "by_layer")
 CHARTS += ("by_token",)
@@ -280,7 +330,7 @@ SITE, SPLIT = (
 )
 KIND = "one of text, number, date, yes_no, choice;"
 BY_HAND = "the path of a CSV file or a DataFrame"
-STAGE = "one of extract, probe, visualize, interpret;"
+STAGE = "one of extract, probe, visualize, interpret, transfer, choose, intervene;"
 PER_SPLIT = "a dict of a Dataset per split, such as {'random': grid};"
 DETECTORS = "a dict of a Detector per split, such as {'random': detector};"
 DTYPE = "a floating-point dtype of torch such as torch.bfloat16"
@@ -383,6 +433,20 @@ MUST_BE = [
     ),
     ("heatmap", "common", YES_OR_NO, [None, 1, "yes"], []),
     *((name, "title", "text", [3, None], []) for name in ("forest", "risk_coverage")),
+    ("transfer_matrix", "title", "text", [3, None], []),
+    ("transfer", "split", RANDOM, [3, []], []),
+    ("choices", "title", "text", [3, None], []),
+    ("watch", "candidates", "text such as 'countries'", [3, []], []),
+    ("watch", "error_rate", "a number from 0 to 1", ["20%", None, True], [-0.1, 20]),
+    ("watch", "max_new_tokens", WHOLE.format(1), [2.5, "9", None], [0, -1]),
+    ("effects", "title", "text", [3, None], []),
+    ("intervene", "split", RANDOM, [3, []], []),
+    ("intervene", "n_questions", WHOLE.format(0), [1.5, "all", None, True], [-1]),
+    ("intervene", "n_random", "a whole number from 20 to 10,000", ["20", None], [0, 19, 10**9]),
+    ("intervene", "dose", "a number from 0.001 to 1,000", ["4", None, True], [0, -4, NAN, INF]),
+    ("intervene", "flips", YES_OR_NO, [1, "yes", None], []),
+    ("intervene", "seed", SEED, [None, 1.5], [-1, 2**32]),
+    ("intervene", "progress", YES_OR_NO, [None], []),
     ("detector", "tokens", A_LIST, [2.5], []),
     ("detector", "layers", "a list such as [3]", [3], []),
     ("Detector.threshold", "error_rate", "a number from 0 to 1", ["20%", None, True], [-0.1, 20]),
@@ -408,6 +472,11 @@ MUST_BE = [
     ("Run.detector", "split", RANDOM, [1], [" "]),
     ("Stage.finish", "outputs", "a list of paths", [None, "grid.nc"], []),
     ("check_parameters", "run_dir", "text such as 'data/runs/cities'", [3, None], []),
+    ("check_parameters", "run_dirs", "a list of texts", [3, None], []),
+    ("check_parameters", "greedy_dir", "text such as 'data/runs/cities'", [3, None], []),
+    ("check_parameters", "n_questions", WHOLE.format(0), [1.5, "all", None], [-1]),
+    ("check_parameters", "n_random", "a whole number from 20 to 10,000", ["20", None], [19]),
+    ("check_parameters", "dose", "a number from 0.001 to 1,000", ["4", None], [0, NAN]),
     ("check_parameters", "model", "text such as 'smollm2'", [3, None], []),
     ("check_parameters", "questions", "text such as 'cities'", [["cities"], None], []),
     ("check_parameters", "question_column", "text such as 'question'", [None, 0], []),
@@ -436,6 +505,7 @@ MUST_BE = [
     ("check_parameters", "error_rate", "a number from 0 to 1", ["20%", None], [-0.1, 20, NAN]),
     ("check_parameters", "measure", MEASURE, [None, 1], ["r2", ""]),
     ("run_pipeline", "progress", YES_OR_NO, [1, None], []),
+    ("run_pipeline", "dry_run", YES_OR_NO, [1, None], []),
     ("run_pipeline", "stages", "a list of texts", [None, 3], []),
     ("run_pipeline", "limit", WHOLE.format(0), ["all"], [-1]),
     ("estimate", "questions", SIZE, [None, "1k", True], [0, -5, NAN, INF]),
@@ -462,10 +532,10 @@ UNFINISHED = (
     "notebook."
 )
 LACKS = (
-    "There are: C, answers_column, choices_column, corrections, device, error_rate, folds, "
-    "group_column, judge, kind, limit, max_new_tokens, measure, model, n_permutations, n_samples, "
-    "p_true, question_column, questions, run_dir, scheduler, seed, site, split, temperature, "
-    "top_p, unanswerable."
+    "There are: C, answers_column, choices_column, corrections, device, dose, error_rate, folds, "
+    "greedy_dir, group_column, judge, kind, limit, max_new_tokens, measure, model, n_permutations, "
+    "n_questions, n_random, n_samples, p_true, question_column, questions, run_dir, run_dirs, "
+    "scheduler, seed, site, split, temperature, top_p, unanswerable."
 )
 NO_JSON = (
     "{} must be what JSON can hold: text, finite numbers of Python, True, False, None, lists and "
@@ -907,6 +977,21 @@ CASES = {
             "this one: pk.controls(answers, grid).",
         ),
     ],
+    "difference": [
+        ({"grid_a": 3}, TypeError, NO_GRID.format(3).replace("grid", "grid_a", 1)),
+        ({"grid_b": None}, TypeError, NO_GRID.format(None).replace("grid", "grid_b", 1)),
+        (
+            {"grid_b": lambda good: good.grid.drop_attrs()},
+            ValueError,
+            "The grid_b lacks split among its attributes. Take it from probe_grid or Run.grid as "
+            "it is: arithmetic on a grid drops its attributes.",
+        ),
+        (
+            {"grid_b": lambda good: good.grid.assign_coords(layer=[7, 8])},
+            ValueError,
+            "The grids have no layer in common: one has 0, 1, the other 7, 8.",
+        ),
+    ],
     "detector": [
         ({"grid": None}, TypeError, NO_GRID.format(None)),
         ({"grid": lambda good: good.controls}, ValueError, NOT_OF_CELLS),
@@ -1188,6 +1273,102 @@ CASES = {
             "The gains have no variable 'absorbed'; they have auroc, ….",
         ),
     ],
+    "headline": [
+        ({"run": "cities"}, TypeError, "run must be a Run, such as …"),
+        ({"run": lambda good: good.empty}, FileNotFoundError, "… holds no finished probe stage. …"),
+    ],
+    "watch": [
+        ({"lm": None}, TypeError, "lm must be a LanguageModel, from load_model; got None."),
+        (
+            {"detector": lambda good: good.grid},
+            TypeError,
+            "detector must be a Detector, from pk.detector or run.detector(); got a Dataset.",
+        ),
+        ({"candidates": "planets"}, ValueError, "candidates 'planets': …"),
+        (
+            {"detector": lambda good: pk.Run(resource("data/example")).detector()},
+            ValueError,
+            "This detector has no probes: it is of an example run, …",
+        ),
+    ],
+    "choose_answers": [
+        ({"run": 3}, TypeError, 'run must be a Run, such as Run("data/runs/samples"); got 3.'),
+        ({"greedy": 3}, TypeError, 'greedy must be a Run, such as Run("data/runs/cities"); got 3.'),
+        (
+            {"run": lambda good: good.probed},
+            ValueError,
+            "… has one answer to each question, so there is nothing to choose. Make one: probekit "
+            "run -p n_samples 8 -p temperature 1.",
+        ),
+        (
+            {"greedy": lambda good: good.samples},
+            ValueError,
+            "greedy must be a run at temperature 0; … is none.",
+        ),
+    ],
+    "error_types": [
+        ({"run": None}, TypeError, 'run must be a Run, such as Run("data/runs/samples"); got None.')
+    ],
+    "choices": [
+        (
+            {"choice": lambda good: good.grid},
+            TypeError,
+            "choice must be from pk.choose_answers(run); got …",
+        ),
+    ],
+    "effects": [
+        (
+            {"interventions": lambda good: good.grid},
+            TypeError,
+            "interventions must be from pk.intervene; got …",
+        ),
+    ],
+    "intervene": [
+        ({"lm": None}, TypeError, "lm must be a LanguageModel, from load_model; got None."),
+        ({"run": "cities"}, TypeError, "run must be a Run, such as …"),
+        ({"layer": 99}, ValueError, "…"),
+        ({"token": "tenth"}, ValueError, "…"),
+        (
+            {"run": lambda good: pk.Run(resource("data/example"))},
+            ValueError,
+            "… has no probes: it is an example without them. …",
+        ),
+    ],
+    "transfer": [
+        ({"runs": 3}, TypeError, "runs must be a list of at least two Runs; got 3."),
+        ({"runs": []}, ValueError, "runs must be at least two Runs to be compared, got 0."),
+        (
+            {"runs": lambda good: [good.run, 3]},
+            TypeError,
+            'Each of runs must be a Run, such as Run("data/runs/cities"); got 3.',
+        ),
+        ({"cell": "best"}, ValueError, CELL.format("'best'")),
+        ({"cell": (1, "-1", 2)}, ValueError, CELL.format("(1, '-1', 2)")),
+        ({"cell": 3}, TypeError, CELL.format(3)),
+        ({"cell": (99, "-1")}, ValueError, "No run has a probe at layer 99, token '-1'."),
+        (
+            {"cell": (-1, "-1")},
+            ValueError,
+            "The cell's layer must be a whole number of at least 0, got -1.",
+        ),
+        (
+            {"runs": lambda good: [good.run, good.run], "split": "nope"},
+            ValueError,
+            "… has no detector of split 'nope'. …",
+        ),
+    ],
+    "transfer_matrix": [
+        (
+            {"transfers": None},
+            TypeError,
+            "transfers must be an xarray Dataset, such as transfer gives; got None.",
+        ),
+        (
+            {"transfers": lambda good: good.grid},
+            ValueError,
+            "'auroc' must be over (train, test), it …",
+        ),
+    ],
     "forest": [
         (
             {"controls": None},
@@ -1344,6 +1525,19 @@ CASES = {
             {"detector": lambda good: good.of_fewer},
             ValueError,
             "grid and detector have different examples. Take both from the same run.",
+        ),
+    ],
+    "claims_table": [
+        (
+            {"claims": "claims.csv"},
+            TypeError,
+            "claims must be a DataFrame, such as pk.check_claims(grid); got 'claims.csv'.",
+        ),
+        (
+            {"claims": lambda good: good.answers},
+            ValueError,
+            "claims lacks claim, verdict, decides, why; it must be the table of "
+            "pk.check_claims(grid).",
         ),
     ],
     "check_claims": [
@@ -1622,7 +1816,8 @@ CASES = {
         (
             {"stages": []},
             ValueError,
-            "There is no stage to run. Give some of extract, probe, visualize, interpret.",
+            "There is no stage to run. Give some of extract, probe, visualize, interpret, "
+            "transfer, choose, intervene.",
         ),
         (
             {"stages": ["probe", "visualize"]},

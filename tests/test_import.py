@@ -19,6 +19,10 @@ HEAVY = [
     "pandas",
     "papermill",
     "distributed",
+    "nbformat",
+    "jsonschema",
+    "h5py",
+    "jinja2",
 ]
 
 
@@ -35,8 +39,21 @@ def test_the_package_itself_loads_nothing_heavy():
     )
 
 
-def test_the_command_loads_no_model_and_draws_no_chart():
-    assert not loaded("import probekit.__main__") & {"torch", "transformers", "altair", "sklearn"}
+@pytest.mark.parametrize("asked", ["--help", "run --help"])
+def test_the_help_of_the_command_waits_for_nothing_heavy(asked):
+    """A second of imports made it feel broken; what is measured here does not depend on load."""
+    code = f"""
+import contextlib, io
+from probekit.__main__ import main
+with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):
+    main({asked.split()!r})
+"""
+    assert loaded(code) == set()
+
+
+def test_a_run_loads_no_model_and_draws_no_chart_before_its_notebooks_do():
+    needed = loaded("import probekit.pipeline.notebooks")
+    assert not needed & {"torch", "transformers", "altair", "sklearn"}
 
 
 @pytest.mark.parametrize(("parameter", "names"), [("site", SITES), ("measure", MEASURES)])

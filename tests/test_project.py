@@ -19,6 +19,7 @@ from packaging.version import Version
 REPOSITORY = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("*.ipynb"))
 NAMES = ["01_extract", "02_probe", "03_visualize", "04_interpret"]
+NAMES += ["05_transfer", "06_choose", "07_intervene"]
 PYPROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
 PROJECT = PYPROJECT["project"]
 
@@ -109,21 +110,19 @@ def test_one_version_everywhere():
     assert probekit.__version__ == PROJECT["version"] == citation["version"]
 
 
-def test_lab_is_served_to_this_machine_only_and_keeps_its_token():
+def test_make_lab_opens_copies_and_hands_its_arguments_on():
     # As if no make were around this one, which `make test` is.
     outside = {n: v for n, v in os.environ.items() if not n.startswith("MAKE") and n != "MFLAGS"}
     done = subprocess.run(
-        ["make", "--dry-run", "lab"],
+        ["make", "--dry-run", "lab", "ARGS=--no-browser --port=9999"],
         cwd=REPOSITORY,
         env=outside,
         capture_output=True,
         text=True,
         check=True,
     )
-    command = done.stdout.splitlines()[-1]
-    assert "jupyter lab --ip=127.0.0.1 " in command
-    assert "token" not in command
-    assert "password" not in command
+    # What that does is in tests/pipeline/test_command.py.
+    assert done.stdout.splitlines()[-1].endswith("/probekit lab --no-browser --port=9999")
 
 
 def test_all_notebooks_are_there():

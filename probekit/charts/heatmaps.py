@@ -8,6 +8,7 @@ value.
 from collections.abc import Mapping
 from itertools import chain
 from numbers import Real
+from pathlib import PurePath
 
 import altair as alt
 import numpy as np
@@ -102,7 +103,7 @@ def heatmap(
             "measure='auroc', or leave the detector out."
         )
     level = _level(mute)
-    subtitle = None
+    drawn, on = grid, None
     if common:
         if measure != "auroc" or detector is not None or level is not None:
             raise ValueError(
@@ -115,19 +116,71 @@ def heatmap(
                 "'auroc_common' lacks the attribute 'n_examples': take the grid from probe_grid or "
                 "Run.grid as it is."
             )
-        subtitle = f"on the {grid['auroc_common'].attrs['n_examples']} answers that have all tokens"
+        on = f"on the {grid['auroc_common'].attrs['n_examples']} answers that have all tokens"
         # Without the intervals and numbers of answers, which are of the other AUROC.
         grid = grid[["auroc_common"]].rename(auroc_common="auroc")
     rows = _measured_rows(grid, measure, tokens)
     marked = [*_stated(rows, measure, level), *_outlined(rows, outline)]
-    text = _describe(rows, measure, outline) + (f" Measured {subtitle}." if common else "")
+    text = _describe(rows, measure, outline) + (f" Measured {on}." if common else "")
+    subtitle = _subtitle(drawn, _tokens(rows), detector, on) or None
     if detector is None:
         panel = _panel(rows, _blues(measure), marked, counts=_counts(rows, measure))
         return finished(panel, title, text, subtitle)
     strips = _strip_rows(detector, _layers(rows), _tokens(rows))
     return finished(
-        _with_strips(rows, marked, strips, level), title, f"{text} {_describe_strips(strips)}"
+        _with_strips(rows, marked, strips, level),
+        title,
+        f"{text} {_describe_strips(strips)}",
+        subtitle,
     )
+
+
+# How a split is called where there is room for words.
+_FOLDS = {
+    "random": "random folds",
+    "answer": "answers held out",
+    "gold": "accepted answers held out",
+    "group": "groups of questions held out",
+}
+
+
+def _subtitle(grid, tokens, detector=None, on=None):
+    """What the figure is of and what its colours can't say, a line each.
+
+    Of what the grid's attributes do not say, nothing.
+    """
+    about, lines = grid.attrs, []
+    names = (about.get(name) for name in ("model", "questions", "site"))
+    of = [arguments.shown(PurePath(str(n)).name, 30).strip("'") for n in names if n]
+    if of and "correct" in grid.coords and "score" in grid:
+        scored = grid["score"].notnull().any(("layer", "token")).to_numpy()
+        wrong = int((scored & ~grid["correct"].to_numpy().astype(bool)).sum())
+        of.append(f"{scored.sum()} answers, {wrong} wrong")
+    if of:
+        lines.append(", ".join(of))
+    folds = _FOLDS.get(about.get("split"), about.get("split"))
+    if about.get("protocol") == "published":
+        folds = "one split, as published"
+    parts = [each for each in (folds, on) if each]
+    # Fewer permutations could not show that any cell is.
+    if "p_corrected" in grid and on is None and grid.sizes.get("permutation", 0) >= 19:
+        named = grid["token"].to_numpy().astype(str)
+        p = grid["p_corrected"].to_numpy()[:, np.isin(named, tokens)]
+        above, n = int((p <= 0.05).sum()), int((~np.isnan(p)).sum())
+        if n:
+            nothing = "" if above else ": nothing is shown"
+            parts.append(f"{above or 'none'} of {n} cells above chance{nothing}")
+    if parts:
+        lines.append("; ".join(parts))
+    if detector is not None:
+        lines.append(
+            f"all cells together: {detector.auroc:.2f} "
+            f"[{detector.auroc_low:.2f}, {detector.auroc_high:.2f}]"
+        )
+        if np.isfinite(getattr(detector, "gain", np.nan)):
+            ends = (f"{v:+.2f}" for v in (detector.gain_low, detector.gain_high))
+            lines[-1] += f"; less all controls: {detector.gain:+.2f} [{', '.join(ends)}]"
+    return lines
 
 
 def compare_splits(grids, *, measure="auroc", title=_TITLE, tokens=FIGURE_TOKENS, mute=False):
@@ -187,9 +240,9 @@ def small_multiples(grids, *, measure="auroc", title=_TITLE, tokens=FIGURE_TOKEN
 
 
 def gain(grid, *, title=None, tokens=FIGURE_TOKENS):
-    """Draw how far the probe's AUROC exceeds that of the controls, in every cell.
+    """Draw how far each cell's AUROC exceeds that of the controls, or that of another grid.
 
-    Blue is better than the control and orange worse, which colour-blind readers tell apart. In
+    Blue is better and orange worse, which colour-blind readers tell apart. In
     greyscale too: cells whose interval includes 0 are dotted and pale, those below it have a
     minus sign.
 
@@ -199,7 +252,8 @@ def gain(grid, *, title=None, tokens=FIGURE_TOKENS):
         From `gain_over_controls`: ``gain(layer, token)``, a difference of AUROCs in [-1, 1].
         ``gain_low_simultaneous`` and ``gain_high_simultaneous`` decide on dots and minus signs;
         where they are absent, ``gain_low`` and ``gain_high``, if present. The attribute
-        ``control`` is "all" where the gain is over all controls together.
+        ``control`` is "all" where the gain is over all controls together. Or from `difference`,
+        whose variables are ``difference(layer, token)`` and so on.
     title : str, optional
         By default it says over what the gain is.
     tokens
@@ -214,14 +268,25 @@ def gain(grid, *, title=None, tokens=FIGURE_TOKENS):
     TypeError, ValueError
         As for `heatmap`.
     """
+    subtitle = None
+    if isinstance(grid, xr.Dataset) and "difference" in grid and "gain" not in grid:
+        names = {str(n): str(n).replace("difference", "gain") for n in grid.data_vars}
+        grid = grid.rename(names)
+        what, heading = ["Difference in", "AUROC"], "Difference in AUROC"
+        a, b = (arguments.shown(str(grid.attrs.get(n, f"grid_{n}")), 60).strip("'") for n in "ab")
+        subtitle = [f"{a} less {b}"]
+        if grid.attrs.get("comparison") == "paired":
+            subtitle.append(f"on the {grid.attrs.get('n_shared')} questions that both have")
+    else:
+        together = grid.attrs.get("control") == "all" if isinstance(grid, xr.Dataset) else False
+        rival = "all controls together" if together else "the best control"
+        what, heading = ["Gain in AUROC over", rival], f"Gain over {rival}"
     rows = cell_rows(grid, arguments.variable(grid, "gain", ("layer", "token")), tokens)
-    together = grid.attrs.get("control") == "all"
-    rival = "all controls together" if together else "the best control"
     extent = max((abs(row["gain"]) for row in rows if row["gain"] is not None), default=0)
     extent = max(0.1, float(np.ceil(extent * 10 - 1e-9)) / 10)  # symmetric, in whole tenths
     colour = alt.Color(
         "gain:Q",
-        title=["Gain in AUROC over", rival],
+        title=what,
         scale=alt.Scale(scheme="blueorange", reverse=True, domain=[-extent, extent], domainMid=0),
         legend=alt.Legend(
             orient="right",
@@ -232,11 +297,14 @@ def gain(grid, *, title=None, tokens=FIGURE_TOKENS):
         ),
     )
     marked = _stated(rows, "gain")
-    text = _describe(rows, "gain", name=f"gain in AUROC over {rival}")
+    name = " ".join(what)
+    text = _describe(rows, "gain", name=name[0].lower() + name[1:])
     for note in dict.fromkeys(row["state"] for row in marked if row["state"] != _UNMEASURED):
         text += f" {sum(row['state'] == note for row in marked)} cells: {note}."
-    title = f"Gain over {rival}" if title is None else title
-    return finished(_panel(rows, colour, marked), title, text)
+    if subtitle:
+        text += f" {'; '.join(subtitle)}."
+    title = heading if title is None else title
+    return finished(_panel(rows, colour, marked), title, text, subtitle)
 
 
 def absorbed(gains, *, title="Signal that the controls have too", tokens=FIGURE_TOKENS):

@@ -1,7 +1,10 @@
 """Altair charts of AUROCs: lines along layers and along tokens, and a forest plot of controls."""
 
+import textwrap
+
 import altair as alt
 import numpy as np
+import xarray as xr
 
 from probekit import arguments
 from probekit.charts.look import (
@@ -19,6 +22,7 @@ from probekit.charts.look import (
 )
 from probekit.tokens import FIGURE_TOKENS
 
+_WIDTH = 260  # of forest plots
 _DETECTOR = "the grid as one detector"
 
 
@@ -181,8 +185,150 @@ def forest(controls, detector=None, *, title="What detects wrong answers"):
         raise ValueError("No control has an AUROC, so there is nothing to draw.")
     for row in rows:
         row["stated"] = _stated(row)
+    listed = "; ".join(f"{row['label']} {row['stated']}" for row in rows)
+    rule = alt.Chart(alt.Data(values=[{"chance": 0.5}])).mark_rule(color=FAINT, strokeDash=[2, 2])
+    rule = rule.encode(x=_auroc_axis(rows, "chance", alt.X))
+    names = ("auroc", "auroc_low", "auroc_high")
+    chart = alt.layer(rule, *_spread(rows, names, lambda f: _auroc_axis(rows, f, alt.X)))
+    return finished(
+        chart,
+        title,
+        f"Forest plot of AUROCs of error detection, with 95 % intervals: {listed}.",
+    )
+
+
+def choices(choice, *, title="Which of several samples to give"):
+    """Draw how often each way to choose one of a question's samples gives a right one.
+
+    Parameters
+    ----------
+    choice : Choice
+        From `choose_answers`.
+    title : str
+
+    Returns
+    -------
+    LayerChart
+        Accuracies with 95 % intervals over questions, the highest at the top. The detector has a
+        colour and a shape of its own; the best possible, which no way can choose, is grey.
+
+    Raises
+    ------
+    TypeError
+        If it is not from `choose_answers`.
+    """
+    if not hasattr(choice, "ways") or not hasattr(choice, "aurocs"):
+        raise TypeError(
+            f"choice must be from pk.choose_answers(run); got {arguments.shown(choice)}."
+        )
+    kinds = {"detector": "detector", "controls": "all", "oracle": "chance"}
+    ways = choice.ways.sort_values("accuracy", ascending=False, kind="stable")
+    rows = [
+        {
+            "label": row["description"],
+            "kind": kinds.get(way, "control"),
+            "accuracy": number(row["accuracy"]),
+            "low": number(row["low"]),
+            "high": number(row["high"]),
+            "stated": "{accuracy:.0%} [{low:.0%}, {high:.0%}]".format(**row),
+        }
+        for way, row in ways.iterrows()
+    ]
+    n = int(ways["n_questions"].iloc[0])
+    listed = "; ".join(f"{row['label']} {row['stated']}" for row in rows)
+    names, scale = ("accuracy", "low", "high"), alt.Scale(domain=[0, 1])
+    axis = alt.Axis(format="%", grid=True)
+
+    def shares(field):
+        return alt.X(f"{field}:Q", title="Share of right answers", scale=scale, axis=axis)
+
+    return finished(
+        alt.layer(*_spread(rows, names, shares)),
+        title,
+        f"Accuracy over {n} questions, with 95 % intervals: {listed}.",
+    )
+
+
+def effects(interventions, *, title="The probe's direction among random ones"):
+    """Draw what pushing and erasing a probe's direction does, beside directions that mean nothing.
+
+    Parameters
+    ----------
+    interventions : Dataset
+        From `intervene`.
+    title : str
+
+    Returns
+    -------
+    VConcatChart
+        One row an outcome, each on a scale of its own: the probe's effect with its 95 % interval
+        over questions in blue, random directions as grey marks, and those of probes of permuted
+        labels as orange ones. In greyscale too: their shapes differ.
+
+    Raises
+    ------
+    TypeError
+        If it is not from `intervene`.
+    """
+    if not isinstance(interventions, xr.Dataset) or "every_effect" not in interventions:
+        raise TypeError(
+            f"interventions must be from pk.intervene; got {arguments.shown(interventions)}."
+        )
+    named = {"probe": "the probe", "random": "random", "permuted": "permuted labels"}
+    kinds = [named[kind] for kind in interventions["kind"].to_numpy()]
+    panels, told = [], []
+    for name in interventions["outcome"].to_numpy():
+        one = interventions.sel(outcome=name)
+        values = one["every_effect"].to_numpy()
+        rows = [
+            {"kind": kind, "effect": number(value)}
+            for kind, value in zip(kinds, values, strict=True)
+            if np.isfinite(value)
+        ]
+        if not rows:
+            continue
+        ends = {end: number(one[f"effect_{end}"].item()) for end in ("low", "high")}
+        p = one["p_value"].item()
+        text = str(one["description"].item())
+        label = textwrap.wrap(f"{text} (p = {p:.2g})", 52)
+        panels.append(_among(rows, ends, label, named.values()))
+        told.append(f"{text}: {one['effect'].item():+.3f}, p = {p:.2g}")
+    chart = alt.vconcat(*panels, spacing=6).resolve_scale(x="independent")
+    return finished(chart, title, f"Effects of a probe's direction. {'; '.join(told)}.")
+
+
+def _among(rows, ends, label, kinds):
+    """One outcome: the probe's effect, its interval, and the other directions' effects."""
+    kinds = list(kinds)
+    x = alt.X("effect:Q", title=None, axis=alt.Axis(grid=False, tickCount=5))
+    base = alt.Chart(alt.Data(values=rows), width=340, height=60).encode(
+        y=alt.Y("kind:N", scale=alt.Scale(domain=kinds), title=None, axis=alt.Axis(ticks=False))
+    )
+    points = base.mark_point(filled=True, size=70, opacity=0.75).encode(
+        x=x,
+        color=categories(alt.Color, "kind:N", kinds, [COLOURS[0], FAINT, COLOURS[1]], None),
+        shape=categories(alt.Shape, "kind:N", kinds, ["diamond", "circle", "cross"], None),
+        tooltip=[alt.Tooltip("kind:N", title="Direction"), alt.Tooltip("effect:Q", format="+.3f")],
+    )
+    bar = [ends | {"kind": kinds[0]}] if None not in ends.values() else []
+    interval = alt.Chart(alt.Data(values=bar)).mark_rule(strokeWidth=1.8, color=COLOURS[0])
+    interval = interval.encode(x=alt.X("low:Q"), x2="high:Q", y="kind:N")
+    zero = alt.Chart(alt.Data(values=[{"zero": 0}])).mark_rule(color=FAINT, strokeDash=[2, 2])
+    layers = [zero.encode(x="zero:Q"), *([interval] if bar else []), points]
+    title = alt.TitleParams(
+        label, anchor="start", align="left", fontSize=13, offset=4, dx=-116, frame="bounds"
+    )
+    return alt.layer(*layers).properties(title=title)
+
+
+def _spread(rows, names, axis):
+    """Layers of a forest plot: intervals, points and numbers, a row each, by its `kind`.
+
+    `names` of the value and the ends of its interval; `axis(field)` gives the x of a field.
+    """
+    value, low, high = names
     kinds = ["detector", "all", "control", "chance"]
-    base = alt.Chart(alt.Data(values=rows)).encode(
+    base = alt.Chart(alt.Data(values=rows), width=_WIDTH, height=24 * len(rows)).encode(
         y=alt.Y(
             "label:N",
             title=None,
@@ -193,23 +339,14 @@ def forest(controls, detector=None, *, title="What detects wrong answers"):
         tooltip=[alt.Tooltip("label:N", title="Score"), *tooltips(rows[0])],
     )
     points = base.mark_point(filled=True, size=75, opacity=1).encode(
-        x=_auroc_axis(rows, "auroc", alt.X),
+        x=axis(value),
         shape=categories(alt.Shape, "kind:N", kinds, ["diamond", "square", *["circle"] * 2], None),
     )
-    bars = base.mark_rule(strokeWidth=1.8).encode(
-        x=_auroc_axis(rows, "auroc_low", alt.X), x2="auroc_high:Q"
-    )
-    width = 260
+    bars = base.mark_rule(strokeWidth=1.8).encode(x=axis(low), x2=f"{high}:Q")
     numbers = base.mark_text(align="left", fontSize=13).encode(
-        x=alt.value(width + 10), text="stated:N"
+        x=alt.value(_WIDTH + 10), text="stated:N"
     )
-    rule = alt.Chart(alt.Data(values=[{"chance": 0.5}])).mark_rule(color=FAINT, strokeDash=[2, 2])
-    rule = rule.encode(x=_auroc_axis(rows, "chance", alt.X))
-    chart = alt.layer(rule, bars, points, numbers).properties(width=width, height=24 * len(rows))
-    listed = "; ".join(f"{row['label']} {row['stated']}" for row in rows)
-    return finished(
-        chart, title, f"Forest plot of AUROCs of error detection, with 95 % intervals: {listed}."
-    )
+    return bars, points, numbers
 
 
 def _stated(row):

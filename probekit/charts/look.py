@@ -32,6 +32,8 @@ _TOOLTIPS = {
     "absorbed": ("Absorbed by the controls", ".1%"),
     "auroc_low": ("AUROC, lower bound", ".3f"),
     "auroc_high": ("AUROC, upper bound", ".3f"),
+    "train": ("Trained on", None),
+    "test": ("Tested on", None),
     "n_examples": ("Examples", "d"),
     "p_value": ("p", ".3g"),
     "p_corrected": ("p, corrected", ".3g"),
@@ -52,37 +54,124 @@ _EXTRAS = ("auroc_low", "auroc_high", "n_examples", "p_value", "p_corrected")
 _EXTRAS += ("gain_low", "gain_high", "gain_low_simultaneous", "gain_high_simultaneous")
 
 
-def finished(chart, title, description, subtitle=None):
-    """Give a chart the look that all share: title, text alternative, font and sizes.
+_TEXT = {
+    "labelFontSize": 14,
+    "titleFontSize": 15,
+    "titleFontWeight": "normal",
+    "labelColor": INK,
+    "titleColor": INK,
+}
 
-    Sizes are for a figure of about 460 pixels printed 8 cm wide: 14 pixels become 7 points.
+# Sizes are for a figure of about 460 pixels printed 8 cm wide: 14 pixels become 7 points.
+_LOOK = {
+    "font": FONT,
+    "title": {
+        "fontSize": 17,
+        "fontWeight": "normal",
+        "color": INK,
+        "anchor": "middle",
+        "offset": 10,
+        "subtitleFontSize": 14,
+        "subtitleColor": INK,
+    },
+    "axis": _TEXT | {"domainColor": FAINT, "tickColor": FAINT, "grid": False, "labelFlush": False},
+    "legend": _TEXT | {"titleLimit": 0, "labelLimit": 0},
+    "view": {"stroke": FAINT},
+}
+
+# What belongs to one chart, where charts stand beside each other: Vega-Lite would merge the colours
+# of a heatmap and of lines into one scale.
+_APART = dict.fromkeys(("color", "stroke", "strokeDash", "shape"), "independent")
+
+
+class _Shared:
+    """What every chart of this package has over Altair's own of the same name.
+
+    The look is added when the whole is written out, under what the user has configured: Altair
+    joins no charts that carry a configuration, and a theme would be the whole session's.
     """
+
+    def to_dict(self, *args, context=None, **more):
+        if (context or {}).get("top_level", True):
+            own = self.config
+            own = (
+                own.to_dict()
+                if isinstance(own, alt.SchemaBase)
+                else {}
+                if own is alt.Undefined
+                else own
+            )
+            self = self.copy(deep=False)
+            self.config = alt.utils.update_nested(_LOOK, own, copy=True)
+            if self.background is alt.Undefined:
+                self.background = "white"
+        return super().to_dict(*args, context=context, **more)
+
+    def __or__(self, other):
+        return _joined(alt.hconcat, self, other)
+
+    def __and__(self, other):
+        return _joined(alt.vconcat, self, other)
+
+    def __add__(self, other):
+        return _dressed(super().__add__(other).properties(description=self.description))
+
+    def _repr_mimebundle_(self, *args, **more):
+        """A picture, as `static` makes it: Altair's own needs the network, and JavaScript."""
+        if alt.renderers.active != "default":  # the user has chosen
+            return super()._repr_mimebundle_(*args, **more)
+        from probekit.charts.files import static  # loads vl-convert, which only pictures need
+
+        return static(self)._repr_mimebundle_(*args, **more)
+
+
+class Chart(_Shared, alt.Chart):
+    """A single chart."""
+
+
+class LayerChart(_Shared, alt.LayerChart):
+    """Charts over each other."""
+
+
+class ConcatChart(_Shared, alt.ConcatChart):
+    """Charts in rows and columns."""
+
+
+class HConcatChart(_Shared, alt.HConcatChart):
+    """Charts side by side."""
+
+
+class VConcatChart(_Shared, alt.VConcatChart):
+    """Charts below each other."""
+
+
+_CLASSES = {c.__bases__[1]: c for c in (Chart, LayerChart, ConcatChart, HConcatChart, VConcatChart)}
+
+
+def _dressed(chart):
+    """The same chart as one of this package's."""
+    cls = _CLASSES.get(type(chart))
+    if cls is None:
+        return chart
+    chart = chart.copy(deep=False)
+    object.__setattr__(chart, "__class__", cls)  # Altair's own setting of attributes is of the spec
+    return chart
+
+
+def _joined(join, *charts):
+    """Charts beside each other, each with its own scales, and one text alternative for all."""
+    texts = (chart.description for chart in charts if isinstance(chart, alt.TopLevelMixin))
+    text = " ".join(text for text in texts if isinstance(text, str))
+    whole = join(*charts).resolve_scale(**_APART)
+    return _dressed(whole.properties(description=text) if text else whole)
+
+
+def finished(chart, title, description, subtitle=None):
+    """Give a chart the look that all share: title, text alternative, font and sizes."""
     title = arguments.text("title", title, empty=True)
     if subtitle is not None:
         title = alt.TitleParams(text=title, subtitle=subtitle)
-    text = {
-        "labelFontSize": 14,
-        "titleFontSize": 15,
-        "titleFontWeight": "normal",
-        "labelColor": INK,
-        "titleColor": INK,
-    }
-    return (
-        chart.properties(title=title, description=description, background="white")
-        .configure(font=FONT)
-        .configure_title(
-            fontSize=17,
-            fontWeight="normal",
-            color=INK,
-            anchor="middle",
-            offset=10,
-            subtitleFontSize=14,
-            subtitleColor=INK,
-        )
-        .configure_axis(**text, domainColor=FAINT, tickColor=FAINT, grid=False, labelFlush=False)
-        .configure_legend(**text, titleLimit=0, labelLimit=0)
-        .configure_view(stroke=FAINT)
-    )
+    return _dressed(chart.properties(title=title, description=description))
 
 
 def cell_rows(grid, values, tokens):

@@ -43,6 +43,7 @@ _EXAMINED = weakref.WeakKeyDictionary()  # what came out, by the model
 _CACHES = "past_key_values", "cache_params"
 _STATES = "conv_states", "recurrent_states"
 _KNOWN = DynamicLayer, LinearAttentionLayer, LinearAttentionAndFullAttentionLayer, DummyLayer
+_ROWS = 32  # that are read together where a text is read by many
 # New prompts are read when this share of the rows is free: few at a time are slow to read.
 _REFILL = 0.25
 
@@ -168,6 +169,63 @@ def check_model(lm):
     return examined(lm).checks.copy()
 
 
+def said_logprobs(lm, prefix, text, keep, rows, change):
+    """Log-probabilities of the last `keep` tokens of a text, (row, keep), in one pass.
+
+    The `prefix` is read once, as it is; the `text` after it by `rows` rows alike, within
+    ``change(first, stop)``, a context manager for a batch of these rows.
+    """
+    ids = torch.tensor([text[:-1]], device=lm.device)
+    said = torch.tensor(text[-keep:], device=lm.device)
+    found = []
+    with torch.inference_mode():
+        cache = None
+        if prefix:
+            before = torch.tensor([prefix], device=lm.device)
+            cache = _empty_cache(lm)
+            positions = torch.arange(len(prefix))[None]
+            _forward(lm, before, cache, torch.ones_like(before), positions)
+        for first in range(0, rows, _ROWS):
+            n = min(_ROWS, rows - first)
+            own = _empty_cache(lm) if cache is None else _repeated(cache, n)
+            total = len(prefix) + ids.shape[1]
+            positions = torch.arange(len(prefix), total)[None].expand(n, -1)
+            mask = torch.ones(n, total, dtype=torch.long)
+            with change(first, first + n):
+                logits = _forward(lm, ids.expand(n, -1), own, mask, positions, keep)
+            logprobs = logits.float().log_softmax(-1)
+            found.append(logprobs[:, torch.arange(keep), said].cpu())
+    return torch.cat(found)
+
+
+def answered_alike(lm, prompt, rows, change, max_new_tokens):
+    """Likeliest answers of some rows to one prompt: a list of token ids each.
+
+    The prompt but for its last token is read once, as it is; the rest within `change`, a context
+    manager in which the model computes something else in each row.
+    """
+    stops = torch.tensor(sorted(lm.stop_ids), device=lm.device)
+    responses, going = [[] for _ in range(rows)], torch.ones(rows, dtype=torch.bool)
+    with torch.inference_mode():
+        before, cache = torch.tensor([prompt[:-1]], device=lm.device), _empty_cache(lm)
+        length = len(prompt) - 1
+        if length:
+            _forward(lm, before, cache, torch.ones_like(before), torch.arange(length)[None])
+            cache = _repeated(cache, rows)
+        ids = torch.full((rows, 1), prompt[-1], device=lm.device)
+        with change:
+            for _ in range(max_new_tokens):
+                mask = torch.ones(rows, length + 1, dtype=torch.long)
+                logits = _forward(lm, ids, cache, mask, torch.full((rows, 1), length))
+                ids, length = logits.argmax(-1, keepdim=True), length + 1
+                going &= ~torch.isin(ids[:, 0], stops).cpu()
+                for row in torch.nonzero(going)[:, 0].tolist():
+                    responses[row].append(int(ids[row]))
+                if not going.any():
+                    break
+    return responses
+
+
 class CachedPrefix:
     """Keys, values and states of the prompts' common beginning, computed once."""
 
@@ -193,10 +251,10 @@ class CachedPrefix:
         return _forward(lm, ids, cache, mask, positions), cache
 
 
-def _forward(lm, ids, cache, mask=None, positions=None):
-    """Logits (rows, vocabulary) of the token after the last one."""
+def _forward(lm, ids, cache, mask=None, positions=None, keep=None):
+    """Logits (rows, vocabulary) of the token after the last one; of the last `keep` if given."""
     accepted = parameters(type(lm.model).forward)
-    options = {"logits_to_keep": 1, "use_cache": cache is not None}
+    options = {"logits_to_keep": keep or 1, "use_cache": cache is not None}
     if cache is not None:
         # Models of recurrence alone call it by another name.
         name = next((name for name in _CACHES if name in accepted), None)
@@ -207,7 +265,8 @@ def _forward(lm, ids, cache, mask=None, positions=None):
         if any(isinstance(layer, DynamicLayer) for layer in cache.layers):
             options["attention_mask"] = mask.to(lm.device)
     options = {name: value for name, value in options.items() if name in accepted}
-    return lm.model(input_ids=ids, **options).logits[:, -1]
+    logits = lm.model(input_ids=ids, **options).logits
+    return logits[:, -1] if keep is None else logits[:, -keep:]
 
 
 def _empty_cache(lm):

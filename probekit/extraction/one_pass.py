@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import date
 from functools import cached_property, partial
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -536,6 +537,8 @@ class _Extraction:
         for site in self.sites:
             path = self.where.path / store_name(site, self.sites)
             about = {"model": self.lm.name, "revision": self.lm.revision, "site": site}
+            if files := self.questions.attrs.get("files"):
+                about["questions"] = Path(files[0]).stem
             stores[site] = ActivationStore(path, n, min(SHARD, n), about)
         return stores
 

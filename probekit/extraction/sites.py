@@ -14,9 +14,17 @@ import torch
 from torch import nn
 
 from probekit import arguments
+from probekit.tokens import Names
 
 #: Names of the sites, the published figure's choice first.
-SITES = ("mlp_out", "attn_out", "resid_post", "mlp_act")
+SITES = Names.of(
+    {
+        "mlp_out": "what the block's MLP gives, before it is added to the residual stream",
+        "attn_out": "what the block's attention gives, before it is added to the residual stream",
+        "resid_post": "the residual stream after the block",
+        "mlp_act": "the MLP's activations inside, before its down-projection",
+    }
+)
 
 
 def decoder_blocks(model):

@@ -5,8 +5,9 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
+        "headlines": ["headline"],
         "description": ["describe"],
-        "claims": ["check_claims"],
+        "claims": ["check_claims", "claims_table"],
         "explorer": ["explore"],
     },
 )

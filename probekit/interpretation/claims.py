@@ -27,6 +27,14 @@ _ALPHA = 0.05
 _SUPPORTED, _CONTRADICTED, _UNDECIDED = "supported", "contradicted", "undecided"
 _NOT_TESTABLE = "not testable"
 
+# Of each verdict its mark, and what the deciding number's interval is to the range wanted.
+_MARKS = {_SUPPORTED: "✓", _CONTRADICTED: "✗", _UNDECIDED: "?", _NOT_TESTABLE: "–"}
+_LIES = {
+    _SUPPORTED: "the whole interval is there",
+    _CONTRADICTED: "the whole interval is elsewhere",
+    _UNDECIDED: "a part of the interval is elsewhere",
+}
+
 # Per kind of rule its fields; one of kind "within" may also have `each: token`.
 _FIELDS = {
     "within": {"depth", "tokens", "range"},
@@ -129,7 +137,8 @@ def check_claims(grid, claims=None, held_out=None, controls=None):
     DataFrame
         A row a claim: `id`, `section`, `claim`, `verdict` (supported, contradicted, undecided or
         not testable), `value` with `low` and `high` of the number that decides, `measured`: all
-        its numbers in words, `rule` in words, `note`; with `held_out` also `verdict_held_out`. The
+        its numbers in words, `rule` in words, `note`, `decides`: the number that decides in words,
+        and `why` it decides so; with `held_out` also `verdict_held_out`. The
         95 % intervals hold for all numbers of the table at once. Depths are compared as fractions
         of the network, and tokens on the answers that have all of them.
 
@@ -197,6 +206,49 @@ def check_claims(grid, claims=None, held_out=None, controls=None):
     return table
 
 
+def claims_table(claims):
+    """Lay out verdicts for reading: the statement, the verdict, what was measured, and why.
+
+    Parameters
+    ----------
+    claims : DataFrame
+        From `check_claims`.
+
+    Returns
+    -------
+    str
+        Markdown: how many statements have which verdict, and a table. Of several numbers of a
+        statement it has the one that decides; `check_claims` has all.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is no table of `check_claims`.
+    """
+    arguments.instance("claims", claims, pd.DataFrame, "such as pk.check_claims(grid)")
+    columns = ["claim", "verdict", "decides", "why"]
+    lacking = [name for name in columns if name not in claims]
+    if lacking:
+        raise ValueError(
+            f"claims lacks {', '.join(lacking)}; it must be the table of pk.check_claims(grid)."
+        )
+    held_out = ["verdict_held_out"] * ("verdict_held_out" in claims)
+    header = ["The reference says", "Verdict", "Measured", "Why"]
+    header[2:2] = ["Held out"] * len(held_out)
+    rows = []
+    for row in claims[["claim", "verdict", *held_out, "decides", "why"]].to_dict("records"):
+        for name in ("verdict", *held_out):
+            row[name] = f"{_MARKS.get(row[name], '')} {row[name]}"
+        rows.append([wording.escape(text) for text in row.values()])
+    counts = claims["verdict"].value_counts()
+    told = [f"{mark} {counts.get(name, 0)} {name}" for name, mark in _MARKS.items()]
+    return (
+        f"Of {wording.count(len(claims), 'statement')}: {', '.join(told)}. In brackets are 95 % "
+        "intervals that hold for all numbers of the table at once. What is not called AUROC is a "
+        f"difference of AUROCs, or their slope.\n\n{wording.table(header, rows, ':---')}\n"
+    )
+
+
 def check_same_run(grid, controls=None, held_out=None, detector=None):
     """Refuse controls, a grid of held-out answers or a detector of other examples."""
     if held_out is not None:
@@ -235,6 +287,14 @@ def _row(claim, rules, numbers, lacking, notes):
         reason.append(
             "It can't be supported here: no interval of this many answers could be narrow enough."
         )
+    if verdict == _NOT_TESTABLE:
+        why = " ".join(claim["note"].split())
+    elif verdict == _UNDECIDED and reason:
+        why = " ".join(reason)
+    else:
+        others = f", as for {wording.count(len(numbers) - 1, 'other number')}"
+        others *= verdict == _SUPPORTED and len(numbers) > 1
+        why = f"It wants {decisive.range}: {_LIES[verdict]}{others}."
     return {
         "id": claim["id"],
         "section": claim["section"],
@@ -249,6 +309,8 @@ def _row(claim, rules, numbers, lacking, notes):
         ),
         "rule": "; ".join(rules),
         "note": " ".join([*reason, *claim.get("note", "").split(), *notes]),
+        "decides": decisive.in_words if decisive else "",
+        "why": why,
     }
 
 
@@ -286,6 +348,21 @@ class _Number:
             self.text = wording.change(self.value, half)
         self.low, self.high = map(float, ends)
         self.text += f" ({self.part})" if self.part else ""
+
+    @property
+    def in_words(self):
+        """What is measured, and the number with its interval."""
+        return f"{self.about}: {'AUROC ' if self.is_area else ''}{self.text}"
+
+    @property
+    def range(self):
+        """Where the statement wants the number, in words."""
+        low, high = self.wanted
+        if np.isinf(high):
+            return f"a number above {low:g}"
+        if np.isinf(low):
+            return f"a number below {high:g}"
+        return f"{wording.number(low)} to {wording.number(min(high, 1))}"
 
     @property
     def too_wide(self):

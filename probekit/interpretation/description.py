@@ -1,4 +1,4 @@
-"""A grid's description in the sections of the reference's, each sentence computed.
+"""A grid's description: a paragraph, the reference's sections, details in tables; all computed.
 
 A difference is stated only if it holds with all comparisons of its kind taken together, and the
 kinds share one error rate: at most one in twenty descriptions of pure noise states any difference.
@@ -6,6 +6,7 @@ Tokens are compared on the answers that have all of them; a cell that is only li
 and its interval in the chart.
 """
 
+from collections.abc import Mapping
 from itertools import chain, combinations, pairwise, product
 
 import numpy as np
@@ -19,9 +20,11 @@ from probekit.interpretation.contrasts import (
     areas,
     with_training_apart,
 )
+from probekit.interpretation.headlines import beats_chance
 from probekit.interpretation.observations import GROUPS, View, above_chance, cell, place
 from probekit.interpretation.wording import (
     area,
+    at_most,
     by_how_much,
     code,
     count,
@@ -30,6 +33,8 @@ from probekit.interpretation.wording import (
     number,
     percent,
     sentence,
+    spans,
+    table,
 )
 from probekit.probing.baselines import CONTROLS, check_controls, gain_over_controls
 from probekit.probing.detection import Detector
@@ -38,15 +43,8 @@ from probekit.probing.simultaneous import largest_error
 from probekit.probing.summary import left_out_in_words
 from probekit.tokens import FIGURE_TOKENS
 
-# Per kind of difference that was found, how the interpretation sums it up.
-_DIFFERENCES = {
-    "peak": "between cells",
-    "bands": "between bands of layers or groups of tokens",
-    "token_peaks": "between layers at the same token",
-    "from_the_end": "with depth at the tokens from the end",
-    "lowest_layer": "between layers on average over the tokens",
-    "last_q": "between `last_q` and the answer's tokens",
-}
+# Kinds of difference that share one error rate.
+_KINDS = 6
 
 # Chance that a description of pure noise states any difference.
 _ALPHA = 0.05
@@ -56,8 +54,16 @@ _SINGLE = (
     "is nearly the same as random folds. It can't show whether probes read the question's topic."
 )
 
-# Of the cells below chance, and of pairs of tokens, how many are named.
+_SHORT_SINGLE = "As most answers occur only once, holding answers out would test nothing."
+
+# What a detector's folds hold out, in words.
+_HELD_OUT = {"answer": " with answers held out", "group": " with groups of questions held out"}
+
+# Of the cells below chance, how many are named.
 _NAMED = 5
+
+# Of the pairs of tokens that are often one, how many are named.
+_PAIRS = 1
 
 # Share of the answers in which two columns are one token, from which on that is said.
 _OFTEN = 0.25
@@ -65,8 +71,8 @@ _OFTEN = 0.25
 _AREA = ("auroc", "auroc_low", "auroc_high")
 
 
-def describe(grid, controls=None, held_out=None, detector=None):
-    """Describe a grid in words, in the sections of the reference's description.
+def describe(grid, controls=None, held_out=None, detector=None, intervention=None):
+    """Describe a grid in words: in a paragraph, and in the sections of the reference's.
 
     Parameters
     ----------
@@ -79,16 +85,30 @@ def describe(grid, controls=None, held_out=None, detector=None):
         ``split="group"``, where answers can't be held out.
     detector : Detector, optional
         From `detector`, of this grid or of held_out: all its cells as one detector.
+    intervention : mapping, optional
+        What `intervene` found, with its texts ``verdict`` and ``suppression``: the attributes of
+        its result, or what the intervene stage's manifest has of it. They stand in place of what
+        is only conjectured otherwise.
 
     Returns
     -------
     str
-        Markdown. Names from outside are escaped.
+        Markdown: a paragraph, the sections of the reference's description, and details. Names from
+        outside are escaped.
 
     Raises
     ------
     TypeError, ValueError
         If an argument is of the wrong kind, or another than the grid is of other examples.
+
+    Notes
+    -----
+    A difference is stated only if it holds with all comparisons of its kind taken together. These
+    are, over all pairs: cells, for the peak; the layers of a token, for all tokens; bands of layers
+    at the last eight tokens; layers' means. Also each band with the one before and its groups of
+    tokens with each other; `last_q` with the mean of the answer's five tokens, in every layer and
+    on average; and, with `held_out`, the means of all bands and groups. The kinds share one error
+    rate. A level's interval is its own; a difference's holds for all of its kind at once.
     """
     arguments.grid(grid, ("score", "correct", "n_examples"))
     if controls is not None:
@@ -98,12 +118,12 @@ def describe(grid, controls=None, held_out=None, detector=None):
             f"detector must be from pk.detector(grid), got {arguments.shown(detector)}."
         )
     check_same_run(grid, controls, held_out, detector)
-    kinds = len(_DIFFERENCES) + 2 * (held_out is not None)
+    tested = _tested(intervention)
+    kinds = _KINDS + 2 * (held_out is not None)
     view = View.of(grid, _ALPHA / kinds)
-    nothing = [
-        f"No cell has {MIN_PER_CLASS} wrong and {MIN_PER_CLASS} right answers, so nothing is "
-        "stated."
-    ]
+    few = f"no cell has {MIN_PER_CLASS} wrong and {MIN_PER_CLASS} right answers"
+    nothing = [f"{sentence(few)}, so nothing is stated."]
+    lead = [f"Nothing is shown: {few}, so nothing can be measured."]
     sections = {
         "Overview": _overview(view),
         "Components/Axes": [_axes(view)],
@@ -113,13 +133,13 @@ def describe(grid, controls=None, held_out=None, detector=None):
         "Interpretation": ["There is nothing to interpret."],
     }
     if view.usable.any():
-        n_above, chance = above_chance(view)
-        sections["Overview"][-1] += f" {chance}"
+        n_above, rule = above_chance(view)
         sections["Overview"] += _below_chance(view.areas) + _pooled(detector, view.grid)
-        bands_differ, bands = _bands(view)
-        located, located_text, table = observations.token_peaks(view)
+        bands_differ, means, differences = _bands(view)
+        *peak, highest = observations.peak(view)
+        located, located_text, peaks = observations.token_peaks(view)
         said = {
-            "peak": observations.peak(view),
+            "peak": peak,
             "token_peaks": (located, located_text),
             "from_the_end": observations.from_the_end(view),
             "lowest_layer": observations.lowest_layer(view),
@@ -127,30 +147,73 @@ def describe(grid, controls=None, held_out=None, detector=None):
         }
         found = {name for name, (differs, _) in said.items() if differs}
         found |= {"bands"} if bands_differ else set()
-        seen = listing(text for name, text in _DIFFERENCES.items() if name in found)
-        differences = f"clear differences {seen}" if seen else "no clear differences"
-        lines = "\n".join(f"* {text}" for _, text in said.values())
-        title = "At which layer each token is highest (resamples draw the answers anew):"
+        none = [] if found else ["**Measured.** There are no clear differences."]
+        bar, controls_text = _against_controls(view, controls)
+        left, held_out_texts = _against_held_out(view, held_out)
+        lead = [_shown(view, n_above, detector)]
+        lead += [f"{highest}." if n_above else _no_higher(view), bar]
+        lead += _left_and_added(left, held_out, detector, view.grid)
         sections |= {
-            "Detailed Analysis": [_how_sure(view), *_on_which_answers(view), *bands],
+            "Detailed Analysis": means,
             "Specific Data Points": [_points(view)],
-            "Key Observations": [lines, title, table] if table else [lines],
+            "Key Observations": ["\n".join(f"* {text}" for _, text in said.values())],
             "Interpretation": [
-                f"**Measured.** In {n_above or 'none'} of {count(view.areas.usable.sum(), 'cell')} "
-                "a probe tells wrong answers from right ones better than chance. There are "
-                f"{differences}.",
-                _against_controls(view, controls),
-                *_against_held_out(view, held_out),
-                _conjecture(n_above, found),
-                "**What the data can't tell.** Whether the model uses what a probe reads: that "
-                "takes an intervention. Whether a low cell lacks the information, or holds it in a "
-                "form that a linear probe can't read. Whether it holds for another model, other "
-                "questions or another prompt. The values are neither attention weights nor "
-                "correlations between layers and tokens, as the reference calls them.",
+                *none,
+                controls_text,
+                *held_out_texts,
+                *tested,
+                _conjecture(n_above, found, bool(tested)),
+                _unknown(bool(tested)),
+            ],
+            "Details": [
+                _how_sure(view, rule),
+                *_on_which_answers(view),
+                *differences,
+                *peaks,
             ],
         }
     parts = chain.from_iterable((f"### {title}", *text) for title, text in sections.items())
-    return "\n\n".join(["## Heatmap: Layer vs. Token Correlation", *parts]) + "\n"
+    return "\n\n".join(["## Heatmap: Layer vs. Token Correlation", " ".join(lead), *parts]) + "\n"
+
+
+def _shown(view, n_above, detector):
+    """The first sentence: in how many cells errors show, or that nothing is shown."""
+    cells = count(view.areas.usable.sum(), "cell")
+    if n_above:
+        return (
+            f"In {n_above} of the figure's {cells}, a probe tells wrong answers from right ones "
+            "better than chance."
+        )
+    # What all cells tell together is said elsewhere, and this must not deny it.
+    single = " in any single cell" if detector is not None and beats_chance(detector) else ""
+    return (
+        f"Nothing is shown{single}: in none of the figure's {cells} does a probe tell wrong "
+        "answers from right ones better than chance."
+    )
+
+
+def _no_higher(view):
+    """Where the highest cell is, if none is shown to be above chance."""
+    row, column, value, _ = view.listed
+    i = value.argmax()
+    return (
+        f"The highest, {place(view.compared, row[i], column[i])} (AUROC {number(value[i])}), is no "
+        "higher than chance allows."
+    )
+
+
+def _left_and_added(left, held_out, detector, grid):
+    """What holding answers out leaves, and whether all cells together add to the controls."""
+    if detector is None or _mostly_single(grid) or not np.isfinite(detector.added_low):
+        return [left]
+    split = (detector.origin or {}).get("split")
+    shown = "add" if detector.added_low > 0 else "are not shown to add"
+    added = f"all cells together {shown} to the controls."
+    if held_out is not None and split == held_out.attrs.get("split"):
+        return [f"{left.removesuffix('.')}, and {added}"]
+    if split in _HELD_OUT:
+        return [left, f"{sentence(_HELD_OUT[split].strip())}, {added}"]
+    return [left, sentence(added)]
 
 
 def _overview(view):
@@ -161,18 +224,18 @@ def _overview(view):
     share = f" ({percent(n_wrong / scored.sum())})" if scored.any() else ""
     layers, tokens = count(len(view.areas.layers), "layer"), count(len(view.areas.tokens), "token")
     texts = [
-        "The heatmap shows how well a probe reads from a model's activations whether its answer is "
-        f"wrong, at {layers} and {tokens}. The measure is the AUROC of error detection: 0.5 is "
-        "chance, 1.0 is perfect. The reference calls its measure correlation.",
+        f"The heatmap shows, for {layers} and {tokens}, how well a linear probe of the model's "
+        "activations tells wrong answers from right ones: the AUROC (0.5 is chance, 1.0 perfect), "
+        "where the reference speaks of correlation.",
         f"{sentence(of)}. Scored are "
-        f"{scored.sum()} answers, {n_wrong} of them wrong{share}, each by a probe that was not "
-        f"trained on it.{left_out_in_words(view.grid)}",
+        f"{scored.sum()} answers, {n_wrong} wrong{share}, each by a probe not trained "
+        f"on it.{left_out_in_words(view.grid)}",
     ]
     if view.areas.usable.any():
-        value = view.areas.value[view.areas.usable]
         mean, units = view.areas.mean(view.areas.usable)
-        texts.append(
-            f"The AUROCs range from {value.min():.2f} to {value.max():.2f}; their mean is "
+        value = view.areas.value[view.areas.usable]
+        texts[-1] += (
+            f" The AUROCs range from {number(value.min())} to {number(value.max())}; their mean is "
             f"{area(mean, *view.areas.interval(mean, units))}."
         )
     return texts
@@ -200,10 +263,13 @@ def _pooled(detector, grid):
     """What all cells together detect, as one detector; nothing of its gain where that is open."""
     if detector is None:
         return []
-    held = {"answer": ", answers held out", "group": ", groups of questions held out"}
-    held = held.get((detector.origin or {}).get("split"), "")
+    held = _HELD_OUT.get((detector.origin or {}).get("split"), "")
+    n, others = "", [code(t) for t in detector.tokens or () if t not in FIGURE_TOKENS]
+    if others:  # so that nobody wonders why these are more than the figure's
+        n = f" {detector.cells.sum()}"
+        held = f" (with those of {listing(others)}){held}"
     text = (
-        f"**All cells as one detector,** none of them chosen{held}: AUROC "
+        f"**All{n} cells as one detector**{held}: AUROC "
         f"{area(detector.auroc, detector.auroc_low, detector.auroc_high)}"
     )
     gain = (detector.gain, detector.gain_low, detector.gain_high)
@@ -214,11 +280,11 @@ def _pooled(detector, grid):
         value, *ends = (number(each, "+") for each in values)
         return f"{value} [{', '.join(ends)}]"
 
-    text += f", which is {signed(gain)} against all controls together."
+    text += f". Difference to all controls together: {signed(gain)}"
     added = (detector.added, detector.added_low, detector.added_high)
     if np.isfinite(added).all():
-        shown = "It adds something to them" if added[1] > 0 else "That it adds to them is not shown"
-        text += f" {shown}: with it, their AUROC changes by {signed(added)}."
+        text += f"; added to them: {signed(added)}"
+    text += "."
     return [text]
 
 
@@ -245,13 +311,14 @@ def _axes(view):
                 f" {(~usable).sum()} cells{where} have fewer than {MIN_PER_CLASS} wrong or "
                 "right answers and are left out below."
             )
-        lines.append(text)
+        if sizes.min() < sizes.max() or not usable.all():
+            lines.append(text)
     lines += _same_tokens(view.grid, tokens)
     answers = _group_sizes(view.grid, "answer")
     if answers is not None:
         lines.append(
-            f"* **Groups of equal answers:** {len(answers)}, {(answers == 1).sum()} of them of a "
-            f"single answer; the largest has {answers.max()}."
+            f"* **Different answers:** {len(answers)}; {(answers == 1).sum()} given once, the "
+            f"commonest {answers.max()} times."
         )
     return "\n".join(lines)
 
@@ -266,15 +333,12 @@ def _same_tokens(grid, tokens):
     often = sorted((each for each in pairs if each[0] >= _OFTEN), reverse=True)
     if not often:
         return []
-    told = listing(f"{code(a)} and {code(b)} in {percent(s)}" for s, a, b in often[:_NAMED])
-    more = f", and {len(often) - _NAMED} more pairs in fewer" if len(often) > _NAMED else ""
-    return [
-        f"* **Columns that are the same token:** {told} of the answers that have both{more}. What "
-        "such columns share is one measurement, not two."
-    ]
+    told = [f"{code(a)} and {code(b)} ({percent(s)} of answers)" for s, a, b in often[:_PAIRS]]
+    told += [count(len(often) - _PAIRS, "more pair")] * (len(often) > _PAIRS)
+    return [f"* **Often the same token,** so one measurement, not two: {listing(told)}."]
 
 
-def _how_sure(view):
+def _how_sure(view, rule):
     """What the intervals are of, and what they hold for."""
     split = view.grid.attrs.get("split", "random")
     sizes = _group_sizes(view.grid, split)
@@ -292,21 +356,18 @@ def _how_sure(view):
     }.get(split, f"others of {escape(split)}")
     if split == "random" and _mostly_single(view.grid):
         reach = "new questions"
-    text = (
-        f"In brackets are 95 % intervals over {unit}{kept}. They hold for {reach}. A difference is "
-        "stated only if it holds when all comparisons of its kind are taken together, and its "
-        "interval is for all of them at once."
-    )
+    text = f"In brackets are 95 % intervals over {unit}{kept}. They hold for {reach}"
+    together = " A difference is stated only if it holds with all of its kind taken together"
     if view.areas.counts_training:
-        return text + (
-            " The intervals count which answers were tested and which ones trained the probes. Of "
-            "descriptions of pure noise, at most one in twenty states any difference, and at most "
-            "one in twenty states that a cell is above chance."
+        return (
+            f"{text}, and count which answers were tested and which trained the probes.{together}: "
+            "of descriptions of pure noise, at most one in twenty states any, and at most one in "
+            f"twenty a cell above chance (by {rule})."
         )
-    return text + (
+    return f"{text}.{together}." + (
         " This grid does not say how much the probes depend on which answers trained them, so "
         "differences are stated by chance more often than in one of twenty descriptions. A grid "
-        "made with this version of probekit says it."
+        f"made with this version of probekit says it. A cell is above chance by {rule}."
     )
 
 
@@ -331,7 +392,7 @@ def _on_which_answers(view):
 
 
 def _bands(view):
-    """The means of the groups of tokens in each band, and the changes that are clear."""
+    """Whether any change or difference of bands is clear; their means, and what is clear."""
     labels, names = list(view.bands), list(view.groups)
     mean = {}
     for label, name in product(labels, names):
@@ -341,89 +402,101 @@ def _bands(view):
     pairs = [((b, g), (a, g)) for a, b in pairwise(labels) for g in names]
     pairs += [((b, g), (b, h)) for b in labels for i, g in enumerate(names) for h in names[i + 1 :]]
     pairs = [(one, other) for one, other in pairs if one in mean and other in mean]
-    told = dict.fromkeys(labels, "")
+    clear, marks = {}, {}
     if pairs:
         difference = np.array([mean[one][0] - mean[other][0] for one, other in pairs])
         units = np.array([mean[one][1] - mean[other][1] for one, other in pairs])
         half_width = view.compared.half_width(units, largest_error(units, view.alpha))
         for (one, other), d, half in zip(pairs, difference, half_width, strict=True):
-            if abs(d) > half:
-                told[one[0]] += _change(one[1], other[1], d, by_how_much(d, half))
-    lines = []
-    for label, band in view.bands.items():
-        means = [f"{code(n)} {view.area(*mean[label, n])}" for n in names if (label, n) in mean]
-        where = f"**{sentence(view.layers_of(band))}** (the reference's {label})"
-        lines.append(f"* {where}: {'; '.join(means)}.{told[label]}")
-    if any(told.values()):
-        return True, ["\n".join(lines)]
-    none = "No band can be distinguished from the one before, and no group of tokens from another."
-    return False, ["\n".join(lines), none]
+            if abs(d) > half and one[1] == other[1]:
+                marks[one] = "↑" if d > 0 else "↓"
+            elif abs(d) > half:
+                two = (one[1], other[1]) if d > 0 else (other[1], one[1])
+                clear.setdefault(two, []).append((abs(d), half, one[0]))
+    means = _means(view, mean, marks)
+    if not clear and not marks:
+        none = "No band can be distinguished from the one before, and no group from another."
+        return False, [*means, none], []
+    rows = []
+    for two, found in sorted(clear.items(), key=lambda item: -max(item[1])[0]):
+        size, half, label = max(found)
+        cells = np.any([view.bands[each] for _, _, each in found], axis=0)
+        layers = spans(view.areas.layers[view.bands[label].any(1)])
+        largest = f"{by_how_much(size, half)} ({layers})"
+        rows.append([*map(code, two), spans(view.areas.layers[cells.any(1)]), largest])
+    header = [
+        "Clearly higher",
+        "than",
+        "in layers",
+        "Largest difference of mean AUROCs (in layers)",
+    ]
+    return True, means, [table(header, rows)] if rows else []
 
 
-def _change(group, other, difference, size):
-    """A change of a group of tokens from the band before, or how it differs from another group."""
-    if group == other:
-        word = "rises" if difference > 0 else "falls"
-        return f" The mean of {code(group)} {word} by {size} from the band before."
-    high, low = (group, other) if difference > 0 else (other, group)
-    word = "exceeds" if high == "last_q" else "exceed"
-    return f" {sentence(code(high))} {word} {code(low)} by {size}."
+def _means(view, mean, marks):
+    """The mean of each group of tokens in each band, and what the table shows."""
+    ends = {each: view.compared.interval(*found) for each, found in mean.items()}
+    reach = [max(mean[e][0] - low, high - mean[e][0]) for e, (low, high) in ends.items()]
+    title = f"Mean AUROC{view.on_shared} (a level; 95 % intervals {at_most(reach)})."
+    if marks:
+        title += " ↑ and ↓: clearly above or below the band before."
+    rows = [
+        [spans(view.areas.layers[band.any(1)]), label]
+        + [
+            f"{number(mean[label, n][0])}{marks.get((label, n), '')}" if (label, n) in mean else "–"
+            for n in view.groups
+        ]
+        for label, band in view.bands.items()
+    ]
+    return [title, table(["Layers", "The reference's", *map(code, view.groups)], rows)]
 
 
 def _points(view):
     """The cells that the reference names, and the extremes."""
-    lines = []
+    rows = []
     for claim in read_claims()["claims"]:
         if claim["section"] != "Specific Data Points":
             continue
         (rule,) = claim["rules"]
         chosen = view.areas.at(rule["depth"], rule["tokens"])
+        where, value = code(rule["tokens"][0]), "not in the grid"
         if (chosen & view.areas.usable).any():
             ((row, column),) = np.argwhere(chosen)
-            where = sentence(place(view.areas, row, column))
-            text = f"{where}: {cell(view.areas, row, column)}"
-        else:
-            text = f"{code(rule['tokens'][0])}: not in the grid"
-        lines.append(f"* {text} (the reference: {escape(claim['text'])})")
-    row, column, value, _ = view.listed
-    fewer = view.shared.n < view.shared.n_any
-    on = f" on the {view.shared.n} answers that have all tokens" if fewer else ""
-    for word, i in (("Highest", value.argmax()), ("Lowest", value.argmin())):
-        lines.append(
-            f"* {word} of {count(len(value), 'cell')}{on}: "
-            f"{place(view.compared, row[i], column[i])}: {cell(view.compared, row[i], column[i])}"
-        )
-    return "\n".join(lines)
+            where, value = sentence(place(view.areas, row, column)), cell(view.areas, row, column)
+        rows.append([where, value, escape(claim["text"].split(":")[-1].strip())])
+    return table(["Cell", "AUROC (a level)", "The reference's, at this depth"], rows)
 
 
 def _against_controls(view, controls):
-    """What the controls reach, and how many cells exceed all of them together."""
+    """What the controls reach, and how many cells exceed it: in a sentence, and in full."""
     if controls is None:
-        return (
+        return "Whether controls that see no activations do as well was not checked.", (
             "**Not checked: controls.** Whether the answer's identity, the question's words, the "
             "response's length or the output probabilities detect errors as well was not compared."
         )
     known = controls.sel(control=(~controls["chance"] & controls["auroc"].notnull()).to_numpy())
     known = known.sortby("auroc", ascending=False)
     if not known.sizes["control"]:
-        return "**Controls.** None has an AUROC, so nothing was compared."
-    names = known["control"].to_numpy().astype(str)
-    words = [CONTROLS[name][0] if name in CONTROLS else name for name in names]
-    columns = [known[name].to_numpy() for name in ("auroc", "auroc_low", "auroc_high")]
-    each = {
-        name: f"{escape(word)} {area(*values)}"
-        for name, word, *values in zip(names, words, *columns, strict=True)
-    }
-    bar = f"the best of these, {escape(words[0])}"
-    if "all" in each:
-        bar = f"all of them together, {area(*known[list(_AREA)].sel(control='all').to_array())}"
-        del each["all"]
-    text = "**Controls, with no activations.** They detect errors with an AUROC of: "
-    text += f"{'; '.join(each.values())}. The bar is {bar}."
+        return "No control has an AUROC, so nothing was compared with one.", (
+            "**Controls.** None has an AUROC, so nothing was compared."
+        )
+    names = known["control"].to_numpy().astype(str).tolist()
+    each = {name: area(*known[list(_AREA)].sel(control=name).to_array()) for name in names}
+    word = {name: escape(CONTROLS[name][0] if name in CONTROLS else name) for name in names}
+    bar = "all" if "all" in names else names[0]
+    who = "All controls together" if bar == "all" else f"The best control, {word[bar]}"
+    reach = f"{who}, which see{'s' * (bar != 'all')} no activations, reach{'es' * (bar != 'all')}"
+    reach += f" {each[bar]}"
+    others = [name for name in names if name not in ("all", bar)]
+    told = [name for i, name in enumerate(others) if name == "answer" or not i]
+    alone = [f"{word[name]} {each[name]}" for name in told]
+    last = "all together" if bar == "all" else f"the best, {word[bar]},"
+    text = "**Controls** see no activations. Their AUROC: "
+    text += f"{listing([*alone, f'{last} {each[bar]}'])}."
     if _mostly_single(view.grid):
-        return text + (
-            " There is no verdict on what the probes add: nearly every answer occurs once, so they "
-            "may read the question's topic, and no control and no held-out answer would show it."
+        return f"{reach}; what the probes add to that can't be told.", (
+            f"{text} There is no verdict on what the probes add: nearly every answer occurs once, "
+            "so they may read the question's topic, which nothing here would show."
         )
     gains = gain_over_controls(view.grid, controls)
     gains = gains.sel(token=list(view.areas.tokens)).sortby("layer")
@@ -431,16 +504,18 @@ def _against_controls(view, controls):
     gain, low, high = (gains[name].transpose("layer", "token").to_numpy() for name in names)
     there = view.areas.usable & ~np.isnan(gain)
     if not there.any():
-        return text + " Too few examples have both a control's score and a cell's."
+        few = "Too few examples have both a control's score and a cell's."
+        return f"{reach}; too few answers have both to compare.", f"{text} {few}"
     gain, low, high = gain[there], low[there], high[there]
     above, below, i = int((low > 0).sum()), int((high < 0).sum()), int(gain.argmax())
+    verb = "exceeds" if above == 1 else "exceed"
     largest = f"{number(gain[i], '+')} [{number(low[i], '+')}, {number(high[i], '+')}]"
-    return text + (
-        f" Of {count(len(gain), 'cell')}, {above or 'none'} "
-        f"{'exceeds' if above == 1 else 'exceed'} it, "
+    short = f"{reach}, and {f'{above} of the cells' if above else 'no cell'} "
+    short += "exceeds that." if above <= 1 else "exceed that."
+    return short, text + (
+        f" Of {count(len(gain), 'cell')}, {above or 'none'} {verb} that, "
         f"{below} {'falls' if below == 1 else 'fall'} short of it, and {len(gain) - above - below} "
-        f"cannot be distinguished from it; the largest gain is {largest}. *Rule: 95 % intervals "
-        "of all cells at once.*"
+        f"can't be told from it; the largest difference is {largest}."
     )
 
 
@@ -459,21 +534,26 @@ def _group_sizes(grid, split):
 
 
 def _against_held_out(view, held_out):
-    """What is left of the grid when no answer, or no group, is in both training and test folds."""
+    """What is left with no answer, or group, in both training and test folds: short, in full."""
     split = (view.grid if held_out is None else held_out).attrs.get("split", "random")
     by_name = split in ("answer", "gold")
     if split == "answer" and _mostly_single(view.grid):
-        return [_SINGLE]
+        return _SHORT_SINGLE, [_SINGLE]
     impossible = [] if by_name else _not_possible(view.grid)
     if held_out is not None:
-        return [_what_is_left(view, held_out), *impossible]
+        short, text = _what_is_left(view, held_out)
+        return short, [text, *impossible]
     if by_name:
         which = "exact" if split == "answer" else "accepted"
-        return [
+        return f"No {which} answer is in both training and test folds.", [
             f"**Held-out answers.** In this grid no {which} answer is in both training and test "
             "folds, so a probe can't have learned which answers tend to be wrong."
         ]
-    return impossible or [
+    if impossible:
+        return (
+            _SHORT_SINGLE if impossible == [_SINGLE] else "Answers could not be held out."
+        ), impossible
+    return "Whether it is the same with answers held out was not checked.", [
         "**Not checked: held-out answers.** A probe that has seen the same answer in training "
         "may only have learned which answers tend to be wrong."
     ]
@@ -491,7 +571,7 @@ def _not_possible(grid):
 
 
 def _what_is_left(view, held_out):
-    """How much lower the grid is with answers or groups held out."""
+    """How much lower the grid is with answers or groups held out: in a sentence, and in full."""
     row_of = {each: i for i, each in enumerate(held_out["id"].to_numpy())}
     held_out = held_out.isel(example=[row_of[each] for each in view.grid["id"].to_numpy()])
     groups = example_groups(held_out, held_out.attrs.get("split", "random"))
@@ -510,7 +590,8 @@ def _what_is_left(view, held_out):
     }
     sets = {where: cells for where, cells in sets.items() if cells.any()}
     if not sets:
-        return "**Held-out answers.** The two grids have no cell with an AUROC in common."
+        none = "**Held-out answers.** The two grids have no cell with an AUROC in common."
+        return "With answers held out no cell could be compared.", none
     value, units = here.means(sets.values())
     value_there, units_there = there.means(sets.values())
     difference, paired = value_there - value, units_there - units
@@ -522,58 +603,72 @@ def _what_is_left(view, held_out):
     left = View.of(held_out, view.alpha)
     if len(fell):
         i = fell[difference[fell].argmin()]
-        # Each with its interval in its own grid: what is kept together differs.
         cells = list(sets.values())[i]
-        before, after = (
-            area(mean, *each.interval(mean, its))
-            for each in (view.areas, left.areas)
-            for mean, its in [each.mean(cells)]
-        )
+        before, after = (number(each.mean(cells)[0]) for each in (view.areas, left.areas))
         text += (
-            f"Of {len(sets)} means over a band of layers and a group of tokens, {len(fell)} "
-            f"{'is' if len(fell) == 1 else 'are'} lower. The largest fall is that of "
-            f"{list(sets)[i]}, from {before} to {after}, by "
-            f"{by_how_much(difference[i], half_width[i])}."
+            f"Of {len(sets)} means of a band and a group, {len(fell)} "
+            f"{'is' if len(fell) == 1 else 'are'} lower, most of all {list(sets)[i]}, by "
+            f"{by_how_much(difference[i], half_width[i])}, from {before} to {after}."
         )
     else:
-        text += "No mean over a band of layers and a group of tokens is lower."
+        text += "No mean of a band and a group is lower."
     row, column, value, _ = left.listed
     if not len(row):
-        return text
+        return f"With {what} held out no cell could be measured.", text
     above, _ = above_chance(left)
-    on = ", on the answers that have all tokens," if left.shared.n < left.shared.n_any else ""
+    on = ", on the answers that have all tokens," if left.on_shared else " left"
     i = value.argmax()
-    text += (
-        f" With {what} held out, {above or 'none'} of {left.areas.usable.sum()} cells "
-        f"{'is' if above == 1 else 'are'} above chance; the highest{on} is "
-        f"{place(left.compared, row[i], column[i])}, {cell(left.compared, row[i], column[i])}."
+    best = cell(left.compared, row[i], column[i])
+    text += f" The highest cell{on} is {place(left.compared, row[i], column[i])}: {best}."
+    cells = f"{above} of {left.areas.usable.sum()} cells are" if above else "no cell is"
+    short = f"With {what} held out, {cells} above chance."
+    return short, " ".join([text, *_below_chance(left.areas)])
+
+
+def _tested(intervention):
+    """What was found by intervening, if it was; the texts may be anybody's."""
+    if intervention is None:
+        return []
+    names = ("verdict", "suppression")
+    if not isinstance(intervention, Mapping) or not all(
+        isinstance(intervention.get(name), str) for name in names
+    ):
+        raise TypeError(
+            "intervention must be the attributes of what pk.intervene gives, or "
+            'run.manifest("intervene")["results"], with verdict and suppression; got '
+            f"{arguments.shown(intervention)}."
+        )
+    return [f"**Tested by intervening.** {' '.join(escape(intervention[n]) for n in names)}"]
+
+
+def _unknown(tested):
+    """What no grid shows, and what no intervention has."""
+    open_ones = "Whether the model uses what a probe reads, whether low cells lack it"
+    if tested:
+        open_ones = "Whether low cells lack what a probe reads elsewhere"
+    return (
+        f"**What the data can't tell.** {open_ones} or only a linear form of it, and whether other "
+        "models, questions or prompts give the same. The values are no attention weights."
     )
-    return " ".join([text, *_below_chance(left.areas)])
 
 
-def _conjecture(n_above, found):
+def _conjecture(n_above, found, tested):
     text = ""
     if n_above:
         text += (
-            " The activations may hold whether the answer is right, or only something that goes "
-            "with it, such as which answer it is or how well known the question's subject is."
+            " The activations may hold whether the answer is right, or only which answer it is or "
+            "how well known its subject is."
         )
     if found & {"peak", "token_peaks", "lowest_layer", "bands"}:
         text += (
-            " Where the AUROC is higher, this may be easier to read for a linear probe; that the "
-            "model computes or uses it there does not follow."
+            " Where the AUROC is higher, a probe may read it more easily; the model need not use "
+            "it there."
         )
     if "from_the_end" in found:
-        text += (
-            " A change with depth at the response's last tokens may be later layers carrying along "
-            "what was said before; that they suppress wrong content, as the reference suggests, "
-            "does not follow."
-        )
+        text += " Later layers may carry along what was said before"
+        text += "." if tested else ", or, as the reference suggests, suppress wrong content."
     if "last_q" in found:
-        text += (
-            " That `last_q` differs from the answer's tokens may mean that the model judges an "
-            "answer when it has written it, or only that the answer can be read at its own tokens."
-        )
+        text += " `last_q` may lack only what the answer's own tokens say."
     if not text:
         return "**Conjecture.** None: nothing was found that needs an explanation."
     return "**Conjecture, not tested here.**" + text

@@ -1,4 +1,4 @@
-"""Observations on a grid: each a statement with its uncertainty and the rule by which it is made.
+"""Observations on a grid: each a statement with its uncertainty, by a rule of its own.
 
 Each kind of statement is a family of comparisons, and states only those that hold with the whole
 family taken together. On pure noise a kind states any difference in a share `View.alpha` of cases.
@@ -19,17 +19,28 @@ from probekit.interpretation.contrasts import (
     areas,
     shared_answers,
 )
-from probekit.interpretation.wording import by_how_much, change, code, listing, percent, spans
+from probekit.interpretation.wording import (
+    by_how_much,
+    change,
+    code,
+    listing,
+    number,
+    percent,
+    spans,
+)
 from probekit.probing.simultaneous import largest_error
 from probekit.tokens import FIGURE_TOKENS, TOKENS
 
 #: The groups of tokens that a description speaks of, by name.
 GROUPS = {
     "last_q": TOKENS[:1],
-    "the answer's first two tokens": TOKENS[1:3],
-    "the exact answer's tokens": TOKENS[3:6],
-    "the tokens from the end": TOKENS[-8:],
+    "the first two tokens": TOKENS[1:3],
+    "the exact answer": TOKENS[3:6],
+    "the last eight tokens": TOKENS[-8:],
 }
+
+# Tokens that are named one by one; of more, only their number is said.
+_NAMED = 4
 
 # Chance that a description of pure noise states any cell to be above chance.
 _CHANCE_ALPHA = 0.05
@@ -74,6 +85,12 @@ class View:
         """Per group of tokens that has any area: its name, and its cells."""
         found = {name: self.compared.at(tokens=tokens) for name, tokens in GROUPS.items()}
         return {name: cells for name, cells in found.items() if (cells & self.usable).any()}
+
+    @property
+    def on_shared(self):
+        """On which answers tokens are compared, in words, where those are not all."""
+        fewer = self.shared.n < self.shared.n_any
+        return f" on the {self.shared.n} answers that have all tokens" if fewer else ""
 
     @property
     def complete(self):
@@ -133,7 +150,7 @@ class _Best:
 
 
 def above_chance(view):
-    """How many cells are better than chance, and that in words.
+    """How many cells are better than chance, and by which rule, in words.
 
     By the grid's permutations if it has a corrected p, else by intervals of all cells at once.
     """
@@ -141,18 +158,16 @@ def above_chance(view):
     n_permutations = view.grid.sizes.get("permutation", 0)
     if "p_corrected" in view.grid and (1 + n_permutations) * _CHANCE_ALPHA > 1 - 1e-9:
         above = (view.of_tokens("p_corrected") <= _CHANCE_ALPHA).sum()
-        rule = f"p of at most {_CHANCE_ALPHA} over the grid, from {n_permutations} permuted grids"
+        rule = f"a p of at most {_CHANCE_ALPHA} over the grid, from {n_permutations} permuted grids"
     else:
         low, _ = view.areas.intervals(largest_error(view.areas.units[usable], _CHANCE_ALPHA))
         above = (low[usable] > 0.5).sum()
         rule = f"{percent(1 - _CHANCE_ALPHA)} intervals of all cells at once"
-    cells = wording.count(usable.sum(), "cell")
-    text = f"In {above or 'none'} of the {cells} the AUROC is above chance."
-    return int(above), f"{text} *Rule: {rule}.*"
+    return int(above), rule
 
 
 def peak(view):
-    """Where the grid's highest cell is, and which cells cannot be distinguished from it."""
+    """Where the highest cell is, and which cannot be distinguished from it; also in a sentence."""
     areas = view.compared
     row, column, value, units = view.listed
     best = _Best(value, units, view)
@@ -160,77 +175,81 @@ def peak(view):
     highest = f"{place(areas, row[i], column[i])}: {cell(areas, row[i], column[i])}"
     if len(row) == 1:
         text = f"**Peak.** The only cell is {highest}. There is none to compare it with."
-        return False, text
-    text = (
-        f"**Peak.** The highest cell is {highest}. As the highest of {len(row)} it is likely to be "
-        "too high by chance"
-    )
-    honest = [view.grid.attrs.get(f"best_auroc{end}", np.nan) for end in ("", "_low", "_high")]
-    if np.isfinite(honest).all():
-        text += "; chosen and measured on different answers, the best cell has "
-        text += wording.area(*honest)
+        return False, text, f"The only cell is {highest}"
+    text = f"**Peak.** The highest cell is {highest}, as the highest of {len(row)} likely too high."
+    honest = honest_best(view.grid)
+    how = "chosen and measured on different answers" if honest else "likely too high by chance"
+    short = f"It does so best at {place(areas, row[i], column[i])} (AUROC "
+    short += f"{honest or cell(areas, row[i], column[i])}, {how})"
     if not best.lower.any():
-        text += ". No other cell can be distinguished from it, so the grid shows no peak."
+        short += ", but no other cell can be told from it"
+        text += " No other cell can be distinguished from it, so the grid shows no peak."
     elif not len(best.equal):
-        text += ". All other cells are lower."
+        short += ", and all other cells are lower"
+        text += " All other cells are lower."
     else:
-        tokens = dict.fromkeys(code(view.compared.tokens[c]) for c in np.sort(column[best.equal]))
-        layers = wording.layers(set(view.compared.layers[row[best.equal]]))
+        tokens = dict.fromkeys(code(areas.tokens[c]) for c in np.sort(column[best.equal]))
+        short += f", but {len(best.equal)} of the other {len(row) - 1} can't be told from it"
+        at = f" at {listing(tokens)}" if len(tokens) <= _NAMED else ""
         text += (
-            f". Of the other {len(row) - 1} cells {best.lower.sum()} "
-            f"{'is' if best.lower.sum() == 1 else 'are'} lower; {len(best.equal)} "
-            f"cannot be distinguished from it, in {layers} at {listing(tokens)}."
+            f" Of the others {best.lower.sum()} {'is' if best.lower.sum() == 1 else 'are'} lower; "
+            f"{len(best.equal)} can't be told from it, in "
+            f"{wording.layers(set(areas.layers[row[best.equal]]))}{at}."
         )
-    return best.lower.any(), text + " *Rule: differences to the highest cell, over all pairs.*"
+    return best.lower.any(), text, short
+
+
+def honest_best(grid):
+    """The best cell's area where it was chosen and measured on different answers, if known."""
+    found = [grid.attrs.get(f"best_auroc{end}", np.nan) for end in ("", "_low", "_high")]
+    return wording.area(*found) if np.isfinite(found).all() else ""
 
 
 def token_peaks(view):
-    """At which layer each token is highest, and how sure that is: a statement and a table."""
+    """At which layer a token is highest, where any stands out: a statement and its table."""
     title, areas = "**Layer of each token's peak.** ", view.compared
     columns = np.flatnonzero(view.usable.sum(0) > 1)
     if not len(columns):
-        return False, f"{title}No token has an AUROC in two layers.", ""
+        return False, f"{title}No token has an AUROC in two layers.", []
     rows = [np.flatnonzero(view.usable[:, c]) for c in columns]
     blocks = [areas.units[r, c] for r, c in zip(rows, columns, strict=True)]
     critical = largest_error(blocks, view.alpha, pairs=True)
-    lines, located = [], []
+    lines, located, reach = [], [], []
     for r, c, units in zip(rows, columns, blocks, strict=True):
         value, token, layers = areas.value[r, c], code(areas.tokens[c]), areas.layers[r]
         best = _Best(value, units, view, critical=critical)
+        if not best.lower.any():
+            continue
         shares = areas.argmax_shares(value, units)
         # First and last candidate of the middle 95 % of the resamples.
         reached = np.cumsum(shares)
         low, high = (reached > 0.025).argmax(), (reached >= 0.975 - 1e-9).argmax()
-        equal = spans(layers[best.equal]) or "none"
-        if best.lower.any():
-            located.append(token)
-        fields = [
-            token,
-            layers[best.index],
-            cell(areas, r[best.index], c),
-            percent(shares[best.index]),
-            spans(range(layers[low], layers[high] + 1)),
-            equal if best.lower.any() else "all",
-        ]
-        lines.append(f"| {' | '.join(map(str, fields))} |")
-    if located:
-        rest = "" if len(located) == len(columns) else " At the other tokens no layer stands out."
-        text = f"Some layers are lower than the highest at {listing(located)}.{rest}"
-    else:
-        text = "At no token does one layer stand out."
-    rule = "differences to the token's highest layer, over all pairs of layers of all tokens"
+        located.append(token)
+        peak, ends = best.index, [end[r[best.index], c] for end in areas.intervals()]
+        reach += [abs(end - value[peak]) for end in ends]
+        resamples = spans(range(layers[low], layers[high] + 1))
+        peak = layers[peak], number(value[peak])
+        lines.append([token, *peak, resamples, spans(layers[best.lower])])
+    if not located:
+        return False, f"{title}At no token does one layer stand out.", []
+    rest = "" if len(located) == len(columns) else "; at the others no layer stands out"
+    named = (
+        listing(located) if len(located) <= _NAMED else f"{len(located)} of {len(columns)} tokens"
+    )
+    text = f"{title}Some layers are lower than the highest at {named}{rest}."
     header = [
-        "| Token | Highest in layer | AUROC there | Share of resamples | 95 % of resamples | "
-        "Layers that cannot be distinguished from it |",
-        "| --- | --- | --- | --- | --- | --- |",
+        "Token",
+        "Highest in layer",
+        f"AUROC, a level ({wording.at_most(reach)})",
+        "In 95 % of resamples",
     ]
-    return bool(located), f"{title}{text} *Rule: {rule}.*", "\n".join(header + lines)
+    return True, text, [wording.table([*header, "Clearly lower layers"], lines)]
 
 
 def from_the_end(view):
     """Whether the tokens counted from the end rise with depth, and up to where."""
-    title = "**Tokens from the end.** "
-    cells = view.compared.at(tokens=GROUPS["the tokens from the end"]) & view.complete
+    title = "**The last eight tokens.** "
+    cells = view.compared.at(tokens=GROUPS["the last eight tokens"]) & view.complete
     bands = [band for band in view.bands.values() if (band & cells).any()]
     if len(bands) < 2:
         return (
@@ -240,7 +259,7 @@ def from_the_end(view):
     value, units = view.compared.means([band & cells for band in bands])
     best = _Best(value, units, view)
     where = [view.layers_of(band) for band in bands]
-    mean = [f"{view.area(value[i], units[i])} in {where[i]}" for i in range(len(bands))]
+    mean = [f"{number(value[i])} in {where[i]}" for i in range(len(bands))]
     highest, lower = mean[best.index], np.flatnonzero(best.lower)
     before, after = lower[lower < best.index], lower[lower > best.index]
     if len(before):
@@ -255,16 +274,12 @@ def from_the_end(view):
             "band of layers can be distinguished from it."
         )
     if len(lower) and len(best.equal):
-        same = listing(where[i] for i in best.equal)
-        text += f" The highest cannot be distinguished from {same}."
+        same = view.layers_of(np.any([bands[i] for i in best.equal], axis=0))
+        text += f" That can't be told from {same}."
     if len(after):
         last = after[value[after].argmin()]
         text += f" After it the mean falls to {mean[last]}, by {best.by_how_much(last)}."
-    slope, slope_units = view.compared.slope(cells)
-    slope = change(slope, view.compared.half_width(slope_units))
-    text += f" Over the whole depth their slope is {slope}."
-    rule = " *Rule: differences between bands of layers, over all pairs.*"
-    return bool(len(lower)), title + text + rule
+    return bool(len(lower)), title + text
 
 
 def lowest_layer(view):
@@ -276,21 +291,14 @@ def lowest_layer(view):
     value, units = view.compared.means(sets)
     best = _Best(value, units, view, lowest=True)
     mean = view.area(value[best.index], units[best.index])
-    share = percent(view.compared.argmax_shares(-value, -units)[best.index])
-    text = (
-        f"Layer {names[best.index]} has the lowest mean over the tokens, {mean}, in {share} of "
-        "resamples."
-    )
+    text = f"Layer {names[best.index]} has the lowest mean over the tokens, {mean}"
     if not best.lower.any():
         text = f"No layer stands out as the lowest. {text}"
     else:
-        text += f" Higher: {wording.layers(names[best.lower])}."
-        if len(best.equal):
-            text += f" Not distinguishable from it: {wording.layers(names[best.equal])}."
+        text += f"; higher: {wording.layers(names[best.lower])}"
         if best.lower[-1]:
-            text += f" The last layer, {names[-1]}, is higher by {best.by_how_much(-1)}."
-    rule = " *Rule: differences to the lowest layer's mean, over all pairs of layers.*"
-    return bool(best.lower.any()), title + text + rule
+            text += f", the last by {best.by_how_much(-1)}"
+    return bool(best.lower.any()), f"{title}{text}."
 
 
 def last_q(view):
@@ -313,10 +321,10 @@ def last_q(view):
     if lower[0] or higher[0]:
         word = "below" if lower[0] else "above"
         mean = by_how_much(difference[0], half_width[0])
-        text = f"On average over the layers `last_q` is {word} the answer's tokens by {mean}."
+        text = f"On average `last_q` is {word} the answer's tokens by {mean}."
     else:
         text = (
-            "On average over the layers `last_q` cannot be distinguished from the answer's tokens: "
+            "On average `last_q` can't be told from the answer's tokens: "
             f"they differ by {change(difference[0], half_width[0])}."
         )
     found = [
@@ -324,13 +332,8 @@ def last_q(view):
         for word, which in (("below", lower[1:]), ("above", higher[1:]))
         if which.any()
     ]
-    rest = int((~lower & ~higher)[1:].sum())
     if found:
-        text += f" Of {len(rows)} layers it is {listing(found)}"
-        text += f", and cannot be distinguished from them in {rest}." if rest else "."
+        text += f" Of {len(rows)} layers it is {listing(found)}."
     else:
-        text += f" In none of {len(rows)} layers can it be distinguished from them."
-    rule = (
-        " *Rule: differences to the mean of the answer's five tokens, in all layers and overall.*"
-    )
-    return bool((lower | higher).any()), title + text + rule
+        text += f" In none of {len(rows)} layers can it be told from them."
+    return bool((lower | higher).any()), title + text

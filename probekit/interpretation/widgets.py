@@ -11,7 +11,6 @@ import traitlets
 from probekit.arguments import visible
 from probekit.charts.curves import roc, score_distribution
 from probekit.charts.heatmaps import MEASURES, heatmap
-from probekit.charts.look import finished
 from probekit.extraction.responses import LISTS, TokenView
 from probekit.interpretation.observations import GROUPS
 from probekit.tokens import FIGURE_TOKENS
@@ -49,19 +48,9 @@ def _chosen_value(layer, token):
 
 def cell_charts(score, correct):
     """Draw the ROC curve of a cell over the distribution of its scores."""
-    parts = [
-        roc(score, correct).properties(width=230, height=210),
-        score_distribution(score, correct).properties(width=300, height=150),
-    ]
-    description = " ".join(part.description for part in parts)
-    for part in parts:
-        # Only the whole may have these.
-        part.config = part.background = alt.Undefined
-    # A legend beside its own chart, not over both.
-    chart = alt.vconcat(*parts, spacing=18).resolve_scale(
-        color="independent", strokeDash="independent"
-    )
-    return finished(chart, "", description)
+    curve = roc(score, correct).properties(width=230, height=210)
+    scores = score_distribution(score, correct).properties(width=300, height=150)
+    return (curve & scores).properties(title="", spacing=18)
 
 
 class _Chart(alt.JupyterChart):

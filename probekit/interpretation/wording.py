@@ -1,6 +1,7 @@
 """Numbers and names as they are written in a description, in Markdown."""
 
 import html
+import math
 import re
 
 from probekit.tokens import TOKENS
@@ -38,6 +39,17 @@ def change(value, half_width):
 def by_how_much(value, half_width):
     """A difference's size with its interval, where its direction is said in words."""
     return area(abs(value), abs(value) - half_width, abs(value) + half_width)
+
+
+def at_most(reach):
+    """How far intervals reach from their values, rounded up: ``± 0.05 at most``."""
+    return f"± {math.ceil(100 * max(reach) - 1e-6) / 100:.2f} at most"
+
+
+def table(header, rows, align="---"):
+    """A table in Markdown, with no padding: the text is for reading when it is rendered."""
+    lines = [header, [align] * len(header), *rows]
+    return "\n".join(f"|{'|'.join(map(str, line))}|" for line in lines)
 
 
 def spans(numbers):

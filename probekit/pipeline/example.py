@@ -1,4 +1,8 @@
-"""The example run: a finished run without its activations, small enough to come with probekit."""
+"""Example runs, small enough to come with probekit.
+
+``data/example`` is the default run without its activations. Those in ``data/examples`` are of fewer
+cells and have activations and probes too, for the notebooks beyond the figure.
+"""
 
 import shutil
 import tempfile
@@ -8,7 +12,7 @@ from probekit import arguments
 from probekit.pipeline.parameters import notebook_parameters
 from probekit.run.directory import Run
 from probekit.run.files import no_links, resource
-from probekit.run.manifest import STAGES
+from probekit.run.manifest import STAGES, is_word
 
 
 def open_run(path=None):
@@ -19,7 +23,9 @@ def open_run(path=None):
     path : str or Path, optional
         A run directory. By default the example run, copied to ``data/runs/example`` unless a copy
         is there. If this is the notebooks' default directory and there is no run in it yet, the
-        example is opened too, from beside it, and a printed line says so.
+        example is opened too, from beside it, and a printed line says so. Where there is nothing,
+        a path whose last part is ``example-`` and the name of a small example ("cities",
+        "products", "samples") gets a copy of that.
 
     Returns
     -------
@@ -42,17 +48,27 @@ def open_run(path=None):
         if not any(no_links(run.manifest_path(stage), run.path) for stage in STAGES):
             raise FileNotFoundError(f"The folder {run.path} has no finished stage of a run. {how}")
         return run
+    if small := _small_example(run.path.name):
+        return _copied(path, small)
     if str(path) != default:
         raise FileNotFoundError(f"There is no run directory {run.path}. {how}")
     arguments.say(f"There is no run of your own in {path} yet: notebooks 01 and 02 make one.")
     return _copied(Path(path).with_name("example"))
 
 
-def _copied(path):
-    """The example run at a path, copied there unless there is something."""
+def _small_example(name):
+    """Where the small example is that a run directory is named after; None if none is."""
+    kind, _, which = name.partition("-")
+    found = resource("data/examples") / which
+    return found if kind == "example" and is_word(which) and found.is_dir() else None
+
+
+def _copied(path, source=None):
+    """An example run at a path, copied there unless there is something."""
     run = Run(path)
     try:
-        fresh = not run.path.exists() and _copy(resource("data/example"), run.path)
+        whole = source or resource("data/example")
+        fresh = not run.path.exists() and _copy(whole, run.path)
     except OSError as error:
         raise ValueError(
             f"The example run can't be copied to {run.path}: {error.strerror or error}. Change to "
@@ -60,9 +76,10 @@ def _copied(path):
         ) from error
     made_of = run.manifest("extract")["parameters"]
     state = "copied to" if fresh else "as it is in"
+    left_out = "of a few cells" if source else "without activations"
     arguments.say(
-        f"This is the example run, {state} {path}: answers of {made_of['model']} to "
-        f"{made_of['n_questions']:,} questions, without activations."
+        f"This is {'an' if source else 'the'} example run, {state} {path}: answers of "
+        f"{made_of['model']} to {made_of['n_questions']:,} questions, {left_out}."
     )
     return run
 

@@ -1,4 +1,4 @@
-"""The four notebooks, executed in order by papermill."""
+"""The notebooks, executed in order by papermill: the four of the figure, or those asked for."""
 
 import io
 import logging
@@ -13,6 +13,7 @@ from tqdm import tqdm
 from probekit import arguments
 from probekit.extraction.corrections import read_corrections
 from probekit.extraction.identity import locate_model
+from probekit.pipeline.example import open_run
 from probekit.pipeline.parameters import (
     PLACES,
     check_parameters,
@@ -22,22 +23,26 @@ from probekit.pipeline.parameters import (
 )
 from probekit.pipeline.report import TEMPLATE, write_report
 from probekit.questions.table import read_questions
-from probekit.run.directory import Run
+from probekit.run.directory import Run, read_record, replaced
 from probekit.run.files import explained, no_links, sha256, write_json
 from probekit.run.lock import directing
-from probekit.run.manifest import REPORT, STAGES
+from probekit.run.manifest import BEYOND, NOTEBOOKS, REPORT, STAGES
 
 
-def run_pipeline(run_dir=None, *, stages=STAGES, progress=True, **parameters):
+def run_pipeline(run_dir=None, *, stages=STAGES, progress=True, dry_run=False, **parameters):
     """Execute the notebooks in order; those whose inputs have not changed are left alone.
 
     Parameters
     ----------
     run_dir : str or Path, optional
-        By default ``data/runs/`` and the name of the question file.
+        By default ``data/runs/`` and the name of the question file; of the notebooks beyond the
+        figure alone, what they have as their default.
     stages : sequence of str
+        Names of notebooks, such as "probe" or "transfer". By default the four of the figure.
     progress : bool
         Show a bar for the run and one for the long loop inside a notebook.
+    dry_run : bool
+        Only say which notebooks would be executed, and why: nothing is run or written.
     **parameters
         Of any of the notebooks.
 
@@ -54,17 +59,34 @@ def run_pipeline(run_dir=None, *, stages=STAGES, progress=True, **parameters):
     parameters = check_parameters(**parameters)
     wanted = arguments.texts("stages", stages)
     for stage in wanted:
-        arguments.one_of("A stage", stage, STAGES)
+        arguments.one_of("A stage", stage, NOTEBOOKS)
     if not wanted:
-        raise ValueError(f"There is no stage to run. Give some of {', '.join(STAGES)}.")
-    stages = [stage for stage in STAGES if stage in wanted]
+        raise ValueError(f"There is no stage to run. Give some of {', '.join(NOTEBOOKS)}.")
+    stages = [stage for stage in NOTEBOOKS if stage in wanted]
     arguments.flag("progress", progress)
-    questions = parameters.get("questions", defaults()["questions"])
-    run = Run(run_dir if run_dir is not None else default_run_dir(questions))
+    arguments.flag("dry_run", dry_run)
+    if run_dir is None:
+        run_dir = _default_of(stages, parameters.get("questions", defaults()["questions"]))
+    run = Run(run_dir)
+    example = not run.path.exists() and not {*stages}.intersection(STAGES) and _needs_a_run(stages)
+    if example and dry_run:
+        arguments.say(
+            f"{run_dir} is not there. An example of that name, if there is one, would be copied."
+        )
+    elif example:
+        run = open_run(run_dir)
     # What is wrong is known at once, not when a kernel has started or the next stage begins.
     for needed in {_NEEDS[stage] for stage in stages if stage in _NEEDS}.difference(stages):
-        run.manifest(needed)
+        if not (example and dry_run):
+            run.manifest(needed)
+    if "transfer" in stages:
+        others = parameters.get("run_dirs") or _beside_notebooks(defaults()["run_dirs"])
+        there = Run if dry_run else open_run
+        parameters["run_dirs"] = [str(there(path).path) for path in others]
     files = _check_extract(run, stages, defaults() | parameters) if "extract" in stages else ()
+    if dry_run:
+        _say_what_would_run(run, stages, parameters, files)
+        return run
     with (
         directing(run.path),
         tqdm(total=len(stages), desc="probekit", unit="stage", disable=not progress) as bar,
@@ -77,16 +99,22 @@ def run_pipeline(run_dir=None, *, stages=STAGES, progress=True, **parameters):
             else:
                 if reason != "not finished":
                     arguments.say(f"{stage}: {reason}, run again")
+                if lost := _replaced(run, stage, parameters):
+                    arguments.say(f"{stage}: this replaces {lost} (--run-dir)")
                 _run_stage(run, stage, parameters, progress)
             bar.update()
-        if stages == list(STAGES):
-            _update_report(run)
+        no_report = _update_report(run) if stages == list(STAGES) else None
     if "interpret" in stages:
-        if (run.path / "report.html").exists():
+        if not no_report and (run.path / "report.html").exists():
             arguments.say(f"Report:    {_short(run.path / 'report.html')}")
         arguments.say(f"Figure:    {_short(run.path / 'figures' / 'heatmap.png')}")
         arguments.say(f"Notebooks: {_short(run.path / 'notebooks')}")
         arguments.say(run.manifest("interpret")["results"].get("summary", ""))
+    if no_report:  # only now, as the figure is finished
+        raise no_report
+    for stage in (stage for stage in stages if stage in BEYOND):
+        arguments.say(f"Notebook:  {_short(run.executed_notebook(stage))}")
+        arguments.say(run.manifest(stage)["results"].get("summary", ""))
     return run
 
 
@@ -95,12 +123,53 @@ def run_pipeline(run_dir=None, *, stages=STAGES, progress=True, **parameters):
 _KERNEL_START = 300
 
 # The stage that makes what another reads.
-_NEEDS = {"probe": "extract", "visualize": "probe", "interpret": "probe"}
+_NEEDS = {"probe": "extract"} | dict.fromkeys(
+    ("visualize", "interpret", "choose", "intervene"), "probe"
+)
 
 
 def _short(path):
     relative = os.path.relpath(path)
     return str(path) if relative.startswith("..") else relative
+
+
+def _say_what_would_run(run, stages, parameters, files):
+    """Say of each stage whether it would be executed, and why."""
+    again = []
+    for stage in stages:
+        reason = _outdated(run, stage, parameters, files)
+        if reason == "not finished":
+            arguments.say(f"{stage}: not finished, would be run")
+        elif reason:
+            arguments.say(f"{stage}: {reason}, would be run again")
+        elif _NEEDS.get(stage) in again:
+            arguments.say(
+                f"{stage}: would be run again if the {_NEEDS[stage]} stage's files change"
+            )
+        else:
+            arguments.say(f"{stage}: nothing has changed, would be left alone")
+        if reason or _NEEDS.get(stage) in again:
+            again.append(stage)
+        if lost := _replaced(run, stage, parameters):
+            arguments.say(f"{stage}: this would replace {lost} (--run-dir)")
+        if stage == "extract" and reason and (run.path / "run.json").exists():
+            arguments.say(
+                "extract: the answers that are there would be kept. If they would be others with "
+                "these parameters, the stage refuses, and another folder is needed (--run-dir)"
+            )
+    arguments.say("This was a dry run: nothing was run, and nothing was written.")
+
+
+def _replaced(run, stage, given):
+    """What a stage made with other parameters than these; None if nothing.
+
+    Not so the extract stage: it keeps its answers, and refuses where they would be others.
+    """
+    if stage == "extract" or not run.manifest_path(stage).exists():
+        return None
+    before = (read_record(run.pipeline_record(stage)) or {}).get("parameters")
+    now = _to_execute(run, stage, given)[1]["parameters"]
+    return replaced(stage, before, now) if isinstance(before, dict) else None
 
 
 def _check_extract(run, stages, parameters):
@@ -136,6 +205,28 @@ def _check_extract(run, stages, parameters):
     return [*table.attrs["files"], *([corrections] if corrections else [])]
 
 
+def _needs_a_run(stages):
+    return any(stage in _NEEDS for stage in stages)
+
+
+def _default_of(stages, questions):
+    """Run directory of these notebooks where none was given."""
+    if not {*stages}.isdisjoint(STAGES):
+        return default_run_dir(questions)
+    (run_dir, *others) = dict.fromkeys(notebook_parameters(s)["run_dir"][0] for s in stages)
+    if others:
+        raise ValueError(
+            f"The notebooks {arguments.listed(stages)} have different default folders. Run one at "
+            "a time, or give the folder of your run."
+        )
+    return _beside_notebooks([run_dir])[0]
+
+
+def _beside_notebooks(paths):
+    """Paths as a notebook writes them, from the folder that it is in, as they are from here."""
+    return [Path(*Path(path).parts[1:]) for path in paths]
+
+
 def default_run_dir(questions):
     """Folder of a run that is named after its questions."""
     name = re.sub(r"[^\w.-]+", "_", Path(questions).stem)
@@ -145,7 +236,8 @@ def default_run_dir(questions):
 def _outdated(run, stage, given, files=()):
     """Why a stage's notebook has to be executed, or None."""
     _, key = _to_execute(run, stage, given)
-    output = run.executed_notebook(stage)
+    # Not by run.executed_notebook, which makes the folder: here nothing is written.
+    output = run.path / "notebooks" / notebook_path(stage).name
     key["executed notebook"] = sha256(output) if no_links(output, run.path) else None
     # Large activations are gone through only where the probe stage is about to read them.
     thorough = stage == "extract" and _outdated(run, "probe", given) is not None
@@ -158,7 +250,11 @@ def _to_execute(run, stage, given):
     parameters = {name: given.get(name, default) for name, (default, _) in declared.items()}
     parameters["run_dir"] = str(run.path)
     decisive = {n: value for n, value in parameters.items() if n not in (*PLACES, "run_dir")}
-    return parameters, {"parameters": decisive, "notebook": sha256(notebook_path(stage))}
+    key = {"parameters": decisive, "notebook": sha256(notebook_path(stage))}
+    intervened = run.manifest_path("intervene")
+    if stage == "interpret" and no_links(intervened, run.path):
+        key["intervention"] = sha256(intervened)  # its verdict is cited
+    return parameters, key
 
 
 def _run_stage(run, stage, given, progress):
@@ -179,17 +275,18 @@ def _run_stage(run, stage, given, progress):
 
 
 def _update_report(run):
-    """Write the report, unless it is that of these very stages."""
+    """Write the report, unless it is that of these very stages; the error, if it can't be made."""
     key = {"template": sha256(TEMPLATE)}
     if run.outdated(REPORT, key):
         try:
             write_report(run)
         except (ValueError, OSError) as error:
-            raise ValueError(
+            return ValueError(
                 f"The run is finished and kept, but no report can be made of it: {error}"
-            ) from error
+            )
         manifest = sha256(run.manifest_path(REPORT))
         write_json(run.pipeline_record(REPORT), key | {"manifest": manifest})
+    return None
 
 
 def _execute(notebook, output, parameters, progress):

@@ -1,17 +1,17 @@
 """The notebooks' parameters: what they are, where they come from, what they may be."""
 
 import ast
+import json
 import os
+import sys
 from functools import partial
 
-import nbformat
 import yaml
 
 from probekit import arguments
 from probekit.questions.kinds import KINDS
-from probekit.run.directory import notebook_name
 from probekit.run.files import resource
-from probekit.run.manifest import NOTEBOOKS, STAGES
+from probekit.run.manifest import NOTEBOOKS, notebook_name
 
 # What each may be: as the functions check it that take it in the end, so that none of them refuses
 # after hours what passed here. Names are repeated here, and a test compares them: where they are
@@ -19,8 +19,10 @@ from probekit.run.manifest import NOTEBOOKS, STAGES
 _MAY_BE = {
     "run_dir": partial(arguments.text, such_as="data/runs/cities"),
     "run_dirs": arguments.several_texts,
+    "greedy_dir": partial(arguments.text, such_as="data/runs/cities", empty=True),
     "n_questions": arguments.whole,
     "n_random": partial(arguments.whole, least=20, most=10_000),
+    "dose": partial(arguments.number, least=1e-3, most=1000),
     "model": partial(arguments.text, such_as="smollm2"),
     "questions": partial(arguments.text, such_as="cities"),
     "site": partial(arguments.one_of, known=("mlp_out", "attn_out", "resid_post", "mlp_act")),
@@ -62,9 +64,12 @@ def notebook_path(stage):
 
 def notebook_parameters(stage):
     """Parameters of a stage's notebook, as its cell tagged ``parameters`` declares them."""
-    notebook = nbformat.read(notebook_path(stage), as_version=4)
+    # Not by nbformat: its import alone takes a second, which `probekit run --help` would wait for.
+    notebook = json.loads(notebook_path(stage).read_text(encoding="utf-8"))
     source = next(
-        cell.source for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])
+        "".join(cell["source"])
+        for cell in notebook["cells"]
+        if "parameters" in cell["metadata"].get("tags", [])
     )
     found = {}
     for line, statement in zip(source.splitlines(), ast.parse(source).body, strict=True):
@@ -76,10 +81,12 @@ def notebook_parameters(stage):
 def describe_parameters():
     """All notebooks' parameters with their defaults and meaning, a line each."""
     found = {}
-    for stage in STAGES:
+    for stage in NOTEBOOKS:
         for name, (default, comment) in notebook_parameters(stage).items():
             if name != "run_dir":
-                found.setdefault(name, (f"{name} = {default!r}", comment))
+                # Several paths would stand in the comment's place.
+                shown = "[...]" if isinstance(default, list) else repr(default)
+                found.setdefault(name, (f"{name} = {shown}", comment))
     return "\n".join(f"  {setting:30}{comment}" for setting, comment in found.values())
 
 
@@ -89,9 +96,13 @@ def read_parameters(pairs=(), file=None):
     parameters = {}
     if file is not None:
         parameters = _from_file(arguments.path("The parameter file", file), known)
+    several = {}
     for name, text in pairs:
-        parameters[name] = _meant(text, known[_known(name, known)])
-    return parameters
+        if isinstance(known[_known(name, known)], list):
+            several.setdefault(name, []).append(text)
+        else:
+            parameters[name] = _meant(text, known[name])
+    return parameters | several
 
 
 _ONE_A_LINE = "Write one parameter a line, such as `limit: 200`."
@@ -137,6 +148,10 @@ def _parameter(key, value, known):
     if not isinstance(key, yaml.ScalarNode):
         raise ValueError(f"the name of a parameter must be text. {_ONE_A_LINE}")
     name = _known(key.value, known)
+    if isinstance(known[name], list) and isinstance(value, yaml.SequenceNode):
+        if not all(isinstance(item, yaml.ScalarNode) for item in value.value):
+            raise ValueError(f"{name} must be a list of single values such as {known[name]!r}.")
+        return name, [item.value for item in value.value]
     # Checked before it is made: a few lines of nested lists can be more than memory holds.
     if not isinstance(value, yaml.ScalarNode):
         raise ValueError(f"{name} must be one value such as {known[name]!r}.")
@@ -173,7 +188,7 @@ def _known(name, known):
 
 def defaults():
     """Default of every parameter of the notebooks, by name."""
-    declared = [item for stage in STAGES for item in notebook_parameters(stage).items()]
+    declared = [item for stage in NOTEBOOKS for item in notebook_parameters(stage).items()]
     return {name: default for name, (default, _) in declared}
 
 
@@ -193,10 +208,12 @@ def check_parameters(**parameters):
     Raises
     ------
     TypeError, ValueError
-        If a name is unknown, a value is of the wrong type or out of range, two don't go together,
-        or no Dask scheduler with workers is at the address.
+        If a name is unknown (in a notebook, also one that was given to papermill), a value is of
+        the wrong type or out of range, two don't go together, or no Dask scheduler with workers is
+        at the address.
     """
     known = defaults()
+    _check_injected()
     checked = {n: _MAY_BE[_known(n, known)](n, value) for n, value in parameters.items()}
     arguments.several_samples(checked.get("n_samples", 1), checked.get("temperature", 0))
     if checked.get("scheduler"):
@@ -205,3 +222,29 @@ def check_parameters(**parameters):
         with connected(checked["scheduler"]):
             pass
     return checked
+
+
+def _check_injected():
+    """Refuse names that papermill, called by hand, has set and the notebook does not declare.
+
+    papermill only warns of them in its log, and then the run is another than was asked for. What it
+    sets is in a cell of its own after the notebook's first, which declares the parameters.
+    """
+    if "IPython" not in sys.modules:
+        return
+    shell = sys.modules["IPython"].get_ipython()
+    cells = shell.user_ns.get("In", []) if shell else []
+    if len(cells) > 2 and cells[2].startswith("# Parameters\n"):
+        declared, injected = map(_assigned, cells[1:3])
+        for name in injected:
+            _known(name, declared)
+
+
+def _assigned(source):
+    """Names to which a cell assigns, in their order."""
+    try:
+        statements = ast.parse(source).body
+    except SyntaxError:  # a cell may hold what only IPython understands
+        return []
+    targets = [t for s in statements if isinstance(s, ast.Assign) for t in s.targets]
+    return [target.id for target in targets if isinstance(target, ast.Name)]

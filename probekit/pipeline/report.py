@@ -6,8 +6,11 @@ pictures that are part of it. Nothing of it can lead the reader elsewhere unaske
 probekit itself says.
 """
 
+import base64
+import os
 import re
 import warnings
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 
@@ -19,7 +22,7 @@ from bleach.sanitizer import Cleaner
 
 from probekit import arguments
 from probekit.run.directory import Run, read_record
-from probekit.run.files import sha256
+from probekit.run.files import reading, sha256
 from probekit.run.manifest import REPORT, STAGES
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
@@ -118,6 +121,7 @@ def _page(run):
     extract, results = manifests[0]["parameters"], manifests[0]["results"]
     machine = dict(manifests[-1]["environment"])
     versions = machine.pop("versions")
+    placeless = partial(_without_places, run)
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         name=run.name,
         summary=manifests[-1]["results"]["summary"],
@@ -126,12 +130,51 @@ def _page(run):
             f"{results['n_correct']} of its {results['n_examples']} answers are right. "
             f"Read were its activations at {', '.join(results['sites'])}."
         ),
+        figures=_figures(run),
         highlighting=HtmlFormatter().get_style_defs(".highlight"),
         chapters=[_chapter(run, stage) for stage in STAGES],
         claims=pd.read_csv(claims, keep_default_na=False).to_dict("records"),
-        stages=[manifest | {"files": _files(manifest)} for manifest in manifests],
+        marks=_MARKS,
+        stages=[
+            manifest
+            | {
+                "files": _files(manifest),
+                "parameters": {n: placeless(v) for n, v in manifest["parameters"].items()},
+            }
+            for manifest in manifests
+        ],
         environment=machine | versions,
     )
+
+
+_MARKS = {"supported": "✓", "contradicted": "✗", "undecided": "?", "not testable": "–"}
+
+# What stands on the first screen, and what it is.
+_FIGURES = {
+    "heatmap": "The figure: how well a probe in each cell tells wrong answers from right ones.",
+    "controls": "What does so without the network, and all cells together.",
+}
+
+
+def _figures(run):
+    """The pictures of the first screen, as far as the run has them."""
+    found = []
+    for name, caption in _FIGURES.items():
+        if f"figures/{name}.png" in run.manifest("visualize")["outputs"]:
+            path = run._intact("figures", "visualize") / f"{name}.png"
+            with reading(path):
+                content = base64.b64encode(path.read_bytes()).decode()
+            found.append({"caption": caption, "source": f"data:image/png;base64,{content}"})
+    return found
+
+
+def _without_places(run, text):
+    """A text without the folders of this machine, which are nobody else's concern."""
+    text = str(text)
+    for place in (run.path.parent, Path.cwd(), Path.home()):
+        if len(place.parts) > 1:
+            text = text.replace(f"{place}{os.sep}", "")
+    return text
 
 
 def _allowed(tag, name, value):
@@ -163,7 +206,7 @@ def _chapter(run, stage):
     protocols = ["data", "http", "https"]
     cleaner = Cleaner(_TAGS, _allowed, protocols, strip=True, css_sanitizer=styles)
     # The tags go and their text stays; of a style, which pandas and xarray write, that is noise.
-    html = cleaner.clean(re.sub(r"<style[^<]*</style>", "", html))
+    html = _without_places(run, cleaner.clean(re.sub(r"<style[^<]*</style>", "", html)))
     heading = next((c.source for c in notebook.cells if c.cell_type == "markdown"), "")
     # The template escapes what is not marked as HTML.
     title = "".join(heading.splitlines()[:1]).lstrip("# ") or stage
@@ -172,7 +215,10 @@ def _chapter(run, stage):
 
 def _files(manifest):
     """What a stage read and made: kind, name, bytes and SHA-256; of a store only its size."""
-    rows = [("read", name, "", digest) for name, digest in manifest["inputs"].items()]
+    rows = [
+        ("read", Path(name).name if Path(name).is_absolute() else name, "", digest)
+        for name, digest in manifest["inputs"].items()
+    ]
     for top, group in groupby(manifest["outputs"].items(), lambda item: Path(item[0]).parts[0]):
         records = dict(group)
         if top.endswith(".zarr"):

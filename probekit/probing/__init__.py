@@ -8,8 +8,10 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "folds": ["held_out_splits"],
         "grid": ["probe_grid"],
         "baselines": ["control_table", "controls", "gain_over_controls"],
+        "comparison": ["difference"],
         "detection": ["detector"],
         "saved_probes": ["load_probe"],
+        "choice": ["choose_answers", "error_types"],
         "summary": ["findings"],
     },
 )

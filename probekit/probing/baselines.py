@@ -27,6 +27,7 @@ from probekit.probing.cells import one_thread
 from probekit.probing.folds import example_groups
 from probekit.probing.simultaneous import largest_error, widened
 from probekit.questions.grading import normalize
+from probekit.run.variables import described
 
 #: What each control is, in a few words and in a sentence. Those of chance come last.
 CONTROLS = {
@@ -212,7 +213,7 @@ def controls(answers, grid):
     if variants.shape[1] > 1:
         others = np.moveaxis(variants[:, 1:], 1, 0).astype(np.float32)
         found["score_without"] = (("other", "control", "example"), others)
-    return found
+    return described(found)
 
 
 def _learned(answers, grid):
@@ -401,11 +402,11 @@ def gain_over_controls(grid, controls):
     ValueError
         If the controls are of another grid.
     """
-    name = _rival(grid, controls)
+    name = rival_of(grid, controls)
     rows = []
     for i in range(grid.sizes["layer"]):  # of all layers at once, the scores would be large
         (scores,) = out_of_fold(grid.isel(layer=[i]))  # (token, variant, example)
-        rows.append(_compared(scores, grid, controls, name))
+        rows.append(against_control(scores, grid, controls, name))
     gain, units, n_units, absorbed, n = map(np.array, zip(*rows, strict=True))
     error = standard_error(units)
     there = ~np.isnan(gain)
@@ -419,11 +420,12 @@ def gain_over_controls(grid, controls):
     ):
         ends["gain_low" + suffix] = (cell, np.maximum(gain - reach * error, -1))
         ends["gain_high" + suffix] = (cell, np.minimum(gain + reach * error, 1))
-    return xr.Dataset(
+    found = xr.Dataset(
         {"gain": (cell, gain), **ends, "absorbed": (cell, absorbed), "n_examples": (cell, n)},
         coords={"layer": grid["layer"], "token": grid["token"]},
         attrs={"control": name, "description": CONTROLS[name][1], "split": grid.attrs["split"]},
     )
+    return described(found)
 
 
 def gain_of_scores(variants, grid, controls):
@@ -433,7 +435,7 @@ def gain_of_scores(variants, grid, controls):
     `added`, with `added_low` and `added_high`, is the AUROC of a logistic regression on the scores
     of all controls and this one, nested as that on the controls is, less the AUROC of that.
     """
-    name = _rival(grid, controls)
+    name = rival_of(grid, controls)
     found = {}
     folds = _Folds(grid, ~grid["correct"].to_numpy().astype(bool))
     compared = {"gain": variants}
@@ -447,7 +449,7 @@ def gain_of_scores(variants, grid, controls):
         compared["added"] = folds.variants(both)
     for kind, scores in compared.items():
         value, units, n_units, absorbed, _ = (
-            each[0] for each in _compared(scores[None], grid, controls, name)
+            each[0] for each in against_control(scores[None], grid, controls, name)
         )
         reach = critical(n_units=n_units) * standard_error(units)
         ends = max(value - reach, -1.0), min(value + reach, 1.0)
@@ -457,7 +459,7 @@ def gain_of_scores(variants, grid, controls):
     return {each: float(value) for each, value in found.items()}
 
 
-def _rival(grid, controls):
+def rival_of(grid, controls):
     """The control to beat; refuses controls of another grid."""
     arguments.grid(grid, ("score", "correct", "fold", "id"), ("split",))
     same = ("id", "correct", "fold")
@@ -471,7 +473,7 @@ def _rival(grid, controls):
     return "all" if bool(everything.notnull().any()) else best_control(controls)
 
 
-def _compared(scores, grid, controls, name):
+def against_control(scores, grid, controls, name):
     """Scores (cell, variant, example) against a control: gain, units, n_units, absorbed, n."""
     wrong = ~grid["correct"].to_numpy().astype(bool)
     groups = example_groups(grid, grid.attrs["split"])

@@ -68,7 +68,8 @@ class Calibration:
             p = np.empty(len(wrong))
             for tested in parts:
                 p[tested] = kind(log_odds[~tested], wrong[~tested])(log_odds[tested])
-            loss[kind] = -np.mean(np.log(np.where(wrong, p, 1 - p)))
+            with np.errstate(divide="ignore"):  # certain and wrong is infinitely bad
+                loss[kind] = -np.mean(np.log(np.where(wrong, p, 1 - p)))
         return min(loss, key=loss.get)(log_odds, wrong)
 
     def __call__(self, log_odds):

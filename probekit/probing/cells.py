@@ -101,32 +101,35 @@ class Fitter:
         if not isinstance(self.method, str):
             for labels, weight, _ in companies:
                 margin, coef, intercept = self._one_by_one(X, labels, weight)
-                prior = self._prior(labels, weight)
+                prior = self.prior(labels, weight)
                 yield margin - prior[:, None], coef, intercept, float(prior[-1]), True
             return
         import torch
 
-        from probekit.probing import linear, logistic
-
         # A copy in torch's own memory, as sums may depend on where their terms lie in it.
         X, fitted = torch.tensor(X, device=self.device), None
         for labels, weight, C in companies:
-            if self.method == "logistic":
-                fitted = logistic.fit_logistic(
-                    X, labels, weight, C, standardize=self.standardize, begin=fitted
-                )
-            elif self.method == "ridge":
-                fitted = linear.fit_ridge(X, labels, weight, alpha=1 / float(C[0]))
-            elif self.method == "discriminant":
-                fitted = linear.fit_discriminant(X, labels, weight)
-            else:
-                fitted = linear.fit_mean_difference(X, labels, weight)
+            fitted = self.probes(X, labels, weight, C, begin=fitted)
             margin, coef = fitted.decision_function(X).cpu().numpy(), fitted.coef[-1].cpu().numpy()
-            prior = self._prior(labels, weight)
+            prior = self.prior(labels, weight)
             last = float(fitted.intercept[-1]), float(prior[-1])
             yield margin - prior[:, None], coef, *last, fitted.converged
 
-    def _prior(self, labels, weight):
+    def probes(self, X, labels, weight, C, begin=None):
+        """Linear probes of one company, by the solver; `begin` are earlier ones over the same X."""
+        from probekit.probing import linear, logistic
+
+        if self.method == "logistic":
+            return logistic.fit_logistic(
+                X, labels, weight, C, standardize=self.standardize, begin=begin
+            )
+        if self.method == "ridge":
+            return linear.fit_ridge(X, labels, weight, alpha=1 / float(C[0]))
+        if self.method == "discriminant":
+            return linear.fit_discriminant(X, labels, weight)
+        return linear.fit_mean_difference(X, labels, weight)
+
+    def prior(self, labels, weight):
         """What each fit's margins hold of the error rate in its training folds, (fit,).
 
         It is lowest where the tested fold has most errors: across folds it ranks the wrong way

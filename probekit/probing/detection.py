@@ -106,6 +106,12 @@ def detector(grid, controls=None, *, tokens=None, layers=None):
     )
 
 
+def pooled_scores(grid):
+    """Mean log-odds of all cells, (variant, example), as `measured` takes them."""
+    pooled = _Pooled(grid)
+    return pooled.mean(pooled.usable)[0]
+
+
 class _Pooled:
     """A grid's log-odds, to be averaged over cells and measured."""
 

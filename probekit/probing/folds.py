@@ -299,7 +299,7 @@ def example_groups(examples, split):
     if split == "group":  # a question without a group is a group of its own
         alone = np.flatnonzero(np.asarray(values) == "")
         groups[alone] = groups.max() + 1 + np.arange(len(alone))
-    return _joined(groups, questions) if repeated else groups
+    return joined_groups(groups, questions) if repeated else groups
 
 
 def group_counts(groups):
@@ -312,11 +312,16 @@ def group_counts(groups):
     return {"n_groups": len(sizes), "n_single_groups": single, "largest_group": largest}
 
 
-def _joined(groups, questions):
-    """Groups that also keep equal questions together: what either joins, joined."""
-    questions = np.unique(questions, return_inverse=True)[1]
-    shape = (groups.max() + 1, questions.max() + 1)
-    links = coo_array((np.ones(len(groups)), (groups, questions)), shape=shape)
+def joined_groups(groups, others):
+    """Groups that also keep together what others keep together: what either joins, joined.
+
+    Each (example,); None where every example is alone.
+    """
+    if groups is None or others is None:
+        return groups if others is None else others
+    others = np.unique(others, return_inverse=True)[1]
+    shape = (groups.max() + 1, others.max() + 1)
+    links = coo_array((np.ones(len(groups)), (groups, others)), shape=shape)
     both = block_array([[None, links], [links.T, None]])
     return connected_components(both, directed=False)[1][groups]
 

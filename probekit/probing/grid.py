@@ -14,10 +14,11 @@ from probekit import arguments
 from probekit.probing.auroc import auroc, interval, measured, standard_error
 from probekit.probing.cells import Fitter, fit_cell, read_cell
 from probekit.probing.folds import Plan, example_groups, group_counts, held_names
+from probekit.run.variables import described
 from probekit.tokens import FIGURE_TOKENS
 
 _DIMENSIONS = ("example", "layer", "token", "feature")
-_METHODS = ("logistic", "ridge", "discriminant", "mean_difference")
+METHODS = ("logistic", "ridge", "discriminant", "mean_difference")
 
 # Permutations from which on their largest areas are taken for a sample of a distribution.
 _ENOUGH = 10
@@ -116,8 +117,10 @@ def probe_grid(
         `null_by_layer`, `null_by_token`, with their labels `null_wrong`. ``same_token(token,
         other_token)``, the share of answers in which two columns are one token.
 
-        The attributes `best_auroc`, `best_auroc_low` and `best_auroc_high` are the best cell's,
-        chosen and measured on different answers; `n_groups`, `n_single_groups` and `largest_group`
+        The attributes `best_layer` and `best_token` are those of the highest `auroc`. `best_auroc`,
+        `best_auroc_low` and `best_auroc_high` are not of that cell: the best is chosen for each
+        fold on the answers of the others, and measured on that fold (`best_auroc_is` says so).
+        `n_groups`, `n_single_groups` and `largest_group`
         tell how many answers are kept together; `n_left_out` and `n_left_out_errors` have no exact
         answer; `n_below_chance` cells have their whole interval below 0.5.
 
@@ -165,8 +168,9 @@ def probe_grid(
     out = np.setdiff1d(np.arange(activations.sizes["example"]), kept)
     grid = _assemble(examples, results, null, plan)
     grid["same_token"] = ("token", "other_token"), _same_tokens(activations, kept)
-    return grid.assign_coords(other_token=grid["token"].to_numpy()).assign_attrs(
-        {name: activations.attrs.get(name, "unknown") for name in ("model", "revision", "site")},
+    grid = grid.assign_coords(other_token=grid["token"].to_numpy()).assign_attrs(
+        {name: activations.attrs.get(name, "unknown") for name in ("model", "revision", "site")}
+        | {name: activations.attrs[name] for name in ("questions",) if name in activations.attrs},
         split=split,
         protocol=protocol,
         folds=folds if protocol == "cross-validated" else 1,
@@ -179,6 +183,7 @@ def probe_grid(
         n_left_out_errors=int((~activations["correct"].to_numpy()[out].astype(bool)).sum()),
         **group_counts(np.arange(len(wrong)) if groups is None else groups),
     )
+    return described(grid)
 
 
 class _Null:
@@ -240,14 +245,14 @@ def _processes(n_jobs, n_cells, features, plan, fitter):
 def _classifier(method, seed):
     """The name of a method, or a classifier whose randomness is the seed's, not numpy's."""
     if isinstance(method, str):
-        return arguments.one_of("method", method, _METHODS)
+        return arguments.one_of("method", method, METHODS)
     if (
         isinstance(method, type)
         or not (hasattr(method, "fit") and hasattr(method, "get_params"))
         or not (hasattr(method, "decision_function") or hasattr(method, "predict_proba"))
     ):
         raise TypeError(
-            f"method must be one of {', '.join(_METHODS)}, or a scikit-learn classifier such as "
+            f"method must be one of {', '.join(METHODS)}, or a scikit-learn classifier such as "
             f"LogisticRegression(); got {arguments.shown(method)}."
         )
     free = {

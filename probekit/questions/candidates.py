@@ -139,7 +139,8 @@ _EVERY = "*"  # this name's decoys hold for every name
 _NUMBERS = ((NUMBER, number_value), (NUMBER_WORDS, number_words_value))
 
 # An answer that no list has, such as an invented city: what follows "is", if it is a name or the
-# sentence's last word; what "is the ..." follows; a response that is nothing but a name.
+# sentence's last word; the class that something belongs to; what "is the ..." follows; a response
+# that is nothing but a name.
 _CAPITALISED = (
     r"(?!(?:A|An|As|He|In|It|Its|She|That|The|There|They|This|What|Which|Who)\b)[A-Z][\w'-]*"
     r"(?: (?:(?:de|del|da|do|di|du|la|le|al|el|of|and) )*[A-Z][\w'-]*)*"
@@ -149,6 +150,7 @@ _OTHER = re.compile(
     r"(?:(?:\b(?:is|was|called|named)|=)\s+"
     r"(?:(?:also|now|simply|called|named|known as|written as|the city of|the town of)\s+)*"
     rf"[\"'(*]*(?:{_CAPITALISED}|(?!unknown|unclear|uncertain)[\w'-]+(?=[\"')*]*\s*(?:[.;!]|$)))"
+    rf"|\b[Bb]elongs? to the (?:class|family|order)\s+(?:of\s+)?[\"'(*]*{_CAPITALISED}"
     rf"|^[\"'(*]*{_CAPITALISED}(?=[\"')*]* (?:is|was) the\b)"
     rf"|^\W*(?:{_CAPITALISED}|[\w'-]+)(?=\W*$|, {_CAPITALISED}\W*$))"
 )

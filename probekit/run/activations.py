@@ -7,6 +7,7 @@ from pathlib import Path
 import xarray as xr
 
 from probekit.run.files import DamagedError, files_below, no_links, parse_json, reading
+from probekit.run.variables import described
 
 SCHEMA_VERSION = 1
 _DIMENSIONS = ("example", "layer", "token", "feature")
@@ -157,7 +158,7 @@ def read_store(path, ids):
         raise DamagedError(f"Its labels can't be read: {error}.") from error
     if not same:
         raise DamagedError("Its activations are of other answers, or in another order.")
-    dataset = dataset.drop_vars(labels).assign_coords(labels)
+    dataset = described(dataset.drop_vars(labels).assign_coords(labels))
     dataset.encoding["shards"] = True  # for `explained_damage`: all are there, and have to stay
     return dataset
 

@@ -8,12 +8,14 @@ import json
 import os
 import shutil
 import stat
+import sys
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
 import h5py
+import numpy as np
 import pandas as pd
 import xarray as xr
 
@@ -40,10 +42,12 @@ from probekit.run.manifest import (
     fingerprint,
     is_plain,
     is_word,
+    notebook_name,
     recorded,
     same_file,
     sealed,
 )
+from probekit.run.variables import described
 
 # A grid is always read whole, so each array is one block: nothing is gained by smaller ones, and
 # compression loses by them. Level 1 takes a third off and no time that is noticed; higher levels
@@ -88,7 +92,7 @@ def read_grid(content, split):
     texts = {n: v.astype(str) for n, v in grid.variables.items() if v.dtype.kind == "O"}
     grid = grid.assign(texts)
     _check_form(grid)
-    return grid
+    return described(grid)
 
 
 def _check_contained(file, size):
@@ -224,7 +228,14 @@ class Run:
             raise ValueError(f"The run directory {self.path} is a file. Give a folder's path.")
 
     def __repr__(self):
-        return f"Run({str(self.path)!r})"
+        finished = ", ".join(filter(self._is_finished, NOTEBOOKS))
+        return f"Run({str(self.path)!r})" + (f"  # finished: {finished}" if finished else "")
+
+    def _is_finished(self, stage):
+        try:
+            return self.manifest_path(stage).is_file()
+        except (ValueError, OSError):  # a link that leads elsewhere, or nobody may look
+            return False
 
     @property
     def name(self):
@@ -294,6 +305,54 @@ class Run:
             return read_store(path, ids)
         except DamagedError as error:
             raise _damaged(path, error, "extract") from error
+
+    @arguments.plainly()
+    def cell(self, layer, token, site=None):
+        """Activations and labels of one cell, as scikit-learn takes them.
+
+        Of the examples of the grid that have the token: those with an exact answer.
+
+        Parameters
+        ----------
+        layer : int
+        token : str
+            One of `TOKENS`.
+        site : str, optional
+            By default the run's first site.
+
+        Returns
+        -------
+        X : array of float32, shape (example, feature)
+        y : array of bool, shape (example,)
+            Whether the answer is wrong.
+        ids : array of str, shape (example,)
+
+        Examples
+        --------
+        A classifier of one's own, on the grid's folds:
+
+        >>> from sklearn.linear_model import LogisticRegression
+        >>> from sklearn.model_selection import PredefinedSplit, cross_val_score
+        >>> X, y, ids = run.cell(12, "exact_answer_last")
+        >>> folds = PredefinedSplit(run.grid().sel(id=ids)["fold"])
+        >>> probe = LogisticRegression(max_iter=1000)
+        >>> cross_val_score(probe, X, y, cv=folds, scoring="roc_auc").mean()
+
+        The grid's AUROC pools the folds' scores, so the mean of theirs differs a little.
+        """
+        dataset = self.activations(site)
+        place = []
+        for kind, label in (("layer", layer), ("token", token)):
+            have = dataset[kind].to_numpy().tolist()
+            place.append(have.index(*arguments.labels(kind, [label], have)))
+        from probekit.run.activations import explained_damage
+
+        with explained_damage(dataset):
+            X = dataset["activation"].isel(layer=place[0], token=place[1]).to_numpy()
+        there = ~np.isnan(X).any(1) & (dataset["exact_answer"].to_numpy() != "")
+        dataset = dataset.isel(example=there)
+        ids = dataset["id"].to_numpy().astype(str)
+        return X[there].astype(np.float32), ~dataset["correct"].to_numpy().astype(bool), ids
 
     def grid(self, split="random"):
         """Grid of probes that the probe stage fitted.
@@ -558,6 +617,9 @@ class Run:
         check_json("parameters", parameters)
         hashes = {self._label(p): self._digest(p) for p in arguments.paths("inputs", inputs)}
         lock.hold(self.path)
+        if replaced := self._replaced(stage, parameters):
+            # On stderr, which a report leaves out: it is of this moment, not of the result.
+            arguments.say(f"This replaces {replaced}.", file=sys.stderr)
         # What a killed process had begun to write; nobody else is writing now.
         with explained(self.path):
             for folder, _, files in os.walk(self.path):
@@ -566,6 +628,14 @@ class Run:
                         stray.unlink()
             manifest.unlink(missing_ok=True)
         return Stage(self, stage, parameters, hashes)
+
+    def _replaced(self, stage, parameters):
+        """What a finished stage made with other parameters than these; None if nothing."""
+        try:
+            before = self.manifest(stage)["parameters"]
+        except (FileNotFoundError, ValueError):
+            return None
+        return replaced(stage, before, parameters)
 
     def _label(self, path):
         """A path as manifests hold it: relative to the run directory if it is inside."""
@@ -628,6 +698,9 @@ class Run:
         for name in ("run_dir", *(["questions"] if moved else [])):
             key["parameters"].pop(name, None)
             recorded["parameters"].pop(name, None)
+        if changes := _changes(recorded.pop("parameters"), key.pop("parameters")):
+            more = [f"{len(changes) - 5:,} more changed"] if len(changes) > 5 else []
+            return "; ".join([*changes[:5], *more])
         differing = [name for name in {**key, **recorded} if key.get(name) != recorded.get(name)]
         if differing:
             return f"{' and '.join(differing)} changed"
@@ -652,15 +725,39 @@ def read_record(path):
         return None
 
 
+# What is lost when a stage is run again with other parameters.
+_MADE = {"probe": "the grid", "visualize": "the figures", "interpret": "the description"}
+
+
+def replaced(stage, before, now):
+    """What a stage made with other parameters, by name, than it would now; None if nothing."""
+    differing = {n: v for n, v in before.items() if n in now and now[n] != v}
+    if not differing:
+        return None
+    made_with = ", ".join(f"{n}={arguments.shown(v)}" for n, v in differing.items())
+    return (
+        f"{_MADE.get(stage, 'the results')} of {made_with}. To keep both, give this run another "
+        "folder"
+    )
+
+
+def _changes(before, now):
+    """What is said of each parameter that is another than it was."""
+    said = []
+    for name in {**now, **before}:
+        if name not in before:
+            said.append(f"{name} is a new parameter")
+        elif name not in now:
+            said.append(f"{arguments.visible(name, 100)} is a parameter no more")
+        elif before[name] != now[name]:
+            was, new = map(arguments.shown, (before[name], now[name]))
+            said.append(f"{name} was {was}, now {new}")
+    return said
+
+
 def _by_content(files):
     """What decides in files outside the run: their formats and hashes, not where they are."""
     return sorted((Path(name).suffix, digest) for name, digest in files.items())
-
-
-def notebook_name(stage):
-    """File name of a stage's notebook, such as ``02_probe.ipynb``."""
-    arguments.one_of("stage", stage, NOTEBOOKS)
-    return f"{NOTEBOOKS.index(stage) + 1:02d}_{stage}.ipynb"
 
 
 def store_name(site, sites):

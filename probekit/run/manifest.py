@@ -36,6 +36,12 @@ _PACKAGES = ["probekit-notebooks", "torch", "transformers", "scikit-learn", "num
 _PACKAGES += ["xarray", "zarr", "altair", "papermill"]
 
 
+def notebook_name(stage):
+    """File name of a stage's notebook, such as ``02_probe.ipynb``."""
+    arguments.one_of("stage", stage, NOTEBOOKS)
+    return f"{NOTEBOOKS.index(stage) + 1:02d}_{stage}.ipynb"
+
+
 def environment():
     """Versions, git commit and machine that a result depends on."""
     versions = {}

@@ -34,6 +34,7 @@ def lab(forked_kernels, jupyterlab, repository, tmp_path_factory):
     shutil.copy(repository / "notebooks" / "04_interpret.ipynb", root)
     set_parameters(root / "04_interpret.ipynb", run_dir=str(root / "runs" / "example"))
     run = made_run(root / "hostile" / FOLDER, wrap=HOSTILE)
+    opened = f"import probekit as pk\ngrid = pk.Run({str(run.path)!r}).grid()\n"
     sources = [
         f"import probekit as pk\nrun = pk.Run({str(run.path)!r})\npk.explore([run, run])",
         "pk.show_tokens(run, n=9, scores=run.grid().score.sel(layer=2))",
@@ -41,6 +42,9 @@ def lab(forked_kernels, jupyterlab, repository, tmp_path_factory):
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
     cells = [new_code_cell(source) for source in sources]
     nbformat.write(new_notebook(cells=cells, metadata=kernel), root / "hostile.ipynb")
+    sources = [f"{opened}pk.heatmap(grid)", "pk.heatmap(grid) | pk.by_layer(grid)"]
+    cells = [new_code_cell(source) for source in sources]
+    nbformat.write(new_notebook(cells=cells, metadata=kernel), root / "charts.ipynb")
     return jupyterlab(root)
 
 
@@ -145,4 +149,19 @@ def test_hostile_text_is_shown_as_text(lab, page, traffic, screenshot):
     made = "script, [onerror], a[href^=javascript], mjx-container, .MathJax"
     assert outputs.locator(made).count() == 0
     assert page.evaluate("window.reached === undefined")
+    assert traffic.refused == traffic.errors == []
+
+
+def test_charts_show_themselves_alone_and_joined(lab, page, traffic, screenshot):
+    open_notebook(page, lab, "charts.ipynb")
+    run_all_cells(page, seconds=120)
+    assert failures(page) == []
+    pictures = page.locator(".jp-NotebookPanel:not(.lm-mod-hidden) .jp-OutputArea-output img")
+    pictures.nth(1).wait_for()
+    screenshot(page, "charts-in-lab")
+    single, joined = (pictures.nth(i) for i in range(2))
+    assert pictures.count() == 2
+    # Shown, and not as a sign that a picture is missing.
+    assert all(p.evaluate("p => p.complete && p.naturalWidth > 400") for p in (single, joined))
+    assert joined.bounding_box()["width"] > single.bounding_box()["width"] + 300
     assert traffic.refused == traffic.errors == []

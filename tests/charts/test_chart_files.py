@@ -1,3 +1,5 @@
+import base64
+import copy
 import json
 import re
 import subprocess
@@ -104,6 +106,46 @@ def test_picture_for_a_notebook():
     assert set(data) == {"image/png", "text/plain"} or set(data) == {"image/png"}
     assert metadata["image/png"]["alt"] == "Two bars."
     assert 50 < metadata["image/png"]["width"] < 400
+
+
+def test_charts_show_themselves_as_a_picture():
+    # Altair's own HTML would load its library from the network, and nothing without JavaScript.
+    chart = make_chart()
+    assert chart._repr_mimebundle_() == static(chart)._repr_mimebundle_()
+    joined = chart | (chart & chart)
+    data, metadata = joined._repr_mimebundle_()
+    assert base64.b64decode(data["image/png"]).startswith(b"\x89PNG")
+    assert metadata["image/png"]["alt"] == "Two bars. Two bars. Two bars."
+    with alt.renderers.enable("json"):  # chosen by the user
+        assert set(chart._repr_mimebundle_()[0]) == {"application/json", "text/plain"}
+
+
+def test_charts_can_be_joined_and_keep_their_look():
+    rich, bars = make_rich_chart(), make_chart()
+    extra = alt.Chart(alt.Data(values=[{"y": 1.5}])).mark_rule().encode(y="y:Q")
+    look = bars.to_dict()["config"]
+    assert look["axis"]["grid"] is False
+    for joined in (rich | bars, rich & bars, bars + extra, rich + extra, rich | extra, rich | rich):
+        spec = joined.to_dict()
+        assert spec["config"] == look
+        assert spec["background"] == "white"
+        assert json.dumps(spec).count('"config"') == 1
+        assert static(joined).data
+    # A scale of numbers and one of names are not made one.
+    assert (rich | bars).to_dict()["resolve"]["scale"]["color"] == "independent"
+    assert (bars + extra).to_dict()["description"] == "Two bars."
+
+
+def test_the_look_gives_way_to_the_users_and_touches_no_theme():
+    chart, plain = make_chart(), alt.Chart(alt.Data(values=[])).mark_bar()
+    before = alt.theme.active, alt.theme.names(), plain.to_dict()
+    spec = chart.configure_axis(labelFontSize=30).properties(background="black").to_dict()
+    assert (alt.theme.active, alt.theme.names(), plain.to_dict()) == before
+    ours = chart.to_dict()["config"]
+    assert spec["config"] == ours | {"axis": ours["axis"] | {"labelFontSize": 30}}
+    assert spec["background"] == "black"
+    assert chart.to_dict()["background"] == "white"  # the chart itself is as it was
+    assert copy.deepcopy(chart).to_dict() == chart.to_dict()
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch):

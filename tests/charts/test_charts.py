@@ -426,7 +426,7 @@ def test_common_answers_have_an_auroc_of_their_own(grid):
     drawn = with_counts(grid, 965, 400).assign(auroc_common=on_common)
     chart = heatmap(drawn, common=True)
     spec = chart.to_dict()
-    assert spec["title"]["subtitle"] == "on the 411 answers that have all tokens"
+    assert spec["title"]["subtitle"] == ["on the 411 answers that have all tokens"]
     assert "Measured on the 411 answers that have all tokens." in chart.description
     rows = rows_of(spec)
     assert set(rows[0]) == {"layer", "token", "auroc"}  # the rest is of the other AUROC
@@ -530,6 +530,22 @@ def test_gain_says_over_what_it_is(gains):
         assert spec["title"] == f"Gain over {rival}"
         assert f"gain in AUROC over {rival}" in chart.description
     assert gain(gains, title="Mine").to_dict()["title"] == "Mine"
+
+
+def test_a_difference_of_grids_is_drawn_as_a_gain(gains):
+    names = {name: name.replace("gain", "difference") for name in gains.data_vars}
+    found = gains.rename(names).drop_attrs()
+    attrs = {"a": "site mlp_out", "b": "site resid_post", "comparison": "paired", "n_shared": 80}
+    spec, plain = gain(found.assign_attrs(attrs)).to_dict(), gain(gains).to_dict()
+    assert spec["title"] == {
+        "text": "Difference in AUROC",
+        "subtitle": ["site mlp_out less site resid_post", "on the 80 questions that both have"],
+    }
+    assert rows_of(spec) == rows_of(plain)
+    assert [layer["mark"] for layer in spec["layer"]] == [layer["mark"] for layer in plain["layer"]]
+    assert spec["layer"][0]["encoding"]["color"]["title"] == ["Difference in", "AUROC"]
+    assert spec["description"].startswith("Heatmap of the difference in AUROC")
+    assert gain(found).to_dict()["title"]["subtitle"] == ["grid_a less grid_b"]
 
 
 def test_absorbed_is_a_share_and_hatched_without_a_signal(gains):

@@ -157,10 +157,11 @@ class Calls(Campaign):
         """
         _, *arguments = self.command()
         if step != REPORT:
-            code = "import functools, sys, probekit.__main__ as main\n"
+            code = "import functools, sys\nfrom probekit.__main__ import main\n"
+            code += "from probekit.pipeline import notebooks as n\n"
             code += f"stages = {STEPS[: STEPS.index(step) + 1]}\n"
-            code += "main.run_pipeline = functools.partial(main.run_pipeline, stages=stages)\n"
-            code += f"sys.exit(main.main({arguments[2:]}))"
+            code += "n.run_pipeline = functools.partial(n.run_pipeline, stages=stages)\n"
+            code += f"sys.exit(main({arguments[2:]}))"
             arguments = ["-c", code]
         with open(self.folder / "said", "w+") as said, open(os.devnull, "r+") as null:
             streams = null.fileno(), null.fileno(), said.fileno()

@@ -1,11 +1,14 @@
+import re
+
 import numpy as np
 import pytest
 import yaml
 from nightly import most, quarter
 from synthetic import flat, long_and_short, make_grid
 
-from probekit.interpretation.claims import check_claims, read_claims
+from probekit.interpretation.claims import check_claims, claims_table, read_claims
 from probekit.interpretation.contrasts import BANDS, areas
+from probekit.interpretation.wording import escape, number
 from probekit.tokens import FIGURE_TOKENS
 
 START = ["first_answer", "second_answer"]
@@ -233,6 +236,71 @@ def test_noise_in_groups_of_answers_decides_no_direction():
         table = verdicts(make_grid(flat(), 200, seed, 0.5, groups=60))
         false += (table.loc[DIRECTIONS, "verdict"] != "undecided").any()
     assert false <= most(n)
+
+
+# For reading
+
+
+def rows_of(text):
+    """The cells of a table in Markdown, a list a row; its heading first."""
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    split = [re.split(r"(?<!\\)\|", line.strip()[1:-1]) for line in lines]
+    return [split[0], *split[2:]]
+
+
+def test_the_table_for_reading_has_each_verdict_its_number_and_the_reason():
+    grid, held_out = make_grid(flat(0.7, 30), 300), make_grid(flat(0.9, 30), 300)
+    claims = check_claims(grid, held_out=held_out)
+    text = claims_table(claims)
+    heading, *rows = rows_of(text)
+    assert heading == ["The reference says", "Verdict", "Held out", "Measured", "Why"]
+    assert len(rows) == len(claims)
+    marks = {"supported": "✓", "contradicted": "✗", "undecided": "?", "not testable": "–"}
+    for row, claim in zip(rows, claims.to_dict("records"), strict=True):
+        assert row[0] == escape(claim["claim"])
+        both = claim["verdict"], claim["verdict_held_out"]
+        assert row[1:3] == [f"{marks[verdict]} {verdict}" for verdict in both]
+        if claim["verdict"] == "not testable":
+            assert row[3] == "", "nothing is measured"
+            assert row[4] in escape(claim["note"])
+        else:
+            sign = "" if "AUROC" in row[3] else "+"
+            ends = (number(claim[end], sign) for end in ("low", "high"))
+            assert f"{number(claim['value'], sign)} \\[{', '.join(ends)}\\]" in row[3]
+    n = (claims["verdict"] == "contradicted").sum()
+    assert text.startswith(f"Of {len(claims)} statements: ✓ ")
+    assert f"✗ {n} contradicted" in text
+
+
+def test_the_reason_says_where_the_number_was_wanted_and_where_it_is():
+    true = flat(0.7, 30)
+    true.loc[:, "first_answer"] = 0.99
+    table = verdicts(make_grid(true, 1000))
+    point = table.loc["point.0.first-answer"]
+    assert point["decides"].startswith("first_answer, layer 0: AUROC 0.9")
+    assert point["why"] == "It wants 0.90 to 1.00: the whole interval is there."
+    assert table.loc["point.0.exact-answer-last", "why"] == (
+        "It wants 0.50 to 0.60: the whole interval is elsewhere."
+    )
+    rises = table.loc["observation.from-end-increase"]
+    assert rises["why"] == "It wants a number above 0: a part of the interval is elsewhere."
+    assert table.loc["observation.last-layer", "why"].startswith("It wants a number below 0: ")
+    assert "as for 13 other numbers." in table.loc["overview.range", "why"]
+
+
+def test_what_was_not_measured_is_the_reason():
+    tokens = [token for token in FIGURE_TOKENS if token != "last_q"]
+    table = verdicts(make_grid(flat(0.7, tokens=tokens)))
+    assert table.loc["observation.last-q", "decides"] == ""
+    assert table.loc["observation.last-q", "why"] == "Not measured: the grid has no token last_q."
+
+
+def test_a_hostile_statement_is_shown_as_text():
+    claims = verdicts(make_grid(flat(0.7), 100)).reset_index()
+    claims.loc[0, "claim"] = "<script>x</script> | a\n| b"
+    text = claims_table(claims)
+    assert "<script>" not in text
+    assert len(rows_of(text)) == len(claims) + 1
 
 
 # What can't be measured

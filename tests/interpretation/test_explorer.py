@@ -208,7 +208,7 @@ def test_another_split_shows_the_same_cell_of_it(explorer):
     view.split.value = "answer"
     check_shows(explorer, 2, "exact_answer_last")
     drawn = view.heatmap.spec
-    assert drawn["title"] == "made, answer split"
+    assert drawn["title"]["text"] == "made, answer split"
     click(view, (0, "-1"))
     check_shows(explorer, 0, "-1")
 
@@ -217,7 +217,7 @@ def test_tokens_and_measure_change_the_heatmap(explorer):
     view = widgets(explorer)
     view.measure.value = "correlation"
     assert "correlation" in str(view.heatmap.spec["layer"][0]["encoding"]["color"])
-    name = "the exact answer's tokens"
+    name = "the exact answer"
     view.group.value = name
     assert view.token.options == GROUPS[name]
     assert explorer.token == "exact_answer_last"
@@ -281,7 +281,7 @@ def test_a_damaged_run_is_told_of_and_what_was_seen_stays(tmp_path):
 def test_a_group_of_tokens_that_the_grid_lacks_is_told_of(tmp_path):
     run = made_run(tmp_path / "a", tokens=["last_q", "exact_answer_last"])
     view = widgets(pk.explore(run))
-    view.group.value = "the tokens from the end"
+    view.group.value = "the last eight tokens"
     assert "none of the tokens -8, -7" in view.message.value
     assert view.group.value == "all of the figure"
     assert view.token.options == ("last_q", "exact_answer_last")

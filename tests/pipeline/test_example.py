@@ -329,3 +329,52 @@ def test_an_example_is_made_anew_over_an_old_one(made, tmp_path):
     write_json(again.manifest_path("extract"), {"old": True})
     make_example(run, again.path)
     assert again.manifest("extract") == small.manifest("extract")
+
+
+# The small examples
+
+
+SMALL = ["cities", "products", "samples"]
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_small_example_is_whole_and_small(name, repository):
+    small = Run(repository / "data" / "examples" / name)
+    listed = set()
+    for stage in STAGES[:2]:
+        for output, record in small.manifest(stage)["outputs"].items():
+            listed.add(output)
+            assert sha256(small.path / output) == record["sha256"]
+        assert not re.search(r'"(/\w|[A-Za-z]:\\|~)', small.manifest_path(stage).read_text())
+    files = [path for path in small.path.rglob("*") if path.is_file()]
+    found = {path.relative_to(small.path).as_posix() for path in files}
+    assert found == listed | {"manifests/extract.json", "manifests/probe.json"}
+    assert sum(path.stat().st_size for path in files) < 4_500_000
+    assert small.grid("random").sizes["example"] > 100
+
+
+@pytest.mark.parametrize("name", ["cities", "products"])
+def test_a_small_example_s_probes_are_those_of_its_activations(name, repository):
+    """Its coefficients are the optimum of scikit-learn's logistic regression, near enough."""
+    small = Run(repository / "data" / "examples" / name)
+    grid, activations = small.grid("random"), small.activations()
+    ids = grid["id"].to_numpy()
+    X = activations.set_xindex("id").sel(id=ids).sel(layer=15, token="last_q")
+    X = X["activation"].to_numpy().astype(float)
+    cell = grid.sel(layer=15, token="last_q")
+    wrong = ~grid["correct"].to_numpy()
+    from sklearn.linear_model import LogisticRegression
+
+    reference = LogisticRegression(tol=1e-8, max_iter=10_000).fit(X, wrong)
+    ours = X @ cell["coef"].to_numpy() + float(cell["intercept"])
+    assert np.corrcoef(ours, reference.decision_function(X))[0, 1] > 0.999
+
+
+def test_a_path_named_after_a_small_example_gets_a_copy_of_it(tmp_path, capsys):
+    run = pk.open_run(tmp_path / "example-products")
+    assert "copied to" in capsys.readouterr().out
+    assert run.activations().sizes["layer"] == 3
+    assert pk.open_run(tmp_path / "example-products").path == run.path
+    for name in ("example-", "example-..", "example-nothing", "cities"):
+        with pytest.raises(FileNotFoundError, match="There is no run directory"):
+            pk.open_run(tmp_path / name)

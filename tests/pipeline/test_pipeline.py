@@ -1,5 +1,6 @@
 import json
 import logging
+import shutil
 import subprocess
 import sys
 
@@ -14,7 +15,8 @@ from tiny import write_questions
 from probekit.__main__ import main
 from probekit.pipeline import notebooks, parameters
 from probekit.run.directory import Run
-from probekit.run.manifest import STAGES, fingerprint
+from probekit.run.files import write_json
+from probekit.run.manifest import NOTEBOOKS, STAGES, fingerprint
 
 GOOD = "id,question,answers\na,What is one?,1\nb,What is two?,2\n"
 
@@ -125,9 +127,9 @@ def small_notebooks(tmp_path, monkeypatch, forked_kernels):
     folder = tmp_path / "notebooks"
     folder.mkdir()
     declared_defaults = parameters.defaults()
-    for i, name in enumerate(STAGES):
-        before = STAGES[i - 1] if i else ""
-        declared = 'run_dir = "r"  # folder\nx = 1  # number\ndevice = ""  # place'
+    for i, name in enumerate(NOTEBOOKS):
+        before = STAGES[i - 1] if 0 < i < 4 else "" if i == 0 else "probe"
+        declared = 'run_dir = "../r/s"  # folder\nx = 1  # number\ndevice = ""  # place'
         tagged = nbformat.v4.new_code_cell(declared)
         tagged.metadata["tags"] = ["parameters"]
         setting = nbformat.v4.new_code_cell(f"name, before = {name!r}, {before!r}")
@@ -178,6 +180,99 @@ def test_stages_run_once_and_again_only_if_something_changed(small_notebooks, tm
     assert fifth[0] > fourth[1]
     manifest = json.loads((run.path / "manifests" / "interpret.json").read_text())
     assert manifest["parameters"] == {"x": 2}
+
+
+def state(folder):
+    """All that is in a folder, and when each file and folder was last changed."""
+    return {p: (p.lstat().st_mtime_ns, p.is_file() and p.read_bytes()) for p in folder.rglob("*")}
+
+
+def test_a_dry_run_says_what_would_be_run_and_why_and_writes_nothing(
+    small_notebooks, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    run = Run("r")
+
+    def dry(*arguments):
+        before = state(tmp_path)
+        assert main(["run", "--dry-run", "--run-dir", "r", *arguments]) == 0
+        assert state(tmp_path) == before
+        *said, last = capsys.readouterr().out.splitlines()
+        assert "nothing was written" in last
+        return said
+
+    assert dry() == [f"{stage}: not finished, would be run" for stage in STAGES]
+    assert dry("--notebook", "choose") == [
+        "r is not there. An example of that name, if there is one, would be copied.",
+        "choose: not finished, would be run",
+    ]
+    assert dry("--notebook", "transfer")[-1] == "transfer: not finished, would be run"
+    run.begin("extract", {}).finish([])
+    notebooks.run_pipeline(run.path, stages=STAGES[1:], progress=False)
+    capsys.readouterr()
+    given = [part for stage in STAGES[1:] for part in ("--notebook", stage)]
+    left = "nothing has changed, would be left alone"
+    assert dry(*given) == [f"{stage}: {left}" for stage in STAGES[1:]]
+    assert dry(*given, "-p", "x", "2")[:2] == [
+        "probe: x was 1, now 2, would be run again",
+        "probe: this would replace the grid of x=1. To keep both, give this run another folder "
+        "(--run-dir)",
+    ]
+    (run.path / "probe.txt").unlink()
+    assert dry(*given) == [
+        "probe: probe.txt is missing or damaged, would be run again",
+        "visualize: would be run again if the probe stage's files change",
+        "interpret: would be run again if the probe stage's files change",
+    ]
+    assert main(["run", "--run-dir", "r", *given, "-p", "x", "2"]) == 0
+    said = capsys.readouterr().out
+    assert "probe: x was 1, now 2, run again\nprobe: this replaces the grid of x=1." in said
+    assert said.endswith("best cell\n")
+    # A mistake is refused as in a real run, and what somebody else wrote is not believed.
+    assert main(["run", "--dry-run", "--run-dir", "r", "-p", "folds", "1"]) == 1
+    record = json.loads(run.pipeline_record("probe").read_text())
+    write_json(run.pipeline_record("probe"), record | {"parameters": ["\x1b[2J"]})
+    capsys.readouterr()
+    assert dry(*given)[0] == (
+        "probe: manifests/.probe.pipeline.json is missing or damaged, would be run again"
+    )
+
+
+def test_a_notebook_beyond_the_figure_is_run_alone_and_no_report_is_made(
+    small_notebooks, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    run = Run("r/s")  # where the notebooks say, as it is from here
+    run.begin("probe", {}).finish([])
+    assert main(["run", "--notebook", "choose", "--notebook", "intervene"]) == 0
+    said = capsys.readouterr().out
+    assert said.count("best cell") == 2
+    assert "06_choose.ipynb" in said
+    assert [s for s in NOTEBOOKS if run.manifest_path(s).exists()] == [
+        "probe",
+        "choose",
+        "intervene",
+    ]
+    assert not (run.path / "report.html").exists()
+    assert main(["run", "--notebook", "choose"]) == 0
+    assert "choose: nothing has changed, not run again" in capsys.readouterr().out
+    # The figure's own are not run because of it, nor without what they need.
+    said = fails(capsys, tmp_path / "new", "--notebook", "choose")
+    assert "There is no run directory" in said
+    assert main(["run", "--notebook", "chose"]) == 1
+    assert "Did you mean 'choose'?" in capsys.readouterr().err
+
+
+def test_a_list_of_run_directories_is_given_by_repeating_it_or_in_a_file(tmp_path):
+    pairs = [("run_dirs", "a"), ("seed", "3"), ("run_dirs", "b, c")]
+    assert parameters.read_parameters(pairs) == {"run_dirs": ["a", "b, c"], "seed": 3}
+    path = tmp_path / "params.yaml"
+    path.write_text("run_dirs: [a, 7]\n")
+    assert parameters.read_parameters([], path) == {"run_dirs": ["a", "7"]}
+    for text in ("run_dirs: [[a], b]", "run_dirs: {a: b}", "run_dirs: a", "run_dirs: []"):
+        path.write_text(text)
+        with pytest.raises((ValueError, TypeError), match="run_dirs"):
+            parameters.check_parameters(**parameters.read_parameters([], path))
 
 
 def test_the_first_failure_stops_the_run_and_names_notebook_cell_and_error(
@@ -344,8 +439,14 @@ def test_corrections_run_the_extract_stage_again(stopping_model_dir, tmp_path, c
     n, corrected, said = go(str(path))
     assert n == 1
     assert corrected != own, "the later stages run again"
-    assert "parameters changed" in said
+    assert f"extract: corrections was '', now {str(path)!r}"[:60] in said
     assert "not run again" in go(str(path))[2]
+    # The run and its questions copied elsewhere: the record's absolute paths are of no account.
+    moved = shutil.copytree(source.parent, tmp_path / "there") / source.name
+    there = {"questions": str(moved), "dry_run": True}
+    copied = shutil.copytree(run.path, tmp_path / "copy")
+    notebooks.run_pipeline(copied, **given | there, corrections=str(path))
+    assert "extract: nothing has changed" in capsys.readouterr().out
     path.write_text(path.read_text() + "".join(f"{o.id},{not o.correct}\n" for o in others))
     n, changed, said = go(str(path))
     assert n == 3

@@ -73,7 +73,7 @@ def test_the_recipe_runs_with_two_parameters_overridden(
     assert run.grid("published").attrs["protocol"] == "published"
     assert run.grid("random").sizes["layer"] == 1
     assert (run.figures / "heatmap.png").stat().st_size > 1000
-    assert " at 1 layer and " in (run.path / "description.md").read_text()
+    assert "for 1 layer and " in (run.path / "description.md").read_text()
 
 
 def test_the_recipe_says_what_the_paper_did(repository):

@@ -1,5 +1,6 @@
 """The report: one page, in the notebooks' order, with text as text and nothing from outside."""
 
+import base64
 import html.parser
 
 import nbformat
@@ -8,6 +9,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 import probekit as pk
+from probekit.pipeline import notebooks
 from probekit.run.directory import Run
 from probekit.run.files import sha256, write_json
 from probekit.run.manifest import STAGES
@@ -19,10 +21,10 @@ PNG = (
 )
 
 
-def executed(stage):
-    """A notebook with each kind of output; one of them quotes a hostile response."""
+def executed(stage, place):
+    """A notebook with each kind of output; they quote a hostile response and name a place."""
     outputs = [
-        new_output("stream", name="stdout", text=f"said: {HOSTILE}\n"),
+        new_output("stream", name="stdout", text=f"said: {HOSTILE}\nin {place}\n"),
         new_output("stream", name="stderr", text="a progress bar"),
         new_output("display_data", {"image/png": PNG, "text/plain": "chart"}),
         new_output(
@@ -48,11 +50,15 @@ def finished_run(path):
     for stage in STAGES:
         parameters = {"model": HOSTILE, "n_questions": 3} if stage == "extract" else {}
         files = []
+        if stage == "visualize":
+            for name in ("heatmap", "controls"):
+                (run.figures / f"{name}.png").write_bytes(base64.b64decode(PNG))
+                files.append(run.figures / f"{name}.png")
         if stage == "interpret":
             claim = dict.fromkeys(["claim", "verdict", "measured", "rule", "note"], HOSTILE)
             files = [run.write_text("claims.csv", pd.DataFrame([claim]).to_csv(index=False))]
         run.begin(stage, parameters).finish(files, **results.get(stage, {}))
-        nbformat.write(executed(stage), run.executed_notebook(stage))
+        nbformat.write(executed(stage, run.path), run.executed_notebook(stage))
         made = {
             "executed notebook": sha256(run.executed_notebook(stage)),
             "manifest": sha256(run.manifest_path(stage)),
@@ -90,16 +96,40 @@ def test_it_tells_the_four_notebooks_in_order(page):
     assert "a progress bar" not in page.text
 
 
-def test_code_is_folded(page):
+def test_the_first_screen_is_the_headline_and_two_figures_and_the_rest_is_folded(page):
+    before = page.elements[: [tag for tag, _ in page.elements].index("details")]
+    assert [tag for tag, _ in before].count("img") == 2
+    assert page.text.index("The best cell is layer 1.") < page.text.index("The rest is folded")
     folded = [attrs for tag, attrs in page.elements if tag == "details"]
-    assert len(folded) == len(STAGES)
+    # Each notebook and its code, the claims, and how it was made.
+    assert len(folded) == 2 * len(STAGES) + 2
     assert not any("open" in attrs for attrs in folded)
+
+
+def test_it_does_not_say_where_on_this_machine_the_run_is(tmp_path):
+    run = finished_run(tmp_path / "mine" / "run")
+    shown = pk.write_report(run).read_text(encoding="utf-8")
+    assert "in run" in shown
+    assert str(tmp_path) not in shown
+
+
+def test_a_failed_report_does_not_hide_the_figure(tmp_path, monkeypatch, capsys):
+    run = finished_run(tmp_path / "run")
+    monkeypatch.setattr(notebooks, "_outdated", lambda *_: None)
+    monkeypatch.setattr(notebooks, "write_report", failing)
+    with pytest.raises(ValueError, match="finished and kept, but no report can be made of it: no"):
+        notebooks.run_pipeline(run.path, progress=False, questions="cities")
+    assert "Figure:    " in capsys.readouterr().out
+
+
+def failing(_):
+    raise OSError("no room")
 
 
 def test_text_from_elsewhere_is_text(page):
     assert "script" not in [tag for tag, _ in page.elements]
     images = [attrs for tag, attrs in page.elements if tag == "img"]
-    assert len(images) == len(STAGES)
+    assert len(images) == len(STAGES) + 2
     assert all(attrs["src"].startswith("data:image/png") for attrs in images)
     assert not [a for _, attrs in page.elements for a in attrs if a.startswith("on")]
     assert not [a for tag, a in page.elements if tag == "a" and a.get("href") == "b"]

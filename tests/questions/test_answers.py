@@ -1,5 +1,6 @@
 import csv
 import time
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
@@ -10,13 +11,17 @@ from probekit.questions.candidates import Candidates, read_candidates
 from probekit.questions.grading import find_span, grade, is_refusal, normalize
 from probekit.questions.text import fold, number_value, number_words_value
 
-LISTS = {name: read_candidates(name) for name in ("countries", "capitals", "elements", "numbers")}
 QUESTIONS = {
+    "animals": "Which class of animals does the bat belong to?",
     "countries": "In which country is the city of X?",
     "capitals": "What is the capital of Mali?",
     "elements": "What is the chemical symbol for gold?",
     "numbers": "What is 7 times 8?",
+    "languages": "Which language is spoken in the city of X?",
+    "states": "In which US state is the city of X?",
 }
+LISTS = {name: read_candidates(name) for name in QUESTIONS}
+INVENTED = ("animals", "capitals", "elements", "languages")  # lists in which names they lack count
 
 
 def found(response, name, question=None):
@@ -117,6 +122,17 @@ def test_grade_without_candidates(response, answers, expected):
         ("It is San José de Asunción.", ["San José"], "capitals", False),
         ("It is Atlantis.", ["Atlantis"], "capitals", True),  # accepted, though the list lacks it
         ("I do not know.", ["China"], "countries", False),
+        ("It belongs to the class Mammalia.", ["Mammalia"], "animals", True),
+        (
+            "It belongs to the class Echiurida. They are a type of insect.",
+            ["insect"],
+            "animals",
+            False,
+        ),
+        ("It belongs to the class of animals called birds.", ["birds"], "animals", True),
+        ("It belongs to the phylum Nematoda, class Insecta.", ["Insecta"], "animals", True),
+        ("X, Indiana, is located in the state of Ohio.", ["Indiana"], "states", False),
+        ("X is located in the state of CT.", ["Connecticut"], "states", True),
     ],
 )
 def test_grade_with_candidates(response, answers, name, expected):
@@ -261,6 +277,13 @@ def test_names_of_the_question_are_passed_over():
     assert find_span("Spain is smaller than France.", question, two) == (0, 5)
 
 
+@pytest.mark.parametrize("kind", ["class", "family", "order"])
+def test_a_class_that_the_list_lacks_is_found(kind):
+    assert found(f"The bat belongs to the {kind} Echiurida, a bird.", "animals") == "Echiurida"
+    assert found(f'The bat belongs to the {kind} "Aves" of birds.', "animals") == "Aves"
+    assert found(f"The bat belongs to the {kind} of birds.", "animals") == "birds"
+
+
 def test_without_candidates_there_is_no_span():
     assert find_span("Paris", "Capital of France?", None) is None
 
@@ -292,7 +315,7 @@ def test_spans_are_mentions(name, text, question):
             assert 0 <= start < end <= len(response)
             mention = candidates.find(response, question)
             known = candidates.canonical(response[start:end])
-            assert known == mention.name or (known is None and name in ("capitals", "elements"))
+            assert known == mention.name or (known is None and name in INVENTED)
 
 
 @given(text=st.text(), answer=st.text())
@@ -361,18 +384,20 @@ def test_agreement_with_labels_by_hand():
     path = Path(__file__).parents[1] / "data" / "labelled_responses.csv"
     with path.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    graded = spans = 0
+    graded, spans = defaultdict(list), []
     for row in rows:
         response, candidates = row["response"], LISTS[row["candidates"]]
         answers = row["answers"].split("|")
         right = grade(response, answers, question=row["question"], candidates=candidates)
-        graded += right is (row["correct"] == "True")
+        graded[row["id"].partition("-")[0]].append(right is (row["correct"] == "True"))
         start = int(row["answer_start"] or 0)
         marked = (start, start + len(row["exact_answer"])) if row["exact_answer"] else None
-        spans += find_span(response, row["question"], candidates) == marked
-    assert len(rows) >= 100
-    assert graded / len(rows) >= 0.97
-    assert spans / len(rows) >= 0.95
+        spans.append(find_span(response, row["question"], candidates) == marked)
+    assert {"animals", "languages", "states", "sums"} < set(graded)
+    assert sum(map(len, graded.values())) >= 350
+    # At most one of a file, so that no kind of response is graded wrong as a rule.
+    assert {name: file.count(False) for name, file in graded.items() if file.count(False) > 1} == {}
+    assert sum(spans) >= 0.95 * len(spans)
 
 
 def test_a_thousand_responses_take_little_time():

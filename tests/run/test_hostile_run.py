@@ -576,7 +576,7 @@ def test_an_unforeseen_error_is_shown_with_its_place(monkeypatch, tmp_path, caps
     def fail(**_):
         raise RuntimeError(TERMINAL)
 
-    monkeypatch.setattr("probekit.__main__.run_pipeline", fail)
+    monkeypatch.setattr("probekit.pipeline.notebooks.run_pipeline", fail)
     assert main(["run"]) == 1
     said = capsys.readouterr().err
     assert "report it" in said

@@ -30,10 +30,22 @@ def test_a_run_is_named_by_its_folder(tmp_path):
     run = Run(tmp_path / "cities")
     assert run.name == "cities"
     assert repr(run) == f"Run({str(tmp_path / 'cities')!r})"
+    assert eval(repr(run)).path == run.path  # noqa: S307
     assert not run.path.exists(), "made when something is written"
     assert run.figures == run.path / "figures"
     assert run.figures.is_dir()
     assert run.notebooks.is_dir()
+
+
+def test_a_run_says_what_is_finished(run):
+    finish(run, "extract")
+    assert repr(run) == f"Run({str(run.path)!r})  # finished: extract"
+    finish(run, "probe")
+    assert repr(run) == f"Run({str(run.path)!r})  # finished: extract, probe"
+    run.begin("probe", {})
+    assert repr(run).endswith("finished: extract")
+    (run.path / "manifests" / "visualize.json").symlink_to("/etc/passwd")
+    assert repr(run).endswith("finished: extract")
 
 
 def test_the_path_is_absolute(tmp_path, monkeypatch):
@@ -192,6 +204,19 @@ def test_a_stage_that_was_run_again_by_hand(current, run):
     assert not current(), "another manifest than the pipeline saw"
 
 
+def test_a_stage_that_begins_with_other_parameters_says_what_it_replaces(run, capsys):
+    """As in JupyterLab, where no pipeline says it."""
+    run.begin("probe", {"C": 1.0, "seed": 0}).finish([])
+    assert capsys.readouterr() == ("", "")
+    run.begin("probe", {"C": 1.0, "seed": 0}).finish([])
+    assert capsys.readouterr() == ("", "")
+    run.begin("probe", {"C": 2.0, "seed": 0})
+    said = "This replaces the grid of C=1.0. To keep both, give this run another folder.\n"
+    assert capsys.readouterr() == ("", said)
+    run.begin("probe", {"C": 3.0, "seed": 0})
+    assert capsys.readouterr() == ("", ""), "nothing was finished, so nothing is lost"
+
+
 def test_a_stage_that_began_again(current, run):
     run.begin("probe", {})
     assert not current()
@@ -299,6 +324,8 @@ def check_equal(found, expected):
         else:
             assert found[name].dtype == expected[name].dtype
             np.testing.assert_array_equal(found[name], expected[name])
+    # Which it is not saved with: what is read is described anew.
+    assert found.attrs.pop("best_auroc_is").startswith("of the best cell")
     assert found.attrs == expected.attrs
 
 

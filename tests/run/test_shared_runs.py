@@ -464,7 +464,9 @@ def test_a_run_that_was_moved_or_copied_runs_nothing_again(small_notebooks, tmp_
             n: d for n, (d, _) in before.items()
         }
     notebooks.run_pipeline(moved.path, stages=stages, progress=False, x=2)
-    assert "parameters changed, run again" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "visualize: x was 1, now 2, run again" in said
+    assert "visualize: this replaces the figures of x=1. To keep both, give" in said
 
 
 def test_questions_are_known_by_what_is_in_them(tmp_path):
@@ -485,13 +487,14 @@ def test_questions_are_known_by_what_is_in_them(tmp_path):
     recorded(questions="here/q.csv", limit=0)
     there = questions.rename(tmp_path / "there.csv")
     assert why([there], questions="there.csv", limit=0) is None
-    assert why([there], questions="there.csv", limit=1) == "parameters changed"
-    assert why([], questions="there.csv", limit=0) == "parameters changed"
-    other = tmp_path / "q.jsonl"
-    other.write_text("question,answers\n")
-    assert why([other], questions="q.jsonl", limit=0) == "parameters changed"
+    assert why([there], questions="there.csv", limit=1) == "limit was 0, now 1"
+    other = "questions was 'here/q.csv', now {!r}"
+    assert why([], questions="there.csv", limit=0) == other.format("there.csv")
+    lines = tmp_path / "q.jsonl"
+    lines.write_text("question,answers\n")
+    assert why([lines], questions="q.jsonl", limit=0) == other.format("q.jsonl")
     there.write_text("other")
-    assert why([there], questions="there.csv", limit=0) == "parameters changed"
+    assert why([there], questions="there.csv", limit=0) == other.format("there.csv")
     assert why([there], questions="here/q.csv", limit=0).endswith("q.csv is missing or damaged")
 
 
