@@ -94,9 +94,13 @@ class QuestionField(anywidget.AnyWidget):
         });
         // JupyterLab takes no key as a command while one of these has the focus.
         const mark = event => {
-            if (el.contains(event.target))
-                event.target.toggleAttribute(
-                    "data-lm-suppress-shortcuts", !(event.ctrlKey || event.metaKey));
+            if (!el.contains(event.target)) return;
+            event.target.toggleAttribute(
+                "data-lm-suppress-shortcuts", !(event.ctrlKey || event.metaKey));
+            if (event.target === input && event.key === "Enter" && !event.isComposing) {
+                event.preventDefault();  // JupyterLab keeps Enter from submitting a form
+                form.requestSubmit();
+            }
         };
         window.addEventListener("keydown", mark, true);
         model.on("change:answer change:result change:busy", show);
