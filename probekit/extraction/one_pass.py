@@ -54,6 +54,7 @@ from probekit.run.directory import Run, store_name
 from probekit.run.files import explained, no_links, reading, replacing, sha256
 from probekit.run.lock import writing
 from probekit.run.stopping import stoppable
+from probekit.run.variables import described
 from probekit.tokens import EXACT_ANSWER, MISSING, TOKENS
 
 _AGAIN = "Run the same again, which makes only what is missing."
@@ -307,14 +308,22 @@ def answer_in_memory(
     if not all(asked["answers"]):
         answers = answers.drop(columns=["correct", "graded"])
     values = np.concatenate(values)
-    about = {"model": lm.name, "revision": lm.revision, "site": site}
+    about = _about(lm, asked, site)
     dataset = xr.Dataset(
         {"activation": (("example", "layer", "token", "feature"), values)},
         coordinates(answers, values.shape[1], object),
         attributes(about, values.dtype),
     )
     # As a file gives them, where lists are arrays.
-    return pd.read_parquet(io.BytesIO(answers.to_parquet(index=False))), dataset
+    table = pd.read_parquet(io.BytesIO(answers.to_parquet(index=False)))
+    return table, described(dataset)
+
+
+def _about(lm, questions, site):
+    """What activations are of, as their attributes say it."""
+    files = questions.attrs.get("files")
+    named = {"questions": Path(files[0]).stem} if files else {}
+    return {"model": lm.name, "revision": lm.revision, "site": site} | named
 
 
 def _batch_size(claimed, possible, given):
@@ -536,9 +545,7 @@ class _Extraction:
         n, stores = len(self.prompts), {}
         for site in self.sites:
             path = self.where.path / store_name(site, self.sites)
-            about = {"model": self.lm.name, "revision": self.lm.revision, "site": site}
-            if files := self.questions.attrs.get("files"):
-                about["questions"] = Path(files[0]).stem
+            about = _about(self.lm, self.questions, site)
             stores[site] = ActivationStore(path, n, min(SHARD, n), about)
         return stores
 

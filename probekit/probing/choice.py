@@ -160,8 +160,8 @@ def error_types(run):
         `reason`.
     questions : DataFrame
         One row a question: `question`, `type`, `n_samples`, `n_right`, `n_answers` (different
-        exact answers), `largest` (share of the most frequent one, of those that have one) and `entropy` of their shares,
-        in nats.
+        exact answers), `largest` (share of the most frequent one, of those that have one) and
+        `entropy` of their shares, in nats.
 
     Raises
     ------

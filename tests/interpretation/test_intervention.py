@@ -246,9 +246,9 @@ def test_what_is_said_is_borne_out_by_the_interval(lm, run):
 
 
 def test_a_push_that_overflows_is_refused(lm, run):
-    with pytest.raises(ValueError, match="smaller dose"):
-        with Steering(lm.model, "resid_post", 0, lambda x: x * np.inf):
-            go(lm, run, n_questions=2, flips=False)
+    endless = Steering(lm.model, "resid_post", 0, lambda x: x * np.inf)
+    with pytest.raises(ValueError, match="smaller dose"), endless:
+        go(lm, run, n_questions=2, flips=False)
 
 
 def test_one_answer_a_question(lm, run, monkeypatch):
