@@ -134,6 +134,10 @@ def intervene(
     arguments.instance("run", run, Run, 'such as Run("data/runs/cities")')
     if split is not None:
         arguments.text("split", split, such_as="random")
+    if layer is not None:
+        layer = arguments.whole("layer", layer)
+    if token is not None:
+        arguments.text("token", token, such_as="last_q")
     n_questions = arguments.whole("n_questions", n_questions)
     n_random = arguments.whole("n_random", n_random, 20, 10_000)
     dose = arguments.number("dose", dose, 1e-3, 1000)

@@ -310,10 +310,11 @@ def _any_of(patterns):
 @arguments.plainly()
 def read_candidates(name, folder=None):
     """Read a list of candidates: a CSV file with columns name, aliases, decoys."""
-    if not re.fullmatch(r"\w[\w .-]*", name):
+    # No file system has longer names; asking for one is an error, not a file that is not there.
+    if not re.fullmatch(r"\w[\w .-]*", name) or len(f"{name}.csv".encode()) > 255:
         raise ValueError(
-            f"candidates {name!r}: expected the name of a list, such as 'countries', without "
-            "slashes or '..'."
+            f"candidates {arguments.shown(name)}: expected the name of a list, such as "
+            "'countries', without slashes or '..'."
         )
     shipped = resource("data/questions/candidates")
     folders = [shipped] if folder is None else [Path(folder) / "candidates", shipped]
