@@ -387,7 +387,7 @@ def test_ctrl_c_ends_it_in_order(run, monkeypatch, capsys):
 def test_what_the_command_cannot_use_is_refused_before_the_model_is_loaded(
     run, tmp_path, monkeypatch, capsys
 ):
-    monkeypatch.setattr(live, "load_model", lambda *given, **options: 1 / 0)
+    monkeypatch.setattr(live, "load_model_of", lambda *given, **options: 1 / 0)
     for options, words in [
         (["--error-rate", "3"], "error_rate must be"),
         (["--split", "answer"], "split"),
