@@ -225,6 +225,7 @@ CALLS = {
     "predict_proba": (lambda probe, X: probe.predict_proba(X), {"probe": lambda good: good.probe}),
     "transfer": (pk.transfer, {"runs": lambda good: good.held}),
     "choose_answers": (pk.choose_answers, {"run": lambda good: good.samples}),
+    "load_model_of": (pk.load_model_of, {"run": lambda good: good.probed, "device": "cpu"}),
     "headline": (pk.headline, {"run": lambda good: good.run}),
     "watch": (pk.watch, {"lm": lambda good: good.lm, "detector": lambda good: good.detector}),
     "error_types": (pk.error_types, {"run": lambda good: good.samples}),
@@ -1272,6 +1273,15 @@ CASES = {
             ValueError,
             "The gains have no variable 'absorbed'; they have auroc, ….",
         ),
+    ],
+    "load_model_of": [
+        ({"run": "cities"}, TypeError, "run must be a Run, such as …"),
+        (
+            {"run": lambda good: good.made},
+            ValueError,
+            "The extract stage of … does not say what its revision was. …",
+        ),
+        ({"device": "gpu"}, ValueError, NO_DEVICE.format("gpu", "…")),
     ],
     "headline": [
         ({"run": "cities"}, TypeError, "run must be a Run, such as …"),

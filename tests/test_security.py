@@ -15,6 +15,7 @@ from synthetic import flat, make_grid
 import probekit as pk
 from probekit.extraction.responses import TokenView
 from probekit.extraction.store import mend
+from probekit.interpretation.live import LiveAnswer
 from probekit.pipeline.notebooks import default_run_dir
 from probekit.pipeline.parameters import read_parameters
 from probekit.run.directory import Run
@@ -338,8 +339,24 @@ def test_a_description(make):
     assert "<" not in text.replace("p <", "")
 
 
+def test_a_live_answer():
+    row = {
+        "question": HOSTILE,
+        "verdict": "",
+        "exact_answer": HOSTILE,
+        "tokens": [("⏎", ["last_q"]), (HOSTILE, ["first_answer"])],
+        "p_error": {"last_q": 0.2, "first_answer": 0.9},
+        "chosen": None,
+    }
+    answer = LiveAnswer(row, 0.5, HOSTILE)
+    assert harmless(answer._repr_html_())
+    for colour in (False, True):
+        shown = re.sub(r"\x1b\[(?:38;5;16;48;5;\d+|0)m", "", answer.text(colour))
+        assert "\x1b" not in shown
+
+
 #: Modules that write markup, each with the tests of what it makes.
-TESTED = {"files", "explorer", "widgets", "responses", "report"}
+TESTED = {"files", "explorer", "live", "widgets", "responses", "report"}
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: path.name)

@@ -464,7 +464,8 @@ def _by_type(samples, questions, variants):
 def _in_words(choice):
     """Whether the detector chooses better than the others, and whether it can."""
     ways, own = choice.ways, choice.ways.loc["detector"]
-    mixed = choice.questions.query("0 < n_right < n_samples")
+    n_right, n_samples = choice.questions["n_right"], choice.questions["n_samples"]
+    mixed = choice.questions[(n_right > 0) & (n_right < n_samples)]
     n = len(choice.questions)
     said = [
         f"Of {n:,} questions {len(mixed):,} have right and wrong samples; only there does it "
