@@ -129,24 +129,43 @@ def _computed(module, args, kwargs, output):
     return output - inspect.signature(module.forward).bind(*args, **kwargs).arguments["residual"]
 
 
-class Recorder:
-    """Keeps what each site gave at the last position in the latest forward pass.
+class Hooked:
+    """A context manager whose hooks on a model are there only inside the ``with`` block."""
 
-    A context manager: the hooks are there only inside the ``with`` block. With `whole`, at all
-    positions.
-    """
-
-    def __init__(self, model, sites, whole=False):
-        check_sites(model, sites)
-        self.blocks = decoder_blocks(model)
-        self.sites = tuple(sites)
-        self.model, self._shape, self._whole = model, None, whole
-        self._latest = {site: [None] * len(self.blocks) for site in self.sites}
-        self._handles = []
+    def __init__(self, model):
+        self.model, self._shape, self._handles = model, None, []
 
     def __enter__(self):
         hook = partial(self.model.register_forward_pre_hook, with_kwargs=True)
         self._handles = [hook(self._measure)]
+        self._hook()
+        return self
+
+    def __exit__(self, *exception):
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+
+    def _measure(self, model, args, kwargs):
+        """Note how many rows and tokens the pass has."""
+        self._shape = first_tensor((args, kwargs)).shape[:2]
+
+
+class Recorder(Hooked):
+    """Keeps what each site gave at the last position in the latest forward pass.
+
+    With `whole`, at all positions.
+    """
+
+    def __init__(self, model, sites, whole=False):
+        super().__init__(model)
+        check_sites(model, sites)
+        self.blocks = decoder_blocks(model)
+        self.sites = tuple(sites)
+        self._whole = whole
+        self._latest = {site: [None] * len(self.blocks) for site in self.sites}
+
+    def _hook(self):
         for layer, block in enumerate(self.blocks):
             modules = find_sites(block)
             for site in self.sites:
@@ -156,15 +175,6 @@ class Recorder:
                 if side == "input":
                     hook = module.register_forward_pre_hook
                 self._handles.append(hook(keep, with_kwargs=True))
-        return self
-
-    def __exit__(self, *exception):
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
-
-    def _measure(self, model, args, kwargs):
-        self._shape = first_tensor((args, kwargs)).shape[:2]
 
     def _keep(self, site, layer, module, args, kwargs, *output):
         # Before a module runs there is no output.

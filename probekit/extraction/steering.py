@@ -1,10 +1,9 @@
 """Change what a model computes at one site of one block, while it runs."""
 
-from functools import partial
-
 import torch
 
 from probekit.extraction.sites import (
+    Hooked,
     _computed,
     check_sites,
     decoder_blocks,
@@ -13,46 +12,33 @@ from probekit.extraction.sites import (
 )
 
 
-class Steering:
-    """Changes the activations of a site in one block. A context manager, as `Recorder` is.
+class Steering(Hooked):
+    """Changes the activations of a site in one block.
 
-    `change` takes activations (row, token, feature) and gives them as they are to be. With `last`,
-    only those of the last position of each pass are changed: in generation, these are the prompt's
-    last token and every generated one.
+    `change` takes activations (row, token, feature) and gives them as they are to be.
     """
 
-    def __init__(self, model, site, layer, change, last=False):
+    def __init__(self, model, site, layer, change):
+        super().__init__(model)
         check_sites(model, [site])
-        blocks = decoder_blocks(model)
-        self.module, self.side = find_sites(blocks[layer])[site]
-        self.model, self.change, self.last = model, change, last
-        self._shape, self._handles = None, []
+        self.module, self.side = find_sites(decoder_blocks(model)[layer])[site]
+        self.change = change
 
-    def __enter__(self):
-        measure = partial(self.model.register_forward_pre_hook, with_kwargs=True)
-        self._handles = [measure(self._measure)]
+    def _hook(self):
         if self.side == "input":
             hook = self.module.register_forward_pre_hook(self._before, with_kwargs=True)
         else:
             hook = self.module.register_forward_hook(self._after, with_kwargs=True)
         self._handles.append(hook)
-        return self
-
-    def __exit__(self, *exception):
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
-
-    def _measure(self, model, args, kwargs):
-        self._shape = first_tensor((args, kwargs)).shape[:2]
 
     def _added(self, x):
         """What has to be added to activations for them to be as they are to be."""
-        # Experts may get and give all rows' tokens one after the other.
-        rows = x.reshape(self._shape[0], -1, x.shape[-1])
-        added = torch.zeros_like(rows)
-        where = slice(-1, None) if self.last else slice(None)
-        added[:, where] = self.change(rows[:, where]).to(rows.dtype) - rows[:, where]
+        # Experts may give all rows' tokens one after the other, and Reformer puts more behind them.
+        rows, tokens = self._shape
+        whole = x.reshape(rows, -1, x.shape[-1])
+        added = torch.zeros_like(whole)
+        part = whole[:, :tokens]
+        added[:, :tokens] = self.change(part).to(part.dtype) - part
         return added.reshape(x.shape)
 
     def _before(self, module, args, kwargs):

@@ -21,26 +21,28 @@ def probed(run, activations):
     return run
 
 
-@pytest.fixture(scope="module")
-def signal(tmp_path_factory):
-    """A run in which errors show in the last of two layers, whatever the answer is."""
+def made(path, order):
+    """A run in which errors show in the last of two layers, its activations in another order."""
     random = np.random.default_rng(0)
     wrong = random.random(240) < 0.5
     given = [f"answer {i}" for i in random.integers(60, size=240)]
-    run = asked_run(tmp_path_factory.mktemp("signal") / "run", given, wrong)
-    return probed(run, run.activations().load())
+    run = asked_run(path, given, wrong)
+    activations = run.activations().load()
+    values = activations["activation"].to_numpy()[order]
+    return probed(run, activations.assign(activation=(activations["activation"].dims, values)))
+
+
+@pytest.fixture(scope="module")
+def signal(tmp_path_factory):
+    """A run in which errors show, whatever the answer is."""
+    return made(tmp_path_factory.mktemp("signal") / "run", np.arange(240))
 
 
 @pytest.fixture(scope="module")
 def noise(tmp_path_factory):
-    """The same with labels that have been shuffled."""
-    random = np.random.default_rng(1)
-    wrong = random.random(240) < 0.5
-    given = [f"answer {i}" for i in random.integers(60, size=240)]
-    run = asked_run(tmp_path_factory.mktemp("noise") / "run", given, wrong)
-    activations = run.activations().load()
-    values = random.normal(size=activations["activation"].shape)
-    return probed(run, activations.assign(activation=(activations["activation"].dims, values)))
+    """The same with shuffled labels: each answer has another's activations."""
+    order = np.random.default_rng(1).permutation(240)
+    return made(tmp_path_factory.mktemp("noise") / "run", order)
 
 
 def test_a_signal_is_said_with_the_bar_that_it_has_to_pass(signal):

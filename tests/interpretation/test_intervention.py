@@ -53,7 +53,11 @@ def test_what_is_changed_is_what_is_read_and_all_that_is_changed(lm, site):
     with torch.inference_mode(), Recorder(lm.model, SITES, whole=True) as recorder:
         plain = lm.model(ids).logits
         before = {name: recorder.latest(name) for name in SITES}
-        with Steering(lm.model, site, 1, lambda x: 2 * x + 1, last=True):
+
+        def change(x):
+            return torch.cat([x[:, :-1], 2 * x[:, -1:] + 1], 1)
+
+        with Steering(lm.model, site, 1, change):
             # Recorders before and after see the activations as they were and as they are.
             with Recorder(lm.model, SITES, whole=True) as after:
                 changed = lm.model(ids).logits
