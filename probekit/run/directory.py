@@ -759,11 +759,18 @@ def replaced(stage, before, now):
     differing = {n: v for n, v in before.items() if n in now and now[n] != v}
     if not differing:
         return None
-    made_with = ", ".join(f"{n}={arguments.shown(v)}" for n, v in differing.items())
+    made_with = ", ".join(f"{n}={_in_words(v)}" for n, v in differing.items())
     return (
         f"{_MADE.get(stage, 'the results')} of {made_with}. To keep both, give this run another "
         "folder"
     )
+
+
+def _in_words(value):
+    """A parameter's value; of a list, what is in it."""
+    if isinstance(value, list):
+        return f"[{arguments.listed(map(arguments.shown, value))}]"
+    return arguments.shown(value)
 
 
 def _changes(before, now):
@@ -775,7 +782,7 @@ def _changes(before, now):
         elif name not in now:
             said.append(f"{arguments.visible(name, 100)} is a parameter no more")
         elif before[name] != now[name]:
-            was, new = map(arguments.shown, (before[name], now[name]))
+            was, new = map(_in_words, (before[name], now[name]))
             said.append(f"{name} was {was}, now {new}")
     return said
 

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import xarray as xr
 
-from probekit.run.directory import Run, store_name
+from probekit.run.directory import Run, _changes, replaced, store_name
 from probekit.run.files import replacing, sha256, write_json
 from probekit.run.manifest import STAGES, environment
 
@@ -420,3 +420,9 @@ def test_results_are_given_while_what_they_are_of_is_the_same(tmp_path):
     assert run.results("intervene") is not None, "made again, the same"
     run.begin("probe", {"C": 2.0}).finish([], splits=["random"])
     assert run.results("intervene") is None
+
+
+def test_a_list_that_changes_is_shown_with_what_is_in_it():
+    before, now = {"run_dirs": ["a", "b"]}, {"run_dirs": ["a", "c"]}
+    assert "of run_dirs=['a', 'b']. To keep both" in replaced("transfer", before, now)
+    assert _changes(before, now) == ["run_dirs was ['a', 'b'], now ['a', 'c']"]
