@@ -1,5 +1,7 @@
 """Interventions: against a plain forward pass, with a direction planted, and with none."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -321,3 +323,56 @@ def made_grid():
         for token in map(str, range(-8, 0)):
             true.loc[layer, token] = 0.55 + 0.035 * layer
     return with_training(make_grid(true, n=400))
+
+
+def test_a_model_that_can_not_go_on_from_a_shared_beginning_is_refused(lm, run, monkeypatch):
+    """As of recurrence, which reads several tokens after a cache otherwise than one by one."""
+    found = SimpleNamespace(way="no shared prefix", refuse=lambda sites: None)
+    monkeypatch.setattr(intervention, "examined", lambda *given: found)
+    with pytest.raises(ValueError, match=r"is answered by no shared prefix\. Use another model"):
+        go(lm, run)
+
+
+@pytest.mark.parametrize("column", ["kind", "judge"])
+def test_flips_are_left_out_where_they_can_not_be_graded_as_the_run_was(
+    column, lm, run, monkeypatch
+):
+    answers, manifest = run.answers(), run.manifest("extract")
+    if column == "kind":
+        monkeypatch.setattr(pk.Run, "answers", lambda _: answers.assign(kind="choice"))
+    else:
+        given = manifest | {"parameters": manifest["parameters"] | {"judge": "a judge"}}
+        whole = pk.Run.manifest
+        monkeypatch.setattr(
+            pk.Run, "manifest", lambda self, s: given if s == "extract" else whole(self, s)
+        )
+    effects = go(lm, run, n_questions=3)
+    assert "flips" not in effects["outcome"].to_numpy()
+    assert "flipped" not in effects
+
+
+@pytest.mark.parametrize("scheme", ["always", "first"])
+def test_the_right_answer_is_split_as_the_model_splits_it(scheme):
+    """Of tokenizers like Llama's and Mistral's, which write a space before a text themselves."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = ["<unk>", "▁It", "▁is", "▁Norway", "▁Peru", "▁", "Peru", "."]
+    inner = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, "<unk>"))
+    inner.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme, split=True)
+    inner.decoder = decoders.Metaspace(prepend_scheme=scheme)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="<unk>")
+    said = [1, 2, 3]  # "It is Norway"
+    answer = {
+        "positions": [0] * len(pk.TOKENS),
+        "token_ids": said,
+        "token_starts": [0, 2, 5],
+        "response": "It is Norway",
+        "answer_start": 6,
+        "accepted": "Peru|Republic of Peru",
+    }
+    for name in ("exact_answer_first", "exact_answer_last"):
+        answer["positions"][pk.TOKENS.index(name)] = 2
+    before, own, right = intervention._texts(SimpleNamespace(tokenizer=tokenizer), answer)
+    assert (before, own) == ([1, 2], [3])
+    assert [words[i] for i in right] == ["▁Peru"]
