@@ -6,7 +6,8 @@ The same work on this machine: SmolLM2 answers city questions, a probe is fitted
 process and the cluster take turns, so that other load meets both; figures are medians over the
 repeats. Loading the model at the workers is reported on its own: they keep it. Extraction is by
 shards of 256 questions, so two workers need a multiple of 512 to be equally busy.
-The workers' heap is left as it is in the one process, by Dask's setting (in a shell, see README).
+The workers' heap is left as it is in the one process, by Dask's setting (in a shell: see
+docs/tutorials/cluster.md).
 Aimed at: at most 0.6 of the time, activations within 1e-5 and AUROC within 1e-6 of each other.
 """
 

@@ -16,8 +16,9 @@ SMALL = {
 }
 
 
-def test_the_readme_has_the_table_that_the_function_gives(repository):
-    assert sizing_table() in (repository / "README.md").read_text(encoding="utf-8")
+def test_the_site_has_the_table_that_the_function_gives(repository):
+    page = repository / "docs" / "tutorials" / "own-model.md"
+    assert sizing_table() in page.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("questions", [100, 700])
