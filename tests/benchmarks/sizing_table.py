@@ -1,4 +1,4 @@
-"""The table of estimates in docs/tutorials/own-model.md, in Markdown: python tests/benchmarks/sizing_table.py."""
+"""The table of estimates on the page of own models: python tests/benchmarks/sizing_table.py."""
 
 from probekit.pipeline.sizing import DEFAULT, estimate
 
