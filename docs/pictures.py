@@ -18,20 +18,18 @@ from probekit.probing.auroc import (
 
 # Drawn in the page's own text colour, so that it can be read on white and on black. The rules of
 # a drawing within a page hold for the whole page, hence the class.
-_STYLE = " ".join(
-    f".places .{name} {{{rules}}}"
-    for name, rules in {
-        "text": "fill: currentColor; font-size: 13px",
-        "code": "font-family: monospace",
-        "middle": "text-anchor: middle",
-        "faint": "opacity: .65",
-        "line": "stroke: currentColor; fill: none",
-        "pale": "stroke-opacity: .35",
-        "answer": "fill: #0072b2; fill-opacity: .3",
-        "site": "fill: #d55e00; stroke: currentColor",
-        "head": "fill: currentColor",
-    }.items()
-)
+_STYLE = """
+.places { width: 100%; min-width: 560px; max-width: 660px; display: block; margin: auto }
+.places .text { fill: currentColor; font-size: 13px }
+.places .code { font-family: monospace }
+.places .middle { text-anchor: middle }
+.places .faint { opacity: .65 }
+.places .line { stroke: currentColor; fill: none }
+.places .pale { stroke-opacity: .35 }
+.places .answer { fill: #0072b2; fill-opacity: .3 }
+.places .site { fill: #d55e00; stroke: currentColor }
+.places .head { fill: currentColor }
+"""
 _ROW, _TOP = 24, 38
 
 
@@ -77,8 +75,7 @@ def places(answer):
     label = html.escape(label, quote=True)
     return HTML(
         f'<svg class="places" xmlns="http://www.w3.org/2000/svg" viewBox="0 0 660 {y + _ROW}" '
-        f'role="img" aria-label="{label}" style="width:100%;max-width:660px;display:block;'
-        f'margin:auto"><style>{_STYLE}</style>{"".join(parts)}'
+        f'role="img" aria-label="{label}"><style>{_STYLE}</style>{"".join(parts)}'
         f'<g transform="translate(20)">{"".join(_block())}</g></svg>'
     )
 
@@ -231,7 +228,7 @@ def samples(grid, layer, token, sizes=(30, 100, 300, 965), draws=20, seed=0):
     wrong = ~grid["correct"].to_numpy().astype(bool)
     rows = []
     for n in sizes:
-        for draw in range(draws if n < len(wrong) else 1):
+        for draw in range(draws) if n < len(wrong) else [draws // 2]:  # there is one of all
             chosen = random.permutation(len(wrong))[:n]
             rows.append({"n": n, "draw": draw} | _measured(score[chosen], wrong[chosen]))
     return pd.DataFrame(rows)
