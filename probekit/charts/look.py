@@ -204,6 +204,11 @@ def number(value):
     return float(value) if np.isfinite(value) else None
 
 
+def signed(value, sign="+"):
+    """A number as it is written; what rounds to 0 has no minus."""
+    return format(value, f"{sign}.2f").replace("-0.00", f"{sign}0.00")
+
+
 def tooltips(record):
     """Tooltips for the fields of a record that have a name."""
     return [
