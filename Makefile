@@ -18,12 +18,13 @@ SECOND := .models/gemma-3-270m-q4_k_m.gguf
 
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-input -c constraints.txt
 
-.PHONY: help env figure example test gpu-check lint lab bench nightly faults fuzz check-models audit clean
+.PHONY: help env figure example test docs gpu-check lint lab bench nightly faults fuzz check-models audit clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make figure   extract, probe, draw, interpret: data/runs/cities/figures/heatmap.png"
 	@echo "make test     the tests (make test ARGS='-k grid' for some of them)"
+	@echo "make docs     the site: docs/_build/index.html (make docs ARGS=-E builds all anew)"
 	@echo "make gpu-check  what only a GPU can show: rounding, speed, memory (8 minutes)"
 	@echo "make lint     ruff: rules and format"
 	@echo "make lab      JupyterLab on copies of the notebooks, on this machine only"
@@ -77,6 +78,11 @@ example: $(STAMP)
 test: $(STAMP)
 	@$(BIN)/python -m pytest $(or $(ARGS),-n 2)
 
+# Warnings are errors: a dead link, a page that nothing leads to, code that fails.
+docs: $(STAMP)
+	@$(BIN)/python -m sphinx -q -W --keep-going -b html $(ARGS) docs docs/_build
+	@echo "docs/_build/index.html"
+
 # PROBEKIT_GPU_CHECK=cpu make gpu-check tries the checks themselves where there is no GPU.
 gpu-check: $(STAMP)
 	@PROBEKIT_GPU_CHECK="$${PROBEKIT_GPU_CHECK:-cuda}" $(BIN)/python -m pytest -m gpu tests/gpu $(ARGS)
@@ -126,5 +132,5 @@ audit: $(STAMP)
 	@$(BIN)/python tests/audit.py $(ARGS)
 
 clean:
-	rm -rf .venv .models .pytest_cache .ruff_cache .hypothesis dist tests/artefacts
+	rm -rf .venv .models docs/_build docs/reference .pytest_cache .ruff_cache .hypothesis dist tests/artefacts
 	find probekit tests -name __pycache__ -type d -prune -exec rm -rf {} +
