@@ -214,10 +214,12 @@ def compare_splits(grids, *, measure="auroc", title=_TITLE, tokens=FIGURE_TOKENS
     if len({tuple(_layers(rows)) for rows in panels.values()}) > 1:
         raise ValueError("The grids have different layers. Use small_multiples to compare models.")
     charts = _drawn(panels, measure, len(panels), level=_level(mute))
-    for chart, grid, rows in zip(charts, grids.values(), panels.values(), strict=True):
-        if found := _above_chance(grid, _tokens(rows)):
+    text = _describe_panels(panels, measure)
+    for chart, (name, grid) in zip(charts, grids.items(), strict=True):
+        if found := _above_chance(grid, _tokens(panels[name])):
             chart.title = alt.TitleParams(chart.title, subtitle=found)
-    return finished(alt.hconcat(*charts, spacing=24), title, _describe_panels(panels, measure))
+            text += f" {name}: {found}."
+    return finished(alt.hconcat(*charts, spacing=24), title, text)
 
 
 def small_multiples(grids, *, measure="auroc", title=_TITLE, tokens=FIGURE_TOKENS, columns=3):

@@ -171,6 +171,9 @@ def finished(chart, title, description, subtitle=None):
     title = arguments.text("title", title, empty=True)
     if subtitle is not None:
         title = alt.TitleParams(text=title, subtitle=subtitle)
+        # Who can't see the picture is told what stands in it.
+        lines = [subtitle] if isinstance(subtitle, str) else subtitle
+        description = " ".join([description, *(f"{n}." for n in lines if n not in description)])
     return _dressed(chart.properties(title=title, description=description))
 
 

@@ -65,7 +65,9 @@ def transfer_matrix(transfers, *, title="Trained on one run, tested on another")
 def _panel(rows, names, value, label, sign, nothing, scale, ticks):
     """One matrix of coloured cells with their numbers."""
     drawn = [_written(row, value, sign, nothing, scale.domain) for row in rows]
-    axis = alt.Axis(labelAngle=0, labelLimit=_WIDTH, ticks=False, domain=False)
+    # Names that are wider than a column stand aslant; a letter is of about 8 pixels.
+    aslant = 8 * max(map(len, names["test"])) > _WIDTH
+    axis = alt.Axis(labelAngle=-30 * aslant, labelLimit=160, ticks=False, domain=False)
     base = alt.Chart(alt.Data(values=drawn)).encode(
         x=alt.X("test:N", title="Tested on", axis=axis, scale=alt.Scale(domain=names["test"])),
         y=alt.Y(
