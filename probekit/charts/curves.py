@@ -220,7 +220,8 @@ def score_distribution(score, correct, *, bins=20, title="Scores of correct and 
     Returns
     -------
     Chart
-        Each class is a share of its own total, so that unequal classes can be compared.
+        Each class is a share of its own total, so that unequal classes can be compared. The
+        subtitle has the medians: of the correct answers, and of the wrong ones.
 
     Raises
     ------

@@ -204,6 +204,7 @@ def compare_splits(grids, *, measure="auroc", title=_TITLE, tokens=FIGURE_TOKENS
     Returns
     -------
     HConcatChart
+        Below each name stands how many of the cells are above chance, where the grid can tell.
 
     Raises
     ------
@@ -281,6 +282,7 @@ def gain(grid, *, title=None, tokens=FIGURE_TOKENS):
     Returns
     -------
     LayerChart
+        Its subtitle says how many cells are higher and how many lower, by the same intervals.
 
     Raises
     ------
