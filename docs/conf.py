@@ -35,6 +35,8 @@ nb_execution_in_temp = True
 nb_execution_raise_on_error = True
 nb_execution_timeout = 120
 nb_merge_streams = True
+nb_code_prompt_show = "Show the code"
+nb_code_prompt_hide = "Hide the code"
 nb_output_stderr = "remove"  # progress bars
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
@@ -55,7 +57,8 @@ os.environ["PYTHONPATH"] = os.pathsep.join([str(HERE.parent), str(HERE)])
 def _described(self, data, render=NbElementRenderer.render_image):
     """A cell's picture with the text alternative that it has, which MyST-NB leaves out."""
     (image,) = render(self, data)
-    image["alt"] = data.output_metadata.get(data.mime_type, {}).get("alt", "")
+    own = data.output_metadata.get(data.mime_type, {}).get("alt")
+    image["alt"] = own or image.get("alt", "")
     return [image]
 
 
