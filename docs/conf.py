@@ -57,8 +57,8 @@ os.environ["PYTHONPATH"] = os.pathsep.join([str(HERE.parent), str(HERE)])
 def _described(self, data, render=NbElementRenderer.render_image):
     """A cell's picture with the text alternative that it has, which MyST-NB leaves out."""
     (image,) = render(self, data)
-    own = data.output_metadata.get(data.mime_type, {}).get("alt")
-    image["alt"] = own or image.get("alt", "")
+    own = data.output_metadata.get(data.mime_type, {}).get("alt", "")
+    image.setdefault("alt", own)  # what the page says of its picture goes first
     return [image]
 
 
