@@ -7,6 +7,8 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from myst_nb.core.render import NbElementRenderer
+
 import probekit
 
 HERE = Path(__file__).parent
@@ -50,6 +52,17 @@ atexit.register(shutil.rmtree, profile.parent, ignore_errors=True)
 logging.getLogger("traitlets").setLevel("ERROR")
 # Their working directory is elsewhere, and this checkout is what they are about.
 os.environ["PYTHONPATH"] = os.pathsep.join([str(HERE.parent), str(HERE)])
+
+
+def _described(self, data, render=NbElementRenderer.render_image):
+    """A cell's picture with the text alternative that it has, which MyST-NB leaves out."""
+    (image,) = render(self, data)
+    own = data.output_metadata.get(data.mime_type, {}).get("alt", "")
+    image.setdefault("alt", own)  # what the page says of its picture goes first
+    return [image]
+
+
+NbElementRenderer.render_image = _described
 
 autosummary_generate = True
 autodoc_typehints = "none"

@@ -220,7 +220,8 @@ def score_distribution(score, correct, *, bins=20, title="Scores of correct and 
     Returns
     -------
     Chart
-        Each class is a share of its own total, so that unequal classes can be compared.
+        Each class is a share of its own total, so that unequal classes can be compared. The
+        subtitle has the medians: of the correct answers, and of the wrong ones.
 
     Raises
     ------
@@ -242,7 +243,7 @@ def score_distribution(score, correct, *, bins=20, title="Scores of correct and 
             for i, (x, count) in enumerate(outline)
         ]
     domain = list(names.values())
-    legend = alt.Legend(orient="top", symbolType="stroke", symbolStrokeWidth=2.5, symbolSize=500)
+    legend = alt.Legend(orient="bottom", symbolType="stroke", symbolStrokeWidth=2.5, symbolSize=500)
     chart = (
         alt.Chart(alt.Data(values=rows))
         .mark_line(strokeWidth=2.2)
@@ -253,17 +254,27 @@ def score_distribution(score, correct, *, bins=20, title="Scores of correct and 
                 scale=alt.Scale(domain=[float(edges[0]), float(edges[-1])], nice=False),
             ),
             y=alt.Y(
-                "share:Q", title="Share of the answers", stack=None, axis=alt.Axis(format=".0%")
+                "share:Q",
+                title="Share of the answers of its kind",
+                stack=None,
+                # The last label is at the edge, so that titles of charts side by side are level.
+                scale=alt.Scale(nice=5),
+                axis=alt.Axis(format=".0%", tickCount=5),
             ),
             order="order:Q",
             color=categories(alt.Color, "answers:N", domain, COLOURS, legend),
             strokeDash=categories(alt.StrokeDash, "answers:N", domain, DASHES, legend),
         )
-        .properties(width=320, height=220)
+        .properties(width=320, height=_SIDE)
     )
     medians = {name: float(np.median(score[wrong == side])) for side, name in names.items()}
     stated = " ".join(f"Median of {name}: {median:.2f}." for name, median in medians.items())
-    return finished(chart, title, f"Distribution of P(error). {stated}")
+    return finished(
+        chart,
+        title,
+        f"Distribution of P(error). {stated}",
+        subtitle="medians {:.2f} and {:.2f}".format(*medians.values()),
+    )
 
 
 def _share(channel, field, title):

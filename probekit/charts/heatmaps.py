@@ -22,6 +22,7 @@ from probekit.charts.look import (
     check_detector,
     finished,
     number,
+    signed,
     tooltips,
 )
 from probekit.tokens import FIGURE_TOKENS
@@ -162,14 +163,8 @@ def _subtitle(grid, tokens, detector=None, on=None):
     if about.get("protocol") == "published":
         folds = "one split, as published"
     parts = [each for each in (folds, on) if each]
-    # Fewer permutations could not show that any cell is.
-    if "p_corrected" in grid and on is None and grid.sizes.get("permutation", 0) >= 19:
-        named = grid["token"].to_numpy().astype(str)
-        p = grid["p_corrected"].to_numpy()[:, np.isin(named, tokens)]
-        above, n = int((p <= 0.05).sum()), int((~np.isnan(p)).sum())
-        if n:
-            nothing = "" if above else ": nothing is shown"
-            parts.append(f"{above or 'none'} of {n} cells above chance{nothing}")
+    if on is None and (found := _above_chance(grid, tokens)):
+        parts.append(found)
     if parts:
         lines.append("; ".join(parts))
     if detector is not None:
@@ -178,9 +173,21 @@ def _subtitle(grid, tokens, detector=None, on=None):
             f"[{detector.auroc_low:.2f}, {detector.auroc_high:.2f}]"
         )
         if np.isfinite(getattr(detector, "gain", np.nan)):
-            ends = (f"{v:+.2f}" for v in (detector.gain_low, detector.gain_high))
-            lines[-1] += f"; less all controls: {detector.gain:+.2f} [{', '.join(ends)}]"
+            gains = (detector.gain, detector.gain_low, detector.gain_high)
+            lines[-1] += "; less all controls: {} [{}, {}]".format(*(signed(g) for g in gains))
     return lines
+
+
+def _above_chance(grid, tokens):
+    """How many of the drawn cells are above chance; empty where that could not be shown."""
+    # Fewer permutations could not show that any cell is.
+    if "p_corrected" not in grid or grid.sizes.get("permutation", 0) < 19:
+        return ""
+    named = grid["token"].to_numpy().astype(str)
+    p = grid["p_corrected"].to_numpy()[:, np.isin(named, tokens)]
+    above, n = int((p <= 0.05).sum()), int((~np.isnan(p)).sum())
+    nothing = "" if above else ": nothing is shown"
+    return f"{above or 'none'} of {n} cells above chance{nothing}" if n else ""
 
 
 def compare_splits(grids, *, measure="auroc", title=_TITLE, tokens=FIGURE_TOKENS, mute=False):
@@ -197,6 +204,7 @@ def compare_splits(grids, *, measure="auroc", title=_TITLE, tokens=FIGURE_TOKENS
     Returns
     -------
     HConcatChart
+        Below each name stands how many of the cells are above chance, where the grid can tell.
 
     Raises
     ------
@@ -207,7 +215,12 @@ def compare_splits(grids, *, measure="auroc", title=_TITLE, tokens=FIGURE_TOKENS
     if len({tuple(_layers(rows)) for rows in panels.values()}) > 1:
         raise ValueError("The grids have different layers. Use small_multiples to compare models.")
     charts = _drawn(panels, measure, len(panels), level=_level(mute))
-    return finished(alt.hconcat(*charts, spacing=24), title, _describe_panels(panels, measure))
+    text = _describe_panels(panels, measure)
+    for chart, (name, grid) in zip(charts, grids.items(), strict=True):
+        if found := _above_chance(grid, _tokens(panels[name])):
+            chart.title = alt.TitleParams(chart.title, subtitle=found)
+            text += f" {name}: {found}."
+    return finished(alt.hconcat(*charts, spacing=24), title, text)
 
 
 def small_multiples(grids, *, measure="auroc", title=_TITLE, tokens=FIGURE_TOKENS, columns=3):
@@ -233,8 +246,15 @@ def small_multiples(grids, *, measure="auroc", title=_TITLE, tokens=FIGURE_TOKEN
     """
     columns = arguments.whole("columns", columns, 1)
     panels = _panels(grids, measure, tokens)
-    heights = [max(3, 208 // len(_layers(rows))) for rows in panels.values()]
-    charts = _drawn(panels, measure, columns, cells=[(15, height) for height in heights])
+    # Panels of about one size; where there are few cells, these are no posters.
+    cells = [
+        (
+            int(np.clip(208 // len(_tokens(rows)), 15, 40)),
+            int(np.clip(208 // len(_layers(rows)), 3, 40)),
+        )
+        for rows in panels.values()
+    ]
+    charts = _drawn(panels, measure, columns, cells=cells)
     chart = alt.concat(*charts, columns=columns, spacing=16).resolve_scale(y="independent")
     return finished(chart, title, _describe_panels(panels, measure))
 
@@ -262,6 +282,7 @@ def gain(grid, *, title=None, tokens=FIGURE_TOKENS):
     Returns
     -------
     LayerChart
+        Its subtitle says how many cells are higher and how many lower, by the same intervals.
 
     Raises
     ------
@@ -304,6 +325,12 @@ def gain(grid, *, title=None, tokens=FIGURE_TOKENS):
     if subtitle:
         text += f" {'; '.join(subtitle)}."
     title = heading if title is None else title
+    low, high = _gain_bounds(rows[0])
+    known = [row for row in rows if None not in (row.get(low), row.get(high))]
+    if known:
+        higher, lower = (sum(row[low] > 0 for row in known), sum(row[high] < 0 for row in known))
+        counts = f"{higher or 'none'} of {len(known)} cells higher, {lower or 'none'} lower"
+        subtitle = [*(subtitle or []), counts]
     return finished(_panel(rows, colour, marked), title, text, subtitle)
 
 
@@ -387,7 +414,7 @@ def _drawn(panels, measure, columns, level=None, cells=None):
             marked[i],
             all_marked,
             cell=cells and cells[i],
-            mark_height=cells and min(height for _, height in cells),
+            mark_height=cells and min(20, *(height for _, height in cells)),
             y_title="" if i % columns else "Layer",
         ).properties(title=str(name))
         for i, (name, rows) in enumerate(panels.items())
@@ -571,8 +598,8 @@ def _stated(rows, value, level=None, below=True):
             raise ValueError("mute needs p_corrected or p_value in the grid, and it has neither.")
         muted = f"p > {level:g}" + ("" if p == "p_corrected" else ", uncorrected")
 
-    both = {"gain_low_simultaneous", "gain_high_simultaneous"} <= rows[0].keys()
-    at_once, unclear = ("_simultaneous", _UNCLEAR_AT_ONCE) if both else ("", _UNCLEAR)
+    gain_low, gain_high = _gain_bounds(rows[0])
+    unclear = _UNCLEAR_AT_ONCE if gain_low.endswith("_simultaneous") else _UNCLEAR
 
     def state(row):
         if row[value] is None:
@@ -581,12 +608,18 @@ def _stated(rows, value, level=None, below=True):
             return _BELOW
         if level is not None and (row[p] is None or row[p] > level):
             return muted
-        low, high = (row.get(f"gain_{end}{at_once}") for end in ("low", "high"))
+        low, high = row.get(gain_low), row.get(gain_high)
         if value == "gain" and None not in (low, high):
             return unclear if low <= 0 <= high else _WORSE if high < 0 else None
         return None
 
     return [row | {"state": note} for row in rows if (note := state(row))]
+
+
+def _gain_bounds(row):
+    """Fields of the interval that a gain is judged by: that for all cells at once, if there."""
+    both = ("gain_low_simultaneous", "gain_high_simultaneous")
+    return both if row.keys() >= set(both) else ("gain_low", "gain_high")
 
 
 def _is_below(row):

@@ -83,7 +83,8 @@ def by_layer(
         stroke=categories(alt.Stroke, "token:N", domain, COLOURS, None, title=alt.Undefined),
     )
     chart = _over_chance(rows, bands, lines).properties(width=320, height=280)
-    return finished(chart, title, _described(rows, "token", domain, "layer"))
+    described = _described(rows, "token", domain, "layer")
+    return finished(chart, title, described, _intervals(rows, "bands"))
 
 
 def by_token(grid, *, layers=None, tokens=FIGURE_TOKENS, title="AUROC by token"):
@@ -133,7 +134,8 @@ def by_token(grid, *, layers=None, tokens=FIGURE_TOKENS, title="AUROC by token")
         y=_auroc_axis(rows, "auroc_low"), y2="auroc_high:Q"
     )
     chart = _over_chance(rows, bars, points).properties(width=26 * len(list(tokens)), height=240)
-    return finished(chart, title, _described(rows, "layer", domain, "token"))
+    described = _described(rows, "layer", domain, "token")
+    return finished(chart, title, described, _intervals(rows, "bars"))
 
 
 def forest(controls, detector=None, *, title="What detects wrong answers"):
@@ -194,6 +196,7 @@ def forest(controls, detector=None, *, title="What detects wrong answers"):
         chart,
         title,
         f"Forest plot of AUROCs of error detection, with 95 % intervals: {listed}.",
+        _intervals(rows, "bars"),
     )
 
 
@@ -246,6 +249,7 @@ def choices(choice, *, title="Which of several samples to give"):
         alt.layer(*_spread(rows, names, shares)),
         title,
         f"Accuracy over {n} questions, with 95 % intervals: {listed}.",
+        f"{n} questions; bars are 95 % intervals",
     )
 
 
@@ -380,6 +384,12 @@ def _over_chance(rows, intervals, values):
     chance = rule.encode(y=_auroc_axis(rows, "chance"))
     known = "auroc_low" in rows[0] and "auroc_high" in rows[0]
     return alt.layer(chance, *([intervals] if known else []), values)
+
+
+def _intervals(rows, marks):
+    """The subtitle that says what the marks around the values are, if there are any."""
+    known = any(row.get("auroc_low") is not None for row in rows)
+    return f"{marks} are 95 % intervals" if known else None
 
 
 def _described(rows, kind, labels, along):

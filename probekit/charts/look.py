@@ -171,6 +171,9 @@ def finished(chart, title, description, subtitle=None):
     title = arguments.text("title", title, empty=True)
     if subtitle is not None:
         title = alt.TitleParams(text=title, subtitle=subtitle)
+        # Who can't see the picture is told what stands in it.
+        lines = [subtitle] if isinstance(subtitle, str) else subtitle
+        description = " ".join([description, *(f"{n}." for n in lines if n not in description)])
     return _dressed(chart.properties(title=title, description=description))
 
 
@@ -202,6 +205,11 @@ def check_detector(detector):
 def number(value):
     """A float, or None where JSON has no number (NaN, infinity)."""
     return float(value) if np.isfinite(value) else None
+
+
+def signed(value, sign="+"):
+    """A number as it is written; what rounds to 0 has no minus."""
+    return format(value, f"{sign}.2f").replace("-0.00", f"{sign}0.00")
 
 
 def tooltips(record):

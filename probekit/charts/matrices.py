@@ -4,7 +4,7 @@ import altair as alt
 import numpy as np
 
 from probekit import arguments
-from probekit.charts.look import INK, finished, number, tooltips
+from probekit.charts.look import INK, finished, number, signed, tooltips
 
 _WIDTH, _HEIGHT = 104, 58  # room for a number, and its interval below
 _PALE = "#767676"
@@ -65,7 +65,9 @@ def transfer_matrix(transfers, *, title="Trained on one run, tested on another")
 def _panel(rows, names, value, label, sign, nothing, scale, ticks):
     """One matrix of coloured cells with their numbers."""
     drawn = [_written(row, value, sign, nothing, scale.domain) for row in rows]
-    axis = alt.Axis(labelAngle=0, labelLimit=_WIDTH, ticks=False, domain=False)
+    # Names that are wider than a column stand aslant; a letter is of about 8 pixels.
+    aslant = 8 * max(map(len, names["test"])) > _WIDTH
+    axis = alt.Axis(labelAngle=-30 * aslant, labelLimit=160, ticks=False, domain=False)
     base = alt.Chart(alt.Data(values=drawn)).encode(
         x=alt.X("test:N", title="Tested on", axis=axis, scale=alt.Scale(domain=names["test"])),
         y=alt.Y(
@@ -113,9 +115,9 @@ def _written(row, value, sign, nothing, domain):
     if row[value] is None:
         number, between, note = "", _UNMEASURED, _UNMEASURED
     elif None in (low, high):
-        number, between = _signed(row[value], sign), "no interval"
+        number, between = signed(row[value], sign), "no interval"
     else:
-        number, between = _signed(row[value], sign), _interval(low, high, sign)
+        number, between = signed(row[value], sign), _interval(low, high, sign)
         if low <= nothing <= high:
             note = f"interval includes {nothing}"
     pale = bool(note) and row[value] is not None and value == "gain"
@@ -128,13 +130,8 @@ def _written(row, value, sign, nothing, domain):
     return row | written
 
 
-def _signed(value, sign):
-    """A number as it is written; what rounds to 0 has no minus."""
-    return format(value, f"{sign}.2f").replace("-0.00", f"{sign}0.00")
-
-
 def _interval(low, high, sign):
-    return f"[{_signed(low, sign)}, {_signed(high, sign)}]"
+    return f"[{signed(low, sign)}, {signed(high, sign)}]"
 
 
 def _described(rows):
@@ -150,7 +147,7 @@ def _described(rows):
         if None not in (row["auroc_low"], row["auroc_high"]):
             each += f" {_interval(row['auroc_low'], row['auroc_high'], '')}"
         if row["gain"] is not None:
-            each += f", less controls {_signed(row['gain'], '+')}"
+            each += f", less controls {signed(row['gain'], '+')}"
         said.append(each)
     text += f": {'; '.join(said)}." if said else ": none was measured."
     missing = sum(row["auroc"] is None for row in rows)

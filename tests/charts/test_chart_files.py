@@ -120,6 +120,13 @@ def test_charts_show_themselves_as_a_picture():
         assert set(chart._repr_mimebundle_()[0]) == {"application/json", "text/plain"}
 
 
+def test_the_text_alternative_says_what_the_subtitle_says_once():
+    bars = alt.Chart(alt.Data(values=[{"x": 1}])).mark_bar().encode(x="x:Q")
+    chart = finished(bars, "Bars", "Bars of 7 cells.", ["of 7 cells", "nothing is shown"])
+    assert static(chart).alt == "Bars of 7 cells. nothing is shown."
+    assert static(finished(bars, "Bars", "Bars.", "n = 7")).alt == "Bars. n = 7."
+
+
 def test_charts_can_be_joined_and_keep_their_look():
     rich, bars = make_rich_chart(), make_chart()
     extra = alt.Chart(alt.Data(values=[{"y": 1.5}])).mark_rule().encode(y="y:Q")

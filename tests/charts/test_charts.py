@@ -1,3 +1,4 @@
+import re
 from types import SimpleNamespace
 
 import altair as alt
@@ -332,6 +333,16 @@ def test_detector_adds_a_strip_a_side_and_a_corner(grid):
     )
 
 
+def test_a_gain_that_rounds_to_nothing_has_no_minus(grid):
+    detector = made_detector(grid)
+    detector.gain, detector.gain_low, detector.gain_high = -0.001, -0.03, 0.02
+    assert (
+        heatmap(grid, detector=detector)
+        .to_dict()["title"]["subtitle"][-1]
+        .endswith("; less all controls: +0.00 [-0.03, +0.02]")
+    )
+
+
 def test_detector_needs_the_measure_it_has(grid):
     with pytest.raises(ValueError, match=r"measured by its AUROC"):
         heatmap(grid, measure="correlation", detector=made_detector(grid))
@@ -361,6 +372,24 @@ def test_splits_share_scale_and_legend(grid):
     shapes = [panel["layer"][-1]["encoding"]["shape"]["scale"] for panel in spec["hconcat"]]
     assert shapes[0] == shapes[1]
     assert "random: Heatmap of the AUROC" in spec["description"]
+
+
+def test_each_split_says_how_many_of_its_cells_are_above_chance(grid):
+    p = xr.full_like(grid.auroc, 0.06)
+    some, none = p.copy(), p
+    some[:2] = 0.05  # two layers, of whose tokens only the drawn ones count
+    grids = {
+        name: grid.assign(p_corrected=p, null=("permutation", np.zeros(n)))
+        for name, p, n in (("a", some, 19), ("b", none, 19), ("c", some, 18))
+    }
+    spec = compare_splits(grids, tokens=["last_q", "-1"]).to_dict()
+    titles = [panel["title"] for panel in spec["hconcat"]]
+    assert titles[0] == {"text": "a", "subtitle": "4 of 64 cells above chance"}
+    assert titles[1] == {
+        "text": "b",
+        "subtitle": "none of 64 cells above chance: nothing is shown",
+    }
+    assert titles[2] == "c"  # eighteen permutations can't show it
 
 
 def test_cells_wholly_below_chance_are_marked(grid):
@@ -451,6 +480,23 @@ def test_small_multiples_have_their_own_layers(grid):
     assert spec["resolve"]["scale"]["y"] == "independent"
 
 
+def test_small_multiples_of_few_cells_are_no_posters(grid):
+    few = grid.isel(layer=[6, 15, 24])
+    tokens = ["last_q", "-8", "-1"]  # the second is not measured, and hatched
+    for drawn, wide in ((few, tokens), (few, LABELS), (grid, tokens)):
+        panel = small_multiples({"a": drawn}, tokens=wide).to_dict()["concat"][0]
+        width = panel["width"] / len(wide)
+        height = panel["height"] / drawn.sizes["layer"]
+        assert 15 <= width <= 40
+        assert height <= 40
+        # The sign is as large in the legend as in a cell: larger, it would lie over other signs.
+        shapes = panel["layer"][-1]["encoding"]["shape"]["scale"]
+        hatch = shapes["range"][shapes["domain"].index("not measured")]
+        x, y = map(float, re.fullmatch(r"M(.+),(.+)L.+", hatch).groups())
+        assert -2 * x == width
+        assert 2 * y == min(20, height)
+
+
 def test_gain_is_symmetric_and_marks_what_is_unclear_or_worse(grid):
     difference = (grid.auroc - 0.62).rename("gain")
     gains = xr.Dataset(
@@ -527,9 +573,28 @@ def test_gain_says_over_what_it_is(gains):
         spec = chart.to_dict()
         colour = spec["layer"][0]["encoding"]["color"]
         assert colour["title"] == ["Gain in AUROC over", rival]
-        assert spec["title"] == f"Gain over {rival}"
+        assert spec["title"]["text"] == f"Gain over {rival}"
         assert f"gain in AUROC over {rival}" in chart.description
-    assert gain(gains, title="Mine").to_dict()["title"] == "Mine"
+    assert gain(gains, title="Mine").to_dict()["title"]["text"] == "Mine"
+
+
+def test_gain_says_how_many_cells_are_higher_and_lower(gains):
+    drawn = gains.sel(token=LABELS)
+    higher = int((drawn.gain_low_simultaneous > 0).sum())
+    lower = int((drawn.gain_high_simultaneous < 0).sum())
+    known = int(drawn.gain.notnull().sum())
+    assert higher and lower
+    said = f"{higher} of {known} cells higher, {lower} lower"
+    assert gain(gains).to_dict()["title"]["subtitle"] == [said]
+    low = gains.assign(gain_low_simultaneous=gains.gain_low_simultaneous - 1)
+    said = f"none of {known} cells higher, {lower} lower"
+    assert gain(low).to_dict()["title"]["subtitle"] == [said]
+    # Without intervals it can't be said, and without one in a cell not of that cell.
+    assert gain(gains[["gain"]]).to_dict()["title"] == "Gain over all controls together"
+    cell = {"layer": [5], "token": ["-1"]}
+    assert gains.gain_low_simultaneous.loc[cell].notnull().all()
+    gains.gain_low_simultaneous.loc[cell] = np.nan
+    assert f" of {known - 1} cells" in gain(gains).to_dict()["title"]["subtitle"][0]
 
 
 def test_a_difference_of_grids_is_drawn_as_a_gain(gains):
@@ -539,13 +604,17 @@ def test_a_difference_of_grids_is_drawn_as_a_gain(gains):
     spec, plain = gain(found.assign_attrs(attrs)).to_dict(), gain(gains).to_dict()
     assert spec["title"] == {
         "text": "Difference in AUROC",
-        "subtitle": ["site mlp_out less site resid_post", "on the 80 questions that both have"],
+        "subtitle": [
+            "site mlp_out less site resid_post",
+            "on the 80 questions that both have",
+            *plain["title"]["subtitle"],
+        ],
     }
     assert rows_of(spec) == rows_of(plain)
     assert [layer["mark"] for layer in spec["layer"]] == [layer["mark"] for layer in plain["layer"]]
     assert spec["layer"][0]["encoding"]["color"]["title"] == ["Difference in", "AUROC"]
     assert spec["description"].startswith("Heatmap of the difference in AUROC")
-    assert gain(found).to_dict()["title"]["subtitle"] == ["grid_a less grid_b"]
+    assert gain(found).to_dict()["title"]["subtitle"][0] == "grid_a less grid_b"
 
 
 def test_absorbed_is_a_share_and_hatched_without_a_signal(gains):

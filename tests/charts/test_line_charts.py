@@ -1,7 +1,9 @@
+import re
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import vl_convert
 import xarray as xr
 from sklearn.metrics import roc_auc_score
 
@@ -221,6 +223,29 @@ def test_distribution_shares_sum_to_one_a_class(answers):
     for name in domain:
         shares = [row["share"] for row in rows_of(spec) if row["answers"] == name]
         assert sum(shares) == pytest.approx(2)  # every bin has a record at both its edges
+
+
+def test_titles_of_charts_side_by_side_are_level(grid, answers):
+    for charts in (
+        calibration(*answers) | score_distribution(*answers),
+        by_layer(grid) | by_token(grid),
+    ):
+        svg = vl_convert.vegalite_to_svg(charts.to_dict())
+        titles = r'role-title"><g transform="translate\(.+?,(.+?)\)">'
+        heights = re.findall(titles, svg)
+        assert len(heights) == 2
+        assert heights[0] == heights[1]
+
+
+def test_the_subtitle_says_what_marks_are_intervals(grid):
+    charts = {
+        by_layer: "bands are 95 % intervals",
+        by_token: "bars are 95 % intervals",
+    }
+    for chart, said in charts.items():
+        assert chart(grid).to_dict()["title"]["subtitle"] == said
+        assert isinstance(chart(grid[["auroc"]]).to_dict()["title"], str)
+    assert forest(made_controls()).to_dict()["title"]["subtitle"] == "bars are 95 % intervals"
 
 
 def test_every_chart_has_a_text_alternative_and_one_font(grid, answers):

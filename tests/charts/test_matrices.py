@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import vl_convert
 import xarray as xr
 
 from probekit import save_chart, transfer_matrix
@@ -85,6 +86,21 @@ def test_the_description_says_every_pair(transfers):
     assert "cities on products 0.62 [0.56, 0.68], less controls -0.20" in text
     assert "cities on itself 0.90" in text
     assert text.endswith("Not measured: 1.")
+
+
+@pytest.mark.parametrize(("name", "angle"), [("products", 0), ("example-products", -30)])
+def test_names_wider_than_a_column_are_aslant_and_whole(transfers, name, angle):
+    names = [name, "b", "c"]
+    chart = transfer_matrix(transfers.assign_coords(train=names, test=names))
+    assert {axes(panel)["labelAngle"] for panel in chart.to_dict()["hconcat"]} == {angle}
+    svg = vl_convert.vegalite_to_svg(chart.to_dict())
+    assert svg.count(f">{name}</text>") == 4  # two axes of each half, not cut
+    assert "…" not in svg
+
+
+def axes(panel):
+    """The axis of the columns."""
+    return panel["layer"][1]["encoding"]["x"]["axis"]
 
 
 def test_names_of_runs_are_only_text(transfers, tmp_path):
