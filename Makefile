@@ -80,7 +80,7 @@ test: $(STAMP)
 
 # Warnings are errors: a dead link, a page that nothing leads to, code that fails.
 docs: $(STAMP)
-	@$(BIN)/python -m sphinx -q -W --keep-going -b html $(ARGS) docs docs/_build
+	@$(BIN)/python -m sphinx -q -W --keep-going -j auto -b html $(ARGS) docs docs/_build
 	@echo "docs/_build/index.html"
 
 # PROBEKIT_GPU_CHECK=cpu make gpu-check tries the checks themselves where there is no GPU.

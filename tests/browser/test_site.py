@@ -29,7 +29,7 @@ WIDTHS = 390, 1024, 1440
 def site(tmp_path_factory):
     """Folder of the built site."""
     built = tmp_path_factory.mktemp("site")
-    options = ["-q", "-W", "--keep-going", "-b", "html"]
+    options = ["-q", "-W", "--keep-going", "-b", "html", "-j", "2"]
     command = [sys.executable, "-m", "sphinx", *options, str(DOCS), str(built)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr
@@ -114,7 +114,7 @@ def commands():
                 yield pytest.param(found[1], id=f"{path.stem}: {found[1]}")
 
 
-@pytest.mark.parametrize("command", commands())
+@pytest.mark.parametrize("command", list(commands()))
 def test_commands_parse(command, monkeypatch):
     monkeypatch.chdir(REPOSITORY)
     words = shlex.split(command, comments=True)[1:]
