@@ -14,8 +14,9 @@ from IPython.display import HTML, display
 
 from probekit import arguments
 from probekit.charts.files import static
-from probekit.charts.heatmaps import MEASURES, point_biserial
+from probekit.charts.heatmaps import MEASURES, heatmap, point_biserial
 from probekit.extraction.responses import LISTS, cell_examples, token_view
+from probekit.interpretation.headlines import headline
 from probekit.interpretation.widgets import cell_charts, clickable_heatmap
 from probekit.run.directory import Run
 from probekit.tokens import FIGURE_TOKENS
@@ -77,6 +78,7 @@ class Explorer:
         self.runs, self.measure, self.tokens = runs, measure, FIGURE_TOKENS
         self.layer = self.token = self._widgets = None
         self._grid_of, self._answers_of = cache(Run.grid), cache(Run.answers)
+        self._headline_of = cache(headline)
         self.open(runs[0], split)
 
     def __repr__(self):
@@ -94,11 +96,10 @@ class Explorer:
         self._choose_cell()
 
     def choose_tokens(self, tokens):
-        """Show these columns; the best cell of them is chosen if the present one is not among."""
+        """Show these columns; the cell stays what it is, among them or not."""
         if not set(tokens) & set(self.grid["token"].to_numpy().tolist()):
             raise ValueError(f"The grid has none of the tokens {arguments.listed(tokens)}.")
         self.tokens = tokens
-        self._choose_cell()
 
     @property
     def shown_tokens(self):
@@ -106,9 +107,25 @@ class Explorer:
         have = self.grid["token"].to_numpy().tolist()
         return [token for token in self.tokens if token in have] or have
 
+    @property
+    def tokens_to_choose(self):
+        """Tokens of the columns, and that of the cell if it is not among them."""
+        shown = self.shown_tokens
+        return shown if self.token in shown else [*shown, self.token]
+
+    @property
+    def notice(self):
+        """What is to be known of the cell, if anything."""
+        if self.token in self.shown_tokens:
+            return ""
+        return (
+            f"The token of this cell, {self.token}, is not among the columns shown, so the heatmap "
+            "frames no cell."
+        )
+
     def _choose_cell(self):
-        """Stay at the cell that is looked at, or go to the best if that is not shown."""
-        if self.layer in self.grid["layer"] and self.token in self.shown_tokens:
+        """Stay at the cell that is looked at, or go to the best if the grid has no such cell."""
+        if self.layer in self.grid["layer"] and self.token in self.grid["token"]:
             return
         area = self.grid["auroc"].sel(token=self.shown_tokens).transpose("layer", "token")
         area = area.fillna(-1).to_numpy()
@@ -117,15 +134,23 @@ class Explorer:
 
     # What is shown of it
 
+    def headline(self):
+        """The run in two sentences, as HTML; why not, if its files don't give them."""
+        try:
+            text = self._headline_of(self.run)
+        except (ValueError, OSError) as error:
+            text = f"This run can't be summed up in a headline. {error}"
+        return f"<div style='font-size:15px;line-height:1.4'>{html.escape(text)}</div>"
+
     def heatmap(self):
         """Chart of all cells."""
-        return clickable_heatmap(
+        chart = heatmap(
             self.grid,
             measure=self.measure,
             tokens=self.shown_tokens,
             title=f"{self.run.name}, {self.split} split",
-            cell=(self.layer, self.token),
         )
+        return clickable_heatmap(chart, (self.layer, self.token))
 
     def curves(self):
         """Chart of the cell: ROC and scores."""

@@ -10,7 +10,7 @@ import traitlets
 
 from probekit.arguments import visible
 from probekit.charts.curves import roc, score_distribution
-from probekit.charts.heatmaps import MEASURES, heatmap
+from probekit.charts.heatmaps import MEASURES
 from probekit.extraction.responses import LISTS, TokenView
 from probekit.interpretation.observations import GROUPS
 from probekit.tokens import FIGURE_TOKENS
@@ -19,9 +19,9 @@ from probekit.tokens import FIGURE_TOKENS
 CLICKED, CHOSEN = "clicked", "chosen"
 
 
-def clickable_heatmap(grid, *, measure, tokens, title, cell):
-    """Draw the heatmap with one cell framed; a click on another selects its layer and token."""
-    chart = heatmap(grid, measure=measure, tokens=tokens, title=title)
+def clickable_heatmap(chart, cell):
+    """Frame one cell of a heatmap; a click on another selects its layer and token."""
+    chart = readable(chart)
     cells = chart.layer[0]
     # Cleared when the pointer leaves, so that a second click on the same cell is news again.
     clicked = alt.selection_point(
@@ -30,15 +30,62 @@ def clickable_heatmap(grid, *, measure, tokens, title, cell):
     chosen = alt.param(name=CHOSEN, value=_chosen_value(*cell))
     base = (
         alt.Chart(cells.data)
-        .encode(x=cells.encoding.x, y=cells.encoding.y, tooltip=cells.encoding.tooltip)
+        .encode(x=cells.encoding.x, y=cells.encoding.y)
         .transform_filter(f"datum.layer + ' ' + datum.token === {CHOSEN}")
     )
     frames = [
-        base.mark_rect(fill=None, stroke=colour, strokeWidth=width)
+        base.mark_rect(fill=None, stroke=colour, strokeWidth=width, aria=False)
         for colour, width in (("white", 5), ("black", 2.5))
     ]
     chart.layer = [cells.mark_rect(cursor="pointer"), *chart.layer[1:], *frames]
     return chart.add_params(clicked, chosen)
+
+
+def readable(chart):
+    """Give each cell of a heatmap its numbers as words, in place of a tooltip on other cells.
+
+    The words are what a screen reader says of the cell, and what the line over the heatmap shows of
+    the cell under the pointer.
+    """
+    chart = chart.copy(deep=False)
+    layers = []
+    for layer in chart.layer:
+        if isinstance(layer.encoding.tooltip, list):
+            # Altair has moved the records to the chart where all of its layers share them.
+            data = chart.data if layer.data is alt.Undefined else layer.data
+            rows = [row | {"words": in_words(row)} for row in data.values]
+            layer = layer.properties(data=alt.Data(values=rows)).encode(description="words:N")
+            layer.encoding.tooltip = alt.Undefined
+        layers.append(layer)
+    chart.layer, chart.data = layers, alt.Undefined
+    return chart
+
+
+def in_words(row):
+    """A cell's record in one line: its place, its measure with the interval, its answers."""
+    text = f"Layer {row['layer']}, {row['token']}: "
+    for name, (words, form) in _VALUES.items():
+        value, low, high = (row.get(name + end) for end in ("", "_low", "_high"))
+        if value is not None:
+            text += f"{words} {value:{form}}"
+            text += "" if None in (low, high) else f" [{low:{form}}, {high:{form}}]"
+            break
+    else:
+        return f"{text}{row.get('state', 'not measured')}."
+    if row.get("n_examples") is not None:
+        text += f", {row['n_examples']:.0f} answers"
+    if row.get("p_corrected") is not None and "gain" not in row:
+        text += f", corrected p {row['p_corrected']:.2g}"
+    return f"{text} ({row['state']})." if "state" in row else f"{text}."
+
+
+# What a record can be of, in the order in which it is looked for: its name, its number's form.
+_VALUES = {
+    "gain": ("gain", "+.3f"),
+    "correlation": ("|r|", ".3f"),
+    "p_error": ("P(error)", ".2f"),
+    "auroc": ("AUROC", ".3f"),
+}
 
 
 def _chosen_value(layer, token):
@@ -146,24 +193,36 @@ _COLOURS = (
 )
 
 
-class _OwnKeys(anywidget.AnyWidget):
-    """Keeps JupyterLab from taking keys as commands while a widget beside it has the focus.
+class _InBrowser(anywidget.AnyWidget):
+    """What an explorer does in the browser alone.
 
-    In a list, an arrow would go to the next notebook cell and "a" would make one. Keys with Ctrl or
-    Cmd stay JupyterLab's.
+    JupyterLab takes no key as a command while a widget beside it has the focus: in a list, an arrow
+    would go to the next notebook cell and "a" would make one. Keys with Ctrl or Cmd stay
+    JupyterLab's. And the line over a heatmap says what its cell under the pointer is.
     """
 
     # The mark is on the widget itself: JupyterLab's selectors fit whatever has the focus, so a mark
     # on the box around it would be looked at too late.
     _esm = """
     export default { render({ el }) {
+        const explorer = () => el.closest(".probekit-explorer");
         const mark = event => {
-            if (el.closest(".probekit-explorer")?.contains(event.target))
+            if (explorer()?.contains(event.target))
                 event.target.toggleAttribute(
                     "data-lm-suppress-shortcuts", !(event.ctrlKey || event.metaKey));
         };
+        const read = event => {
+            if (!explorer()?.contains(event.target)) return;
+            const line = event.target.closest(".probekit-read")?.querySelector(".probekit-line");
+            const words = event.target.closest("[aria-label^='Layer ']")?.ariaLabel;
+            if (line && words) line.textContent = words;
+        };
         window.addEventListener("keydown", mark, true);
-        return () => window.removeEventListener("keydown", mark, true);
+        window.addEventListener("pointerover", read);
+        return () => {
+            window.removeEventListener("keydown", mark, true);
+            window.removeEventListener("pointerover", read);
+        };
     } };
     """
 
@@ -185,7 +244,11 @@ class Widgets:
             description="Search", placeholder="in question, response, exact answer"
         )
         self.back, self.forth = (ipywidgets.Button(description=d) for d in ("Previous", "Next"))
-        self.message, self.numbers, self.examples = (ipywidgets.HTML() for _ in range(3))
+        self.headline, self.message, self.numbers, self.examples = (
+            ipywidgets.HTML() for _ in range(4)
+        )
+        # As high as the heatmap beside it; the rest of the page is scrolled to.
+        self.examples.layout = ipywidgets.Layout(max_height="430px", overflow="hidden auto")
         self.heatmap, self.curves = (_Chart(None, embed_options=_OPTIONS) for _ in range(2))
         self.show_grid()
         for box in (self.run, self.split, self.measure, self.group):
@@ -197,22 +260,27 @@ class Widgets:
         self.back.on_click(lambda _: self.turn_to(self.page - 1))
         self.forth.on_click(lambda _: self.turn_to(self.page + 1))
         run = [self.run] if len(explorer.runs) > 1 else []
-        # As wide as the curves: with the heatmap it fits beside JupyterLab's file browser.
-        width = ipywidgets.Layout(width="420px")
-        behind = ipywidgets.VBox([self.numbers, self.curves], layout=width)
+        beside = ipywidgets.VBox(
+            [
+                self.numbers,
+                _row(self.which, self.search, self.back, self.forth),
+                self.examples,
+            ],
+            layout=ipywidgets.Layout(flex="1 1 360px", min_width="0"),
+        )
         self.box = ipywidgets.VBox(
             [
-                _OwnKeys(),
+                _InBrowser(),
+                self.headline,
                 _row(*run, self.split, self.measure, self.group),
                 _row(self.layer, self.token),
                 self.message,
-                _row(self.heatmap, behind),
-                _row(self.which, self.search, self.back, self.forth),
-                self.examples,
+                _row(_read(self.heatmap, "Point at a cell to read it, click to open it."), beside),
+                self.curves,
             ]
         )
         self.box.add_class("probekit-explorer")
-        for name in ("heatmap", "curves", "numbers", "examples"):
+        for name in ("headline", "heatmap", "curves", "numbers", "examples", "message"):
             getattr(self, name).add_class(f"probekit-{name}")
 
     def show_grid(self):
@@ -220,7 +288,8 @@ class Widgets:
         with self._silently():
             self.split.options, self.split.value = self.explorer.splits, self.explorer.split
             self.layer.options = self.explorer.grid["layer"].to_numpy().tolist()
-            self.token.options = self.explorer.shown_tokens
+            self.token.options = self.explorer.tokens_to_choose
+        self.headline.value = self.explorer.headline()
         self.heatmap.chart = self.explorer.heatmap()
         self.heatmap.selections.observe(self._on_click, CLICKED)
         self.show_cell()
@@ -235,6 +304,8 @@ class Widgets:
         curves = None
         with self._telling():
             curves = self.explorer.curves()
+        if notice := self.explorer.notice:
+            self.message.value += f"<div>{html.escape(notice)}</div>"
         self.curves.chart = curves
         self.turn_to(0)
 
@@ -299,6 +370,14 @@ class Widgets:
 
 def _menu(name, options=(), **given):
     return ipywidgets.Dropdown(description=name, options=list(options), **given)
+
+
+def _read(chart, hint):
+    """A heatmap under the line that says what its cell under the pointer is."""
+    line = ipywidgets.HTML(f"<div class='probekit-line' style='min-height:1.5em'>{hint}</div>")
+    box = ipywidgets.VBox([line, chart], layout=ipywidgets.Layout(flex="0 0 auto"))
+    box.add_class("probekit-read")
+    return box
 
 
 def _row(*widgets):

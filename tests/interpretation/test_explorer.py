@@ -1,5 +1,7 @@
 """The examples behind a cell, their tokens coloured, and the explorer without a browser."""
 
+import html
+import json
 import re
 from types import SimpleNamespace
 
@@ -221,9 +223,38 @@ def test_tokens_and_measure_change_the_heatmap(explorer):
     view.group.value = name
     assert view.token.options == GROUPS[name]
     assert explorer.token == "exact_answer_last"
+
+
+def test_a_cell_outlives_columns_that_lack_it(explorer):
+    view = widgets(explorer)
     view.group.value = "last_q"
-    assert explorer.token == "last_q"
-    check_shows(explorer, explorer.layer, "last_q")
+    check_shows(explorer, 2, "exact_answer_last")
+    assert view.token.options == ("last_q", "exact_answer_last")
+    assert "exact_answer_last, is not among the columns shown" in view.message.value
+    assert view.heatmap.spec["layer"][0]["encoding"]["x"]["scale"]["domain"] == ["last_q"]
+    view.token.value = "last_q"
+    assert view.message.value == ""
+    check_shows(explorer, 2, "last_q")
+
+
+def test_a_cell_of_the_heatmap_is_read_in_words_and_has_no_tooltip(explorer):
+    drawn = widgets(explorer).heatmap.spec
+    assert '"tooltip"' not in json.dumps(drawn)
+    records = drawn["layer"][0]["data"]["values"]
+    words = {(r["layer"], r["token"]): r["words"] for r in records}
+    cell = explorer.grid.sel(layer=1, token="-2")
+    low, high = (float(cell[f"auroc_{end}"]) for end in ("low", "high"))
+    assert words[1, "-2"] == (
+        f"Layer 1, -2: AUROC {float(cell['auroc']):.3f} [{low:.3f}, {high:.3f}], 120 answers, "
+        "corrected p 0.05."
+    )
+    assert words[1, "-8"] == "Layer 1, -8: not measured."
+
+
+def test_the_headline_is_at_the_top_or_why_there_is_none(explorer, run):
+    assert html.escape(pk.headline(run)) in widgets(explorer).headline.value
+    explorer._headline_of = lambda run: 1 / 0 if run is None else run.grid("other")
+    assert "no split &#x27;other&#x27;" in explorer.headline()
 
 
 def test_a_cell_that_was_not_measured_is_said_to_be_so(explorer):
