@@ -32,6 +32,15 @@ MEASURES = {
     "correlation": (["|r| of score", "with correctness"], (0.0, 1.0), (0, 0.2, 0.4, 0.6, 0.8, 1)),
 }
 
+#: How a split is called where there is room for words.
+SPLITS = {
+    "random": "random folds",
+    "answer": "answers held out",
+    "gold": "accepted answers held out",
+    "group": "groups of questions held out",
+    "published": "one split, as published",
+}
+
 _TITLE = "Layer vs. Token Correlation"
 
 # The notes on cells, as the legend has them.
@@ -135,15 +144,6 @@ def heatmap(
     )
 
 
-# How a split is called where there is room for words.
-_FOLDS = {
-    "random": "random folds",
-    "answer": "answers held out",
-    "gold": "accepted answers held out",
-    "group": "groups of questions held out",
-}
-
-
 def _subtitle(grid, tokens, detector=None, on=None):
     """What the figure is of and what its colours can't say, a line each.
 
@@ -158,9 +158,8 @@ def _subtitle(grid, tokens, detector=None, on=None):
         of.append(f"{scored.sum()} answers, {wrong} wrong")
     if of:
         lines.append(", ".join(of))
-    folds = _FOLDS.get(about.get("split"), about.get("split"))
-    if about.get("protocol") == "published":
-        folds = "one split, as published"
+    split = "published" if about.get("protocol") == "published" else about.get("split")
+    folds = SPLITS.get(split, split)
     parts = [each for each in (folds, on) if each]
     # Fewer permutations could not show that any cell is.
     if "p_corrected" in grid and on is None and grid.sizes.get("permutation", 0) >= 19:

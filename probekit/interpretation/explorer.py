@@ -14,7 +14,7 @@ from IPython.display import HTML, display
 
 from probekit import arguments
 from probekit.charts.files import static
-from probekit.charts.heatmaps import MEASURES, heatmap, point_biserial
+from probekit.charts.heatmaps import MEASURES, SPLITS, heatmap, point_biserial
 from probekit.extraction.responses import LISTS, cell_examples, token_view
 from probekit.interpretation.headlines import headline
 from probekit.interpretation.widgets import cell_charts, clickable_heatmap
@@ -148,7 +148,7 @@ class Explorer:
             self.grid,
             measure=self.measure,
             tokens=self.shown_tokens,
-            title=f"{self.run.name}, {self.split} split",
+            title=f"{self.run.name}, {SPLITS.get(self.split, self.split)}",
         )
         return clickable_heatmap(chart, (self.layer, self.token))
 

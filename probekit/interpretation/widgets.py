@@ -10,7 +10,7 @@ import traitlets
 
 from probekit.arguments import visible
 from probekit.charts.curves import roc, score_distribution
-from probekit.charts.heatmaps import MEASURES
+from probekit.charts.heatmaps import MEASURES, SPLITS
 from probekit.extraction.responses import LISTS, TokenView
 from probekit.interpretation.observations import GROUPS
 from probekit.tokens import FIGURE_TOKENS
@@ -286,7 +286,8 @@ class Widgets:
     def show_grid(self):
         """Show the grid that the explorer looks at, and the cell."""
         with self._silently():
-            self.split.options, self.split.value = self.explorer.splits, self.explorer.split
+            self.split.options = [(SPLITS.get(s, s), s) for s in self.explorer.splits]
+            self.split.value = self.explorer.split
             self.layer.options = self.explorer.grid["layer"].to_numpy().tolist()
             self.token.options = self.explorer.tokens_to_choose
         self.headline.value = self.explorer.headline()

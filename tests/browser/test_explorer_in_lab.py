@@ -101,7 +101,7 @@ def test_the_interpret_notebook_is_explored(lab, page, traffic, screenshot):
     check_shows(page, run, "random", 5, "-2")
     print(f"\nanswered {page.evaluate('window.changed - window.clicked'):.0f} ms after the click")
     screenshot(page, "explorer-clicked")
-    menu(page, "Split").select_option("answer")
+    menu(page, "Split").select_option("answers held out")
     check_shows(page, run, "answer", 5, "-2")
     screenshot(page, "explorer-answer-split")
     heatmap_cell(page, 12, "last_q").click()

@@ -207,10 +207,11 @@ def test_a_click_shows_that_cell_and_leaving_it_changes_nothing(explorer):
 
 def test_another_split_shows_the_same_cell_of_it(explorer):
     view = widgets(explorer)
+    assert view.split.options == (("random folds", "random"), ("answers held out", "answer"))
     view.split.value = "answer"
     check_shows(explorer, 2, "exact_answer_last")
     drawn = view.heatmap.spec
-    assert drawn["title"]["text"] == "made, answer split"
+    assert drawn["title"]["text"] == "made, answers held out"
     click(view, (0, "-1"))
     check_shows(explorer, 0, "-1")
 
