@@ -14,10 +14,11 @@ from IPython.display import HTML, display
 
 from probekit import arguments
 from probekit.charts.files import static
-from probekit.charts.heatmaps import MEASURES, SPLITS, heatmap, point_biserial
+from probekit.charts.heatmaps import SPLITS, gain, heatmap, point_biserial
 from probekit.extraction.responses import LISTS, cell_examples, token_view
 from probekit.interpretation.headlines import headline
-from probekit.interpretation.widgets import cell_charts, clickable_heatmap
+from probekit.interpretation.widgets import MEASURES_SHOWN, cell_charts, clickable_heatmap
+from probekit.probing.baselines import gain_over_controls
 from probekit.run.directory import Run
 from probekit.tokens import FIGURE_TOKENS
 
@@ -41,8 +42,8 @@ def explore(run, *, split=None, measure="auroc"):
         With one, the other runs in its folder that have a grid can be chosen too.
     split : str, optional
         Shown at first; by default the run's main split.
-    measure : {"auroc", "correlation"}
-        Shown at first.
+    measure : {"auroc", "correlation", "gain"}
+        Shown at first. The gain is that in AUROC over all controls together.
 
     Returns
     -------
@@ -53,11 +54,12 @@ def explore(run, *, split=None, measure="auroc"):
     Raises
     ------
     TypeError, ValueError
-        If it is no run, the split or the measure is unknown, or a file of the run is damaged.
+        If it is no run, the split or the measure is unknown, a file of the run is damaged, or the
+        gain is asked for and the run has no controls.
     FileNotFoundError
         If the run has no grid yet.
     """
-    arguments.one_of("measure", measure, MEASURES)
+    arguments.one_of("measure", measure, MEASURES_SHOWN)
     if split is not None:
         arguments.text("split", split, such_as="random")
     if isinstance(run, Sequence) and not isinstance(run, str):
@@ -75,25 +77,40 @@ class Explorer:
     """What is looked at, and how it is shown. Made by `explore`."""
 
     def __init__(self, runs, split, measure):
-        self.runs, self.measure, self.tokens = runs, measure, FIGURE_TOKENS
+        self.runs, self.tokens = runs, FIGURE_TOKENS
         self.layer = self.token = self._widgets = None
         self._grid_of, self._answers_of = cache(Run.grid), cache(Run.answers)
-        self._headline_of = cache(headline)
-        self.open(runs[0], split)
+        self._headline_of, self._gains_of = cache(headline), cache(self._measure_gains)
+        self.open(runs[0], split, measure)
 
     def __repr__(self):
         where = f"layer {self.layer}, {self.token}"
-        return f"Explorer of {self.run.name}, {self.split} split: {where}"
+        return f"Explorer of {self._name}: {where}"
 
-    def open(self, run, split=None):
+    @property
+    def _name(self):
+        return f"{self.run.name}, {SPLITS.get(self.split, self.split)}"
+
+    def open(self, run, split=None, measure="auroc"):
         """Look at a run and one of its splits, by default the main one, at the same cell if any."""
         splits = run.manifest("probe")["results"].get("splits", ["random"])  # the main one first
         split = split or splits[0]
         # All is read before anything changes: what was looked at stays if this fails.
         answers, grid = self._answers_of(run), self._grid_of(run, split)
-        self.run, self.splits, self.split = run, splits, split
+        if measure == "gain":
+            self._gains_of(run, split)
+        self.run, self.splits, self.split, self.measure = run, splits, split, measure
         self.answers, self.grid = answers, grid
         self._choose_cell()
+
+    def _measure_gains(self, run, split):
+        try:
+            return gain_over_controls(self._grid_of(run, split), run.controls(split))
+        except (ValueError, OSError) as error:
+            raise ValueError(
+                f"The gain over the controls can't be shown for {run.name}, "
+                f"{SPLITS.get(split, split)}. {error}"
+            ) from error
 
     def choose_tokens(self, tokens):
         """Show these columns; the cell stays what it is, among them or not."""
@@ -144,12 +161,12 @@ class Explorer:
 
     def heatmap(self):
         """Chart of all cells."""
-        chart = heatmap(
-            self.grid,
-            measure=self.measure,
-            tokens=self.shown_tokens,
-            title=f"{self.run.name}, {SPLITS.get(self.split, self.split)}",
-        )
+        title, tokens = self._name, self.shown_tokens
+        if self.measure == "gain":
+            gains = self._gains_of(self.run, self.split)
+            chart = gain(gains, title=title, tokens=tokens)
+        else:
+            chart = heatmap(self.grid, measure=self.measure, tokens=tokens, title=title)
         return clickable_heatmap(chart, (self.layer, self.token))
 
     def curves(self):
@@ -180,12 +197,21 @@ class Explorer:
         scored = self._scores.notnull().to_numpy()
         n_wrong = int((scored & ~self.grid["correct"].to_numpy()).sum())
         rows.append(("answers", f"{scored.sum()}, of them {n_wrong} wrong"))
+        if self.measure == "gain":
+            over = self._gains_of(self.run, self.split).sel(layer=self.layer, token=self.token)
+            ends = (float(over[name]) for name in ("gain", "gain_low", "gain_high"))
+            text = "{:+.3f}, 95 % from {:+.3f} to {:+.3f}".format(*ends)
+            measured = np.isfinite(float(over["gain"]))
+            rows.append(("gain over the controls", text if measured else "not measured"))
         if rounded := self.grid["score"].attrs.get("rounded"):
             rows.append(("P(error) in curves and answers", html.escape(f"rounded {rounded}")))
         style = "vertical-align:top;padding-right:12px"
         cells = "".join(f"<tr><td style='{style}'>{n}</td><td>{text}</td></tr>" for n, text in rows)
         heading = html.escape(f"Layer {self.layer}, {self.token}")
-        return f"<b style='font-size:15px'>{heading}</b><table>{cells}</table>"
+        return (
+            f"<div style='line-height:1.5'><b style='font-size:15px'>{heading}</b>"
+            f"<table>{cells}</table></div>"
+        )
 
     def examples(self, which="most confidently wrong", search="", page=0):
         """A page of the cell's examples as HTML, and whether it is the last."""

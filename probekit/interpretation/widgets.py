@@ -15,6 +15,10 @@ from probekit.extraction.responses import LISTS, TokenView
 from probekit.interpretation.observations import GROUPS
 from probekit.tokens import FIGURE_TOKENS
 
+#: The measures of an explorer's heatmap, in words.
+MEASURES_SHOWN = {name: " ".join(legend) for name, (legend, *_) in MEASURES.items()}
+MEASURES_SHOWN["gain"] = "gain in AUROC over the controls"
+
 #: Names of the heatmap's parameters: what was clicked, and the cell that is framed.
 CLICKED, CHOSEN = "clicked", "chosen"
 
@@ -236,8 +240,8 @@ class Widgets:
         self.groups = {"all of the figure": FIGURE_TOKENS, **GROUPS}
         self.run = _menu("Run", [(r.name, i) for i, r in enumerate(explorer.runs)])
         self.split, self.layer, self.token = (_menu(n) for n in ("Split", "Layer", "Token"))
-        names = {" ".join(legend): measure for measure, (legend, *_) in MEASURES.items()}
-        self.measure = _menu("Measure", names.items(), value=explorer.measure)
+        measures = [(words, name) for name, words in MEASURES_SHOWN.items()]
+        self.measure = _menu("Measure", measures, value=explorer.measure)
         self.group = _menu("Tokens", self.groups)
         self.which = _menu("Examples", LISTS)
         self.search = ipywidgets.Text(
@@ -322,18 +326,20 @@ class Widgets:
         if self._quiet:
             return
         with self._telling():
-            self.explorer.measure = self.measure.value
             if change["owner"] is self.group:
                 self.explorer.choose_tokens(self.groups[self.group.value])
+            if self.measure.value == "gain":
+                self.message.value = "Measuring the gain over the controls ..."
             run = self.explorer.runs[self.run.value]
             # Another run has splits of its own.
-            self.explorer.open(run, self.split.value if run is self.explorer.run else None)
+            split = self.split.value if run is self.explorer.run else None
+            self.explorer.open(run, split, self.measure.value)
             self.show_grid()
             return
         # It went wrong, so the menus go back to what is shown.
         with self._silently():
             self.run.value = self.explorer.runs.index(self.explorer.run)
-            self.split.value = self.explorer.split
+            self.split.value, self.measure.value = self.explorer.split, self.explorer.measure
             shown = self.explorer.tokens
             self.group.value = next(n for n, tokens in self.groups.items() if tokens == shown)
 

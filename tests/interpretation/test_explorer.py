@@ -3,6 +3,7 @@
 import html
 import json
 import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -17,6 +18,8 @@ from probekit.interpretation import explorer as explorer_module
 from probekit.interpretation.explorer import PAGE
 from probekit.interpretation.observations import GROUPS
 from probekit.interpretation.widgets import CHOSEN, CLICKED, cell_charts
+
+EXAMPLES = Path(__file__).parents[2] / "data" / "examples"
 
 
 @pytest.fixture(scope="module")
@@ -226,6 +229,45 @@ def test_tokens_and_measure_change_the_heatmap(explorer):
     assert explorer.token == "exact_answer_last"
 
 
+@pytest.fixture(scope="module")
+def example():
+    """A real run of three layers by five tokens, with controls."""
+    return pk.Run(EXAMPLES / "cities")
+
+
+def test_the_gain_over_the_controls_is_a_measure(example):
+    explorer = pk.explore([example])
+    view = widgets(explorer)
+    view.measure.value = "gain"
+    gains = pk.gain_over_controls(example.grid(), example.controls())
+    drawn = view.heatmap.spec["layer"][0]
+    assert drawn["encoding"]["color"]["title"] == ["Gain in AUROC over", "all controls together"]
+    for record in drawn["data"]["values"]:
+        cell = gains.sel(layer=record["layer"], token=record["token"])
+        value, low, high = (float(cell[f"gain{end}"]) for end in ("", "_low", "_high"))
+        assert record["gain"] == pytest.approx(value, abs=1e-12)
+        assert f"gain {value:+.3f} [{low:+.3f}, {high:+.3f}]" in record["words"]
+    cell = gains.sel(layer=explorer.layer, token=explorer.token)
+    assert f"{float(cell['gain']):+.3f}, 95 % from {float(cell['gain_low']):+.3f}" in (
+        view.numbers.value
+    )
+    view.split.value = "answer"
+    assert view.measure.value == explorer.measure == "gain"
+    assert pk.explore(example, measure="gain").heatmap().to_dict()["layer"]
+
+
+def test_a_run_without_controls_says_that_it_has_no_gain(explorer, run):
+    view = widgets(explorer)
+    before = view.heatmap.spec
+    view.measure.value = "gain"
+    assert "gain over the controls can&#x27;t be shown for made, random folds" in view.message.value
+    assert "controls.nc is not there" in view.message.value
+    assert view.measure.value == explorer.measure == "auroc"
+    assert view.heatmap.spec == before
+    with pytest.raises(ValueError, match="can't be shown for made"):
+        pk.explore(run, measure="gain")
+
+
 def test_a_cell_outlives_columns_that_lack_it(explorer):
     view = widgets(explorer)
     view.group.value = "last_q"
@@ -365,7 +407,7 @@ def test_a_person_gets_the_widget(explorer, shown):
 
 def test_a_terminal_gets_a_line(explorer, capsys):
     explorer._ipython_display_()
-    assert capsys.readouterr().out.startswith("Explorer of made, random split")
+    assert capsys.readouterr().out.startswith("Explorer of made, random folds: layer 2")
 
 
 def test_curves_of_a_cell_are_one_chart_with_a_text_alternative():
