@@ -342,6 +342,48 @@ def absorbed(gains, *, title="Signal that the controls have too", tokens=FIGURE_
     return finished(_panel(rows, colour, _stated(rows, "absorbed")), title, text)
 
 
+def answer_path(scores, *, title, subtitle, tokens=FIGURE_TOKENS):
+    """Draw the path of one answer through the layers: its P(error) at each layer and token.
+
+    Blue below 0.5 and orange above it, as `show_tokens` colours tokens; NaN cells are hatched.
+
+    Parameters
+    ----------
+    scores : DataArray over (layer, token)
+        P(error), a probability, of one answer: ``grid.score.isel(example=0)``.
+    title : str
+    subtitle : list of str
+        A line each.
+    tokens
+        As for `heatmap`.
+
+    Returns
+    -------
+    LayerChart
+
+    Raises
+    ------
+    TypeError, ValueError
+        As for `heatmap`.
+    """
+    grid = scores.rename("p_error").to_dataset()
+    rows = cell_rows(grid, arguments.variable(grid, "p_error", ("layer", "token")), tokens)
+    legend = alt.Legend(
+        orient="right", values=[0, 0.25, 0.5, 0.75, 1], format=".2f", gradientLength=120
+    )
+    colours = [COLOURS[0], "white", COLOURS[1]]
+    colour = alt.Color(
+        "p_error:Q",
+        title="P(error)",
+        scale=alt.Scale(domain=[0, 0.5, 1], range=colours, clamp=True),
+        legend=legend,
+    )
+    height = int(np.clip(270 // len(_layers(rows)), 4, 15))
+    panel = _panel(rows, colour, _stated(rows, "p_error"), cell=(16, height))
+    text = f"{_describe(rows, 'p_error', name='P(error) of one answer')} {' '.join(subtitle)}"
+    return finished(panel, title, text, subtitle)
+
+
 def point_biserial(grid):
     """Absolute correlation of each cell's error score with correctness: (layer, token)."""
     score = arguments.variable(grid, "score", ("example", "layer", "token")).astype("float64")

@@ -1,6 +1,7 @@
 """Widgets: what the user chooses or asks goes to the explorer or the model, and is then shown."""
 
 import html
+import re
 from contextlib import contextmanager
 
 import altair as alt
@@ -19,30 +20,42 @@ from probekit.tokens import FIGURE_TOKENS
 MEASURES_SHOWN = {name: " ".join(legend) for name, (legend, *_) in MEASURES.items()}
 MEASURES_SHOWN["gain"] = "gain in AUROC over the controls"
 
-#: Names of the heatmap's parameters: what was clicked, and the cell that is framed.
-CLICKED, CHOSEN = "clicked", "chosen"
+#: Names of the heatmap's parameters: what was clicked, alone and with Shift, and what is framed.
+CLICKED, COMPARED, CHOSEN, OTHER = "clicked", "compared", "chosen", "other"
 
 
-def clickable_heatmap(chart, cell):
-    """Frame one cell of a heatmap; a click on another selects its layer and token."""
+def clickable_heatmap(chart, cell, compared):
+    """Frame a cell of a heatmap, and in dashes the one that it is compared with, if any.
+
+    A click on another selects its layer and token, one with Shift that of the cell to compare with.
+    """
     chart = readable(chart)
     cells = chart.layer[0]
     # Cleared when the pointer leaves, so that a second click on the same cell is news again.
-    clicked = alt.selection_point(
-        name=CLICKED, fields=["layer", "token"], toggle=False, clear="pointerout"
-    )
-    chosen = alt.param(name=CHOSEN, value=_chosen_value(*cell))
-    base = (
-        alt.Chart(cells.data)
-        .encode(x=cells.encoding.x, y=cells.encoding.y)
-        .transform_filter(f"datum.layer + ' ' + datum.token === {CHOSEN}")
-    )
+    clicks = [
+        alt.selection_point(
+            name=name, fields=["layer", "token"], toggle=False, clear="pointerout", on=on
+        )
+        for name, on in ((CLICKED, "click[!event.shiftKey]"), (COMPARED, "click[event.shiftKey]"))
+    ]
+    base = alt.Chart(cells.data).encode(x=cells.encoding.x, y=cells.encoding.y)
     frames = [
-        base.mark_rect(fill=None, stroke=colour, strokeWidth=width, aria=False)
-        for colour, width in (("white", 5), ("black", 2.5))
+        base.transform_filter(f"datum.layer + ' ' + datum.token === {name}").mark_rect(
+            fill=None, stroke=colour, strokeWidth=width, strokeDash=dash, aria=False
+        )
+        for name, dash in ((OTHER, [3, 2]), (CHOSEN, [1, 0]))
+        for colour, width, dash in (("white", 5, [1, 0]), ("black", 2.5, dash))
     ]
     chart.layer = [cells.mark_rect(cursor="pointer"), *chart.layer[1:], *frames]
-    return chart.add_params(clicked, chosen)
+    framed = ((CHOSEN, cell), (OTHER, compared))
+    return chart.add_params(
+        *clicks, *(alt.param(name=name, value=framed_value(at)) for name, at in framed)
+    )
+
+
+def framed_value(cell):
+    """A cell, or None, as the value of the parameters `CHOSEN` and `OTHER`."""
+    return f"{cell[0]} {cell[1]}" if cell else ""
 
 
 def readable(chart):
@@ -90,11 +103,6 @@ _VALUES = {
     "p_error": ("P(error)", ".2f"),
     "auroc": ("AUROC", ".3f"),
 }
-
-
-def _chosen_value(layer, token):
-    """A cell as the value of the parameter `CHOSEN`."""
-    return f"{layer} {token}"
 
 
 def cell_charts(score, correct):
@@ -202,13 +210,22 @@ class _InBrowser(anywidget.AnyWidget):
 
     JupyterLab takes no key as a command while a widget beside it has the focus: in a list, an arrow
     would go to the next notebook cell and "a" would make one. Keys with Ctrl or Cmd stay
-    JupyterLab's. And the line over a heatmap says what its cell under the pointer is.
+    JupyterLab's. The line over a heatmap says what its cell under the pointer is. A click on an
+    answer of the list sends its id, and a file that is sent here is downloaded.
     """
 
     # The mark is on the widget itself: JupyterLab's selectors fit whatever has the focus, so a mark
     # on the box around it would be looked at too late.
     _esm = """
-    export default { render({ el }) {
+    export default { initialize({ model }) {
+        model.on("msg:custom", ({ name, text }) => {
+            const link = document.createElement("a");
+            link.href = URL.createObjectURL(new Blob([text], { type: "text/csv" }));
+            link.download = name;
+            link.click();
+            setTimeout(() => URL.revokeObjectURL(link.href), 60000);
+        });
+    }, render({ model, el }) {
         const explorer = () => el.closest(".probekit-explorer");
         const mark = event => {
             if (explorer()?.contains(event.target))
@@ -221,14 +238,23 @@ class _InBrowser(anywidget.AnyWidget):
             const words = event.target.closest("[aria-label^='Layer ']")?.ariaLabel;
             if (line && words) line.textContent = words;
         };
+        const choose = event => {
+            const answer = event.target.closest("[data-answer]");
+            // Who marks text to copy it chooses nothing.
+            if (explorer()?.contains(answer) && getSelection().isCollapsed)
+                model.send(answer.dataset.answer);
+        };
         window.addEventListener("keydown", mark, true);
+        window.addEventListener("click", choose);
         window.addEventListener("pointerover", read);
         return () => {
             window.removeEventListener("keydown", mark, true);
+            window.removeEventListener("click", choose);
             window.removeEventListener("pointerover", read);
         };
     } };
     """
+    _css = ".probekit-explorer [data-answer] { cursor: pointer; }"
 
 
 class Widgets:
@@ -240,6 +266,9 @@ class Widgets:
         self.groups = {"all of the figure": FIGURE_TOKENS, **GROUPS}
         self.run = _menu("Run", [(r.name, i) for i, r in enumerate(explorer.runs)])
         self.split, self.layer, self.token = (_menu(n) for n in ("Split", "Layer", "Token"))
+        self.other_layer, self.other_token = (
+            _menu(f"Compare with {name}") for name in ("layer", "token")
+        )
         measures = [(words, name) for name, words in MEASURES_SHOWN.items()]
         self.measure = _menu("Measure", measures, value=explorer.measure)
         self.group = _menu("Tokens", self.groups)
@@ -248,79 +277,134 @@ class Widgets:
             description="Search", placeholder="in question, response, exact answer"
         )
         self.back, self.forth = (ipywidgets.Button(description=d) for d in ("Previous", "Next"))
-        self.headline, self.message, self.numbers, self.examples = (
-            ipywidgets.HTML() for _ in range(4)
+        self.save = ipywidgets.Button(
+            description="Save as CSV", tooltip="Every answer of this list, on all pages"
+        )
+        self.answer = _menu("Answer", layout=ipywidgets.Layout(width="100%"))
+        self.headline, self.message, self.numbers, self.examples, self.about = (
+            ipywidgets.HTML() for _ in range(5)
         )
         # As high as the heatmap beside it; the rest of the page is scrolled to.
         self.examples.layout = ipywidgets.Layout(max_height="430px", overflow="hidden auto")
-        self.heatmap, self.curves = (_Chart(None, embed_options=_OPTIONS) for _ in range(2))
+        self.heatmap, self.curves, self.path = (
+            _Chart(None, embed_options=_OPTIONS) for _ in range(3)
+        )
+        self.browser = _InBrowser()
         self.show_grid()
         for box in (self.run, self.split, self.measure, self.group):
             box.observe(self._on_view, "value")
         for box in (self.layer, self.token):
             box.observe(self._on_cell, "value")
+        for box in (self.other_layer, self.other_token):
+            box.observe(self._on_other, "value")
         for box in (self.which, self.search):
             box.observe(self._on_list, "value")
+        self.answer.observe(self._on_answer, "value")
         self.back.on_click(lambda _: self.turn_to(self.page - 1))
         self.forth.on_click(lambda _: self.turn_to(self.page + 1))
+        self.save.on_click(self._on_save)
+        self.browser.on_msg(self._on_answer_clicked)
         run = [self.run] if len(explorer.runs) > 1 else []
         beside = ipywidgets.VBox(
             [
                 self.numbers,
-                _row(self.which, self.search, self.back, self.forth),
+                _row(self.which, self.search),
+                _row(self.back, self.forth, self.save),
                 self.examples,
             ],
             layout=ipywidgets.Layout(flex="1 1 360px", min_width="0"),
         )
+        way = ipywidgets.VBox(
+            [self.answer, self.about, _read(self.path, "Point at a cell to read it.")],
+            layout=ipywidgets.Layout(flex="1 1 420px", max_width="560px"),
+        )
+        hint = "Point at a cell to read it, click to open it, Shift and click to compare with it."
         self.box = ipywidgets.VBox(
             [
-                _InBrowser(),
+                self.browser,
                 self.headline,
                 _row(*run, self.split, self.measure, self.group),
-                _row(self.layer, self.token),
+                _row(self.layer, self.token, self.other_layer, self.other_token),
                 self.message,
-                _row(_read(self.heatmap, "Point at a cell to read it, click to open it."), beside),
-                self.curves,
+                _row(_read(self.heatmap, hint), beside),
+                _row(way, self.curves),
             ]
         )
         self.box.add_class("probekit-explorer")
-        for name in ("headline", "heatmap", "curves", "numbers", "examples", "message"):
+        for name in _CLASSES:
             getattr(self, name).add_class(f"probekit-{name}")
 
     def show_grid(self):
         """Show the grid that the explorer looks at, and the cell."""
+        explorer = self.explorer
         with self._silently():
-            self.split.options = [(SPLITS.get(s, s), s) for s in self.explorer.splits]
-            self.split.value = self.explorer.split
-            self.layer.options = self.explorer.grid["layer"].to_numpy().tolist()
-            self.token.options = self.explorer.tokens_to_choose
-        self.headline.value = self.explorer.headline()
-        self.heatmap.chart = self.explorer.heatmap()
+            self.split.options = [(SPLITS.get(s, s), s) for s in explorer.splits]
+            self.split.value = explorer.split
+            layers = explorer.grid["layer"].to_numpy().tolist()
+            self.layer.options = layers
+            self.other_layer.options = [("no cell", None), *((str(n), n) for n in layers)]
+            self.other_token.options = explorer.grid["token"].to_numpy().tolist()
+        self.headline.value = explorer.headline()
+        self.heatmap.chart = explorer.heatmap()
         self.heatmap.selections.observe(self._on_click, CLICKED)
+        self.heatmap.selections.observe(self._on_click, COMPARED)
         self.show_cell()
+        self.show_path()  # the same answer may be in another run, or have other scores
 
     def show_cell(self):
-        """Show the cell that the explorer has chosen."""
-        cell = self.explorer.layer, self.explorer.token
+        """Show the cell that the explorer has chosen, and its answers."""
+        self.show_numbers()
+        self.turn_to(0)
+
+    def show_numbers(self):
+        """Show the cell's numbers and curves, beside those of the cell it is compared with."""
+        explorer = self.explorer
         with self._silently():
-            self.layer.value, self.token.value = cell
-        setattr(self.heatmap.params, CHOSEN, _chosen_value(*cell))
-        self.numbers.value = self.explorer.numbers()
+            self.token.options = explorer.tokens_to_choose
+            self.layer.value, self.token.value = explorer.layer, explorer.token
+            layer, token = explorer.other or (None, explorer.token)
+            self.other_layer.value, self.other_token.value = layer, token
+            self.other_token.disabled = layer is None
+        setattr(self.heatmap.params, CHOSEN, framed_value((explorer.layer, explorer.token)))
+        setattr(self.heatmap.params, OTHER, framed_value(explorer.compared))
+        self.numbers.value = explorer.numbers()
         curves = None
         with self._telling():
-            curves = self.explorer.curves()
-        if notice := self.explorer.notice:
-            self.message.value += f"<div>{html.escape(notice)}</div>"
+            curves = explorer.curves()
         self.curves.chart = curves
-        self.turn_to(0)
+        if notice := explorer.notice:
+            self.message.value += f"<div>{html.escape(notice)}</div>"
 
     def turn_to(self, page):
         """Show a page of the examples."""
         self.page = page
-        self.examples.value, is_last = self.explorer.examples(
+        self.examples.value, self.listed, is_last = self.explorer.examples(
             self.which.value, self.search.value, page
         )
         self.back.disabled, self.forth.disabled = page == 0, is_last
+        chosen = self.answer.value
+        self._offer_answers(chosen)
+        if self.answer.value != chosen:
+            self.show_path()
+
+    def _offer_answers(self, chosen):
+        """Offer the answers on the page for their path; the one that is shown stays."""
+        questions = self.explorer.answers.set_index("id")["question"]
+        ids = self.listed if chosen in self.listed else [chosen, *self.listed]
+        ids = [id for id in ids if id in questions.index]
+        with self._silently():
+            self.answer.options = [(f"{id}: {visible(questions[id], 70)}", id) for id in ids]
+            self.answer.value = chosen if chosen in ids else next(iter(ids), None)
+
+    def show_path(self):
+        """Show the path of the chosen answer through the layers."""
+        id, path = self.answer.value, None
+        self.about.value = "" if id is None else self.explorer.about(id)
+        try:
+            path = None if id is None else self.explorer.path(id)
+        except ValueError as error:
+            self.about.value += f"<b>{html.escape(str(error))}</b>"
+        self.path.chart = path
 
     def _on_view(self, change):
         if self._quiet:
@@ -348,13 +432,42 @@ class Widgets:
             self.explorer.layer, self.explorer.token = self.layer.value, self.token.value
             self.show_cell()
 
+    def _on_other(self, change):
+        if not self._quiet:
+            self.explorer.compare(self.other_layer.value, self.other_token.value)
+            self.show_numbers()
+
     def _on_click(self, change):
         for cell in change["new"].value:
-            self.explorer.layer, self.explorer.token = cell["layer"], cell["token"]
-            self.show_cell()
+            at = cell["layer"], cell["token"]
+            if change["name"] == COMPARED:
+                # A second time on the same cell, it is compared no more.
+                self.explorer.compare(*((None, None) if at == self.explorer.other else at))
+                self.show_numbers()
+            else:
+                self.explorer.layer, self.explorer.token = at
+                self.show_cell()
 
     def _on_list(self, change):
         self.turn_to(0)
+
+    def _on_answer(self, change):
+        if not self._quiet:
+            self.show_path()
+
+    def _on_answer_clicked(self, _, id, buffers):
+        if id in self.listed:
+            self._offer_answers(id)
+            self.show_path()
+
+    def _on_save(self, _):
+        explorer = self.explorer
+        table = explorer.table(self.which.value, self.search.value)
+        parts = (explorer.run.name, explorer.layer, explorer.token, self.which.value)
+        name = re.sub(r"[^\w.-]+", "-", "-".join(map(str, parts))) + ".csv"
+        self.browser.send({"name": name, "text": table.to_csv(index=False)})
+        text = f"{len(table)} answers are sent to the browser, which saves them as {name}."
+        self.message.value = html.escape(text)
 
     @contextmanager
     def _silently(self):
@@ -375,8 +488,14 @@ class Widgets:
             self.message.value = f"<b>{html.escape(str(error))}</b>"
 
 
+# Parts of an explorer that have a class of their own in the page.
+_CLASSES = ("headline", "message", "heatmap", "numbers", "examples", "about", "path", "curves")
+
+
 def _menu(name, options=(), **given):
-    return ipywidgets.Dropdown(description=name, options=list(options), **given)
+    style = {"description_width": "initial"}
+    given = {"layout": ipywidgets.Layout(width="auto"), **given}
+    return ipywidgets.Dropdown(description=name, options=list(options), style=style, **given)
 
 
 def _read(chart, hint):
