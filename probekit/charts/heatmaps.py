@@ -375,7 +375,7 @@ def answer_path(scores, *, title, subtitle, tokens=FIGURE_TOKENS):
     colour = alt.Color(
         "p_error:Q",
         title="P(error)",
-        scale=alt.Scale(domain=[0, 0.5, 1], range=colours, clamp=True),
+        scale=alt.Scale(domain=[0, 0.5, 1], range=colours, interpolate="rgb", clamp=True),
         legend=legend,
     )
     height = int(np.clip(270 // len(_layers(rows)), 4, 15))

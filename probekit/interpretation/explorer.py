@@ -216,10 +216,11 @@ class Explorer:
         columns = [self._numbers_of(*cell) for cell in self._cells]
         names = dict.fromkeys(name for column in columns for name in column)
         rows = [(name, *(column.get(name, "") for column in columns)) for name in names]
-        note = ""
+        places = [f"<b style='font-size:15px'>{html.escape(_place(*c))}</b>" for c in self._cells]
+        heading, note = places[0], ""
         if self.compared:
-            rows.insert(0, ("", *(f"<b>{html.escape(_place(*cell))}</b>" for cell in self._cells)))
-            note = f"<p style='margin:4px 0'>{self._difference()}</p>"
+            rows.insert(0, ("", *places))
+            heading, note = "", f"<p style='margin:4px 0'>{self._difference()}</p>"
         if rounded := self.grid["score"].attrs.get("rounded"):
             about = html.escape(f"rounded {rounded}")
             note += f"<p style='margin:4px 0'>P(error) in curves and answers: {about}.</p>"
@@ -228,11 +229,7 @@ class Explorer:
             f"<tr>{''.join(f'<td style={style!r}>{cell}</td>' for cell in row)}</tr>"
             for row in rows
         )
-        heading = " and ".join(html.escape(_place(*cell)) for cell in self._cells)
-        return (
-            f"<div style='line-height:1.5'><b style='font-size:15px'>{heading}</b>"
-            f"<table>{table}</table>{note}</div>"
-        )
+        return f"<div style='line-height:1.5'>{heading}<table>{table}</table>{note}</div>"
 
     def _numbers_of(self, layer, token):
         """What is known of a cell: text by name."""

@@ -12,6 +12,7 @@ import traitlets
 from probekit.arguments import visible
 from probekit.charts.curves import roc, score_distribution
 from probekit.charts.heatmaps import MEASURES, SPLITS
+from probekit.charts.look import FAINT
 from probekit.extraction.responses import LISTS, TokenView
 from probekit.interpretation.observations import GROUPS
 from probekit.tokens import FIGURE_TOKENS
@@ -73,9 +74,28 @@ def readable(chart):
             rows = [row | {"words": in_words(row)} for row in data.values]
             layer = layer.properties(data=alt.Data(values=rows)).encode(description="words:N")
             layer.encoding.tooltip = alt.Undefined
-        layers.append(layer)
+        layers.append(_fitted(layer))
     chart.layer, chart.data = layers, alt.Undefined
     return chart
+
+
+def _fitted(layer):
+    """A layer with legends that leave room for what stands beside the heatmap."""
+    # By items: a channel's attribute of the same name would set the legend.
+    encoding = layer.encoding
+    for channel in (encoding.shape, encoding.stroke):
+        if isinstance(channel, alt.SchemaBase) and isinstance(channel["legend"], alt.Legend):
+            channel["legend"]["orient"] = "bottom"
+            channel["legend"]["direction"] = "vertical"
+    colour = encoding.color
+    if isinstance(colour, alt.Color) and colour["scale"]["scheme"] != "blues":
+        # Gradients have the same names in each chart of a page, so that a browser would fill the
+        # legend of the second with the colours of the first.
+        squares = {"type": "symbol", "symbolType": "square", "symbolSize": 250}
+        edges = {"symbolStrokeWidth": 0.5, "symbolStrokeColor": FAINT}
+        for name, value in (squares | edges).items():
+            colour["legend"][name] = value
+    return layer
 
 
 def in_words(row):
@@ -236,7 +256,7 @@ class _InBrowser(anywidget.AnyWidget):
             if (!explorer()?.contains(event.target)) return;
             const line = event.target.closest(".probekit-read")?.querySelector(".probekit-line");
             const words = event.target.closest("[aria-label^='Layer ']")?.ariaLabel;
-            if (line && words) line.textContent = words;
+            if (line) line.textContent = words ?? line.dataset.hint;
         };
         const choose = event => {
             const answer = event.target.closest("[data-answer]");
@@ -274,7 +294,9 @@ class Widgets:
         self.group = _menu("Tokens", self.groups)
         self.which = _menu("Examples", LISTS)
         self.search = ipywidgets.Text(
-            description="Search", placeholder="in question, response, exact answer"
+            description="Search",
+            placeholder="in question, response, exact answer",
+            style={"description_width": "initial"},
         )
         self.back, self.forth = (ipywidgets.Button(description=d) for d in ("Previous", "Next"))
         self.save = ipywidgets.Button(
@@ -289,6 +311,7 @@ class Widgets:
         self.heatmap, self.curves, self.path = (
             _Chart(None, embed_options=_OPTIONS) for _ in range(3)
         )
+        self.curves.layout = ipywidgets.Layout(max_width="100%", overflow="auto hidden")
         self.browser = _InBrowser()
         self.show_grid()
         for box in (self.run, self.split, self.measure, self.group):
@@ -312,7 +335,7 @@ class Widgets:
                 _row(self.back, self.forth, self.save),
                 self.examples,
             ],
-            layout=ipywidgets.Layout(flex="1 1 360px", min_width="0"),
+            layout=ipywidgets.Layout(flex="1 1 340px", min_width="0"),
         )
         way = ipywidgets.VBox(
             [self.answer, self.about, _read(self.path, "Point at a cell to read it.")],
@@ -342,7 +365,7 @@ class Widgets:
             self.split.value = explorer.split
             layers = explorer.grid["layer"].to_numpy().tolist()
             self.layer.options = layers
-            self.other_layer.options = [("no cell", None), *((str(n), n) for n in layers)]
+            self.other_layer.options = [("no cell", ""), *((str(n), n) for n in layers)]
             self.other_token.options = explorer.grid["token"].to_numpy().tolist()
         self.headline.value = explorer.headline()
         self.heatmap.chart = explorer.heatmap()
@@ -362,9 +385,9 @@ class Widgets:
         with self._silently():
             self.token.options = explorer.tokens_to_choose
             self.layer.value, self.token.value = explorer.layer, explorer.token
-            layer, token = explorer.other or (None, explorer.token)
+            layer, token = explorer.other or ("", explorer.token)
             self.other_layer.value, self.other_token.value = layer, token
-            self.other_token.disabled = layer is None
+            self.other_token.disabled = explorer.other is None
         setattr(self.heatmap.params, CHOSEN, framed_value((explorer.layer, explorer.token)))
         setattr(self.heatmap.params, OTHER, framed_value(explorer.compared))
         self.numbers.value = explorer.numbers()
@@ -434,7 +457,8 @@ class Widgets:
 
     def _on_other(self, change):
         if not self._quiet:
-            self.explorer.compare(self.other_layer.value, self.other_token.value)
+            layer = self.other_layer.value
+            self.explorer.compare(None if layer == "" else layer, self.other_token.value)
             self.show_numbers()
 
     def _on_click(self, change):
@@ -494,14 +518,16 @@ _CLASSES = ("headline", "message", "heatmap", "numbers", "examples", "about", "p
 
 def _menu(name, options=(), **given):
     style = {"description_width": "initial"}
-    given = {"layout": ipywidgets.Layout(width="auto"), **given}
+    given = {"layout": ipywidgets.Layout(width="auto", margin="2px 14px 2px 2px"), **given}
     return ipywidgets.Dropdown(description=name, options=list(options), style=style, **given)
 
 
 def _read(chart, hint):
     """A heatmap under the line that says what its cell under the pointer is."""
-    line = ipywidgets.HTML(f"<div class='probekit-line' style='min-height:1.5em'>{hint}</div>")
-    box = ipywidgets.VBox([line, chart], layout=ipywidgets.Layout(flex="0 0 auto"))
+    line = ipywidgets.HTML(
+        f"<div class='probekit-line' data-hint='{hint}' style='min-height:1.5em'>{hint}</div>"
+    )
+    box = ipywidgets.VBox([line, chart], layout=ipywidgets.Layout(max_width="100%"))
     box.add_class("probekit-read")
     return box
 

@@ -424,7 +424,8 @@ def test_menus_compare_two_cells(explorer):
     check_compares(explorer, (0, "exact_answer_last"), (1, "-1"))
     view.split.value = "answer"
     assert view.heatmap.params.other == "1 -1"
-    view.other_layer.value = None
+    view.other_layer.value = ""
+    assert view.other_layer.label == "no cell"
     assert "Difference" not in view.numbers.value
     assert getattr(view.heatmap.params, OTHER) == ""
     assert len(view.curves.chart.vconcat) == 2
