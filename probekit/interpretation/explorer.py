@@ -79,11 +79,11 @@ class Explorer:
     """What is looked at, and how it is shown. Made by `explore`."""
 
     def __init__(self, runs, split, measure):
-        self.runs, self.tokens = runs, FIGURE_TOKENS
+        self.runs, self.measure, self.tokens = runs, measure, FIGURE_TOKENS
         self.layer = self.token = self.other = self._widgets = None
         self._grid_of, self._answers_of = cache(Run.grid), cache(Run.answers)
         self._headline_of, self._gains_of = cache(headline), cache(self._measure_gains)
-        self.open(runs[0], split, measure)
+        self.open(runs[0], split)
 
     def __repr__(self):
         where = f"layer {self.layer}, {self.token}"
@@ -93,10 +93,10 @@ class Explorer:
     def _name(self):
         return f"{self.run.name}, {SPLITS.get(self.split, self.split)}"
 
-    def open(self, run, split=None, measure="auroc"):
+    def open(self, run, split=None, measure=None):
         """Look at a run and one of its splits, by default the main one, at the same cell if any."""
         splits = run.manifest("probe")["results"].get("splits", ["random"])  # the main one first
-        split = split or splits[0]
+        split, measure = split or splits[0], measure or self.measure
         # All is read before anything changes: what was looked at stays if this fails.
         answers, grid = self._answers_of(run), self._grid_of(run, split)
         if measure == "gain":
@@ -241,10 +241,10 @@ class Explorer:
             gains = self._gains_of(self.run, self.split).sel(layer=layer, token=token)
             value |= {name: float(gains[name]) for name in ("gain", "gain_low", "gain_high")}
         lines = {
-            "auroc": ("AUROC", "{auroc:.3f}, 95 % from {auroc_low:.3f} to {auroc_high:.3f}"),
+            "auroc": ("AUROC, 95 % interval", "{auroc:.3f} [{auroc_low:.3f}, {auroc_high:.3f}]"),
             "gain": (
-                "gain over the controls",
-                "{gain:+.3f}, 95 % from {gain_low:+.3f} to {gain_high:+.3f}",
+                "gain over the controls, 95 % interval",
+                "{gain:+.3f} [{gain_low:+.3f}, {gain_high:+.3f}]",
             ),
             "r": ("|r| of score with correctness", "{r:.3f}"),
             "p_value": ("p of this cell", "{p_value:.3g}"),
@@ -274,10 +274,10 @@ class Explorer:
         if not np.isfinite(value):
             return "Difference in AUROC: not measured."
         return (
-            f"Difference in AUROC, the first less the second: <b>{value:+.3f}</b>, 95 % from "
-            f"{low:+.3f} to {high:+.3f}, paired, on the {int(found['n_a'])} answers that have both "
-            "tokens. The interval is for two cells that were chosen beforehand; it is too narrow "
-            "for two that were picked because they looked different."
+            f"Difference in AUROC, the first less the second: <b>{value:+.3f} [{low:+.3f}, "
+            f"{high:+.3f}]</b>, paired, on the {int(found['n_a'])} answers that have both tokens. "
+            "The 95 % interval is for two cells that were chosen beforehand; it is too narrow for "
+            "two that were picked because they looked different."
         )
 
     def table(self, which="most confidently wrong", search=""):

@@ -252,11 +252,11 @@ class _InBrowser(anywidget.AnyWidget):
                 event.target.toggleAttribute(
                     "data-lm-suppress-shortcuts", !(event.ctrlKey || event.metaKey));
         };
-        const read = event => {
-            if (!explorer()?.contains(event.target)) return;
-            const line = event.target.closest(".probekit-read")?.querySelector(".probekit-line");
-            const words = event.target.closest("[aria-label^='Layer ']")?.ariaLabel;
-            if (line) line.textContent = words ?? line.dataset.hint;
+        const read = ({ target }) => {
+            const here = explorer()?.contains(target) && target.closest(".probekit-read");
+            const words = target.closest?.("[aria-label^='Layer ']")?.ariaLabel;
+            for (const line of explorer()?.querySelectorAll(".probekit-line") ?? [])
+                line.textContent = (here && here.contains(line) && words) || line.dataset.hint;
         };
         const choose = event => {
             const answer = event.target.closest("[data-answer]");
@@ -298,16 +298,17 @@ class Widgets:
             placeholder="in question, response, exact answer",
             style={"description_width": "initial"},
         )
-        self.back, self.forth = (ipywidgets.Button(description=d) for d in ("Previous", "Next"))
-        self.save = ipywidgets.Button(
-            description="Save as CSV", tooltip="Every answer of this list, on all pages"
+        self.back, self.forth, self.save = (
+            ipywidgets.Button(description=name, layout=ipywidgets.Layout(width="auto"))
+            for name in ("Previous", "Next", "Save as CSV")
         )
+        self.save.tooltip = "Every answer of this list, on all pages"
         self.answer = _menu("Answer", layout=ipywidgets.Layout(width="100%"))
         self.headline, self.message, self.numbers, self.examples, self.about = (
             ipywidgets.HTML() for _ in range(5)
         )
         # As high as the heatmap beside it; the rest of the page is scrolled to.
-        self.examples.layout = ipywidgets.Layout(max_height="430px", overflow="hidden auto")
+        self.examples.layout = ipywidgets.Layout(max_height="430px", overflow="auto")
         self.heatmap, self.curves, self.path = (
             _Chart(None, embed_options=_OPTIONS) for _ in range(3)
         )
@@ -524,10 +525,13 @@ def _menu(name, options=(), **given):
 
 def _read(chart, hint):
     """A heatmap under the line that says what its cell under the pointer is."""
+    # Two lines high and as wide as the chart, so that nothing moves while cells are read.
     line = ipywidgets.HTML(
-        f"<div class='probekit-line' data-hint='{hint}' style='min-height:1.5em'>{hint}</div>"
+        f"<div class='probekit-line' data-hint='{hint}' style='line-height:1.5'>{hint}</div>",
+        layout=ipywidgets.Layout(width="0", min_width="100%", min_height="42px"),
     )
-    box = ipywidgets.VBox([line, chart], layout=ipywidgets.Layout(max_width="100%"))
+    room = ipywidgets.Layout(min_width="min(420px, 100%)", max_width="100%")
+    box = ipywidgets.VBox([line, chart], layout=room)
     box.add_class("probekit-read")
     return box
 

@@ -71,7 +71,7 @@ def check_shows(page, run, split, layer, token):
     grid, answers = run.grid(split), run.answers().set_index("id")
     cell = grid.sel(layer=layer, token=token)
     numbers = page.locator(NUMBERS, has_text=f"Layer {layer}, {token}")
-    numbers.filter(has_text=f"{float(cell['auroc']):.3f}, 95 %").wait_for()
+    numbers.filter(has_text=f"{float(cell['auroc']):.3f} [").wait_for()
     p = cell["score"].to_pandas().set_axis(grid["id"].to_numpy()).dropna()
     is_wrong = ~answers.loc[p.index, "correct"]
     # The example's scores are rounded, so its curves have areas of their own.

@@ -177,7 +177,7 @@ def check_shows(explorer, layer, token):
     assert getattr(view.heatmap.params, CHOSEN) == f"{layer} {token}"
     assert auroc_shown(view.curves.chart) == f"{area:.3f}"
     assert f"Layer {layer}, {token}" in view.numbers.value
-    assert f">{area:.3f}, 95 %" in view.numbers.value
+    assert f">{area:.3f} [" in view.numbers.value
     wrong = answers[~answers["correct"]].index
     first = max(wrong, key=lambda i: p[i])
     assert f"city number {first[1:]}?" in view.examples.value.split("</b>")[1]
@@ -250,9 +250,7 @@ def test_the_gain_over_the_controls_is_a_measure(example):
         assert record["gain"] == pytest.approx(value, abs=1e-12)
         assert f"gain {value:+.3f} [{low:+.3f}, {high:+.3f}]" in record["words"]
     cell = gains.sel(layer=explorer.layer, token=explorer.token)
-    assert f"{float(cell['gain']):+.3f}, 95 % from {float(cell['gain_low']):+.3f}" in (
-        view.numbers.value
-    )
+    assert f"{float(cell['gain']):+.3f} [{float(cell['gain_low']):+.3f}, " in (view.numbers.value)
     view.split.value = "answer"
     assert view.measure.value == explorer.measure == "gain"
     assert pk.explore(example, measure="gain").heatmap().to_dict()["layer"]
@@ -387,10 +385,8 @@ def check_compares(explorer, one, other):
         p = expected(explorer.run, layer, token, explorer.split)
         answers = explorer.answers.set_index("id").loc[list(p)]
         areas.append(roc_auc_score(~answers["correct"], list(p.values())))
-        assert f">{areas[-1]:.3f}, 95 %" in view.numbers.value
-    stated = re.search(
-        r"second: <b>(.*?)</b>, 95 % from (\S+) to (\S+), paired", view.numbers.value
-    )
+        assert f">{areas[-1]:.3f} [" in view.numbers.value
+    stated = re.search(r"second: <b>(\S+) \[(\S+), (\S+)\]</b>, paired", view.numbers.value)
     value, low, high = map(float, stated.groups())
     assert value == pytest.approx(areas[0] - areas[1], abs=1e-3)
     assert low < value < high
