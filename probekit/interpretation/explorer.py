@@ -106,7 +106,12 @@ class Explorer:
         self._choose_cell()
 
     def _measure_gains(self, run, split):
+        """The gain over the controls at every cell; why there is none, where there is none."""
         try:
+            if split == "published":
+                raise ValueError(
+                    "Controls are measured on folds, and this is one split only. Choose another."
+                )
             return gain_over_controls(self._grid_of(run, split), run.controls(split))
         except (ValueError, OSError) as error:
             raise ValueError(

@@ -266,6 +266,9 @@ def test_a_run_without_controls_says_that_it_has_no_gain(explorer, run):
     assert view.heatmap.spec == before
     with pytest.raises(ValueError, match="can't be shown for made"):
         pk.explore(run, measure="gain")
+    published = {"split": "published", "measure": "gain"}
+    with pytest.raises(ValueError, match="one split, as published. Controls are measured on folds"):
+        pk.explore([EXAMPLES.parent / "example"], **published)
 
 
 def test_a_cell_outlives_columns_that_lack_it(explorer):
