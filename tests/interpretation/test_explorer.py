@@ -267,7 +267,9 @@ def test_a_run_without_controls_says_that_it_has_no_gain(explorer, run):
     with pytest.raises(ValueError, match="can't be shown for made"):
         pk.explore(run, measure="gain")
     published = {"split": "published", "measure": "gain"}
-    with pytest.raises(ValueError, match="one split, as published. Controls are measured on folds"):
+    with pytest.raises(
+        ValueError, match=r"one split, as published\. Controls are measured on folds"
+    ):
         pk.explore([EXAMPLES.parent / "example"], **published)
 
 
