@@ -459,7 +459,7 @@ MUST_BE = [
     ("calibration", "bins", WHOLE.format(1), [2.5, "10", None, True], [0, -1]),
     ("score_distribution", "bins", "a whole number from 1 to 10,000", [2.5], [0, 10**9]),
     ("save_chart", "path", "text or a Path", [None, 3], []),
-    ("explore", "measure", MEASURE, [None], ["p"]),
+    ("explore", "measure", "one of auroc, correlation, gain;", [None], ["p"]),
     ("explore", "split", RANDOM, [3], []),
     ("Run.activations", "site", "text such as 'mlp_out'", [0, []], [""]),
     ("Run.grid", "split", RANDOM, [None, 1], [""]),

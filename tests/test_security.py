@@ -293,11 +293,12 @@ def test_the_explorer(tmp_path):
     view = explorer.widget and explorer._widgets
     view.which.value = "all"
     view.token.value = "-8"
-    parts = [view.message, view.numbers, view.examples]
+    parts = [view.message, view.numbers, view.examples, view.about, view.headline]
     for part in parts:
         assert harmless(part.value)
         assert "script" not in [tag for tag, _ in parsed(part.value).tags]
-    assert HOSTILE in parsed(view.examples.value).text
+    for part in (view.examples, view.about):
+        assert HOSTILE in parsed(part.value).text
     # A menu's name could be HTML, its entries never are.
     assert not any(box.description_allow_html for box in (view.run, view.split, view.token))
 

@@ -33,6 +33,15 @@ MEASURES = {
     "correlation": (["|r| of score", "with correctness"], (0.0, 1.0), (0, 0.2, 0.4, 0.6, 0.8, 1)),
 }
 
+#: How a split is called where there is room for words.
+SPLITS = {
+    "random": "random folds",
+    "answer": "answers held out",
+    "gold": "accepted answers held out",
+    "group": "groups of questions held out",
+    "published": "one split, as published",
+}
+
 _TITLE = "Layer vs. Token Correlation"
 
 # The notes on cells, as the legend has them.
@@ -136,15 +145,6 @@ def heatmap(
     )
 
 
-# How a split is called where there is room for words.
-_FOLDS = {
-    "random": "random folds",
-    "answer": "answers held out",
-    "gold": "accepted answers held out",
-    "group": "groups of questions held out",
-}
-
-
 def _subtitle(grid, tokens, detector=None, on=None):
     """What the figure is of and what its colours can't say, a line each.
 
@@ -159,9 +159,8 @@ def _subtitle(grid, tokens, detector=None, on=None):
         of.append(f"{scored.sum()} answers, {wrong} wrong")
     if of:
         lines.append(", ".join(of))
-    folds = _FOLDS.get(about.get("split"), about.get("split"))
-    if about.get("protocol") == "published":
-        folds = "one split, as published"
+    split = "published" if about.get("protocol") == "published" else about.get("split")
+    folds = SPLITS.get(split, split)
     parts = [each for each in (folds, on) if each]
     if on is None and (found := _above_chance(grid, tokens)):
         parts.append(found)
@@ -368,6 +367,48 @@ def absorbed(gains, *, title="Signal that the controls have too", tokens=FIGURE_
     name = "share of the signal that the controls absorb"
     text = _describe(rows, "absorbed", name=name)
     return finished(_panel(rows, colour, _stated(rows, "absorbed")), title, text)
+
+
+def answer_path(scores, *, title, subtitle, tokens=FIGURE_TOKENS):
+    """Draw the path of one answer through the layers: its P(error) at each layer and token.
+
+    Blue below 0.5 and orange above it, as `show_tokens` colours tokens; NaN cells are hatched.
+
+    Parameters
+    ----------
+    scores : DataArray over (layer, token)
+        P(error), a probability, of one answer: ``grid.score.isel(example=0)``.
+    title : str
+    subtitle : list of str
+        A line each.
+    tokens
+        As for `heatmap`.
+
+    Returns
+    -------
+    LayerChart
+
+    Raises
+    ------
+    TypeError, ValueError
+        As for `heatmap`.
+    """
+    grid = scores.rename("p_error").to_dataset()
+    rows = cell_rows(grid, arguments.variable(grid, "p_error", ("layer", "token")), tokens)
+    legend = alt.Legend(
+        orient="right", values=[0, 0.25, 0.5, 0.75, 1], format=".2f", gradientLength=120
+    )
+    colours = [COLOURS[0], "white", COLOURS[1]]
+    colour = alt.Color(
+        "p_error:Q",
+        title="P(error)",
+        scale=alt.Scale(domain=[0, 0.5, 1], range=colours, interpolate="rgb", clamp=True),
+        legend=legend,
+    )
+    height = int(np.clip(270 // len(_layers(rows)), 4, 15))
+    panel = _panel(rows, colour, _stated(rows, "p_error"), cell=(16, height))
+    text = f"{_describe(rows, 'p_error', name='P(error) of one answer')} {' '.join(subtitle)}"
+    return finished(panel, title, text, subtitle)
 
 
 def point_biserial(grid):

@@ -24,6 +24,7 @@ _TOOLTIPS = {
     "token": ("Token", None),
     "auroc": ("AUROC", ".3f"),
     "correlation": ("|r|", ".3f"),
+    "p_error": ("P(error)", ".2f"),
     "gain": ("Gain", "+.3f"),
     "gain_low": ("Gain, lower bound", "+.3f"),
     "gain_high": ("Gain, upper bound", "+.3f"),

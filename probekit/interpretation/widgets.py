@@ -1,6 +1,7 @@
 """Widgets: what the user chooses or asks goes to the explorer or the model, and is then shown."""
 
 import html
+import re
 from contextlib import contextmanager
 
 import altair as alt
@@ -10,40 +11,118 @@ import traitlets
 
 from probekit.arguments import visible
 from probekit.charts.curves import roc, score_distribution
-from probekit.charts.heatmaps import MEASURES, heatmap
+from probekit.charts.heatmaps import MEASURES, SPLITS
+from probekit.charts.look import FAINT
 from probekit.extraction.responses import LISTS, TokenView
 from probekit.interpretation.observations import GROUPS
 from probekit.tokens import FIGURE_TOKENS
 
-#: Names of the heatmap's parameters: what was clicked, and the cell that is framed.
-CLICKED, CHOSEN = "clicked", "chosen"
+#: The measures of an explorer's heatmap, in words.
+MEASURES_SHOWN = {name: " ".join(legend) for name, (legend, *_) in MEASURES.items()}
+MEASURES_SHOWN["gain"] = "gain in AUROC over the controls"
+
+#: Names of the heatmap's parameters: what was clicked, alone and with Shift, and what is framed.
+CLICKED, COMPARED, CHOSEN, OTHER = "clicked", "compared", "chosen", "other"
 
 
-def clickable_heatmap(grid, *, measure, tokens, title, cell):
-    """Draw the heatmap with one cell framed; a click on another selects its layer and token."""
-    chart = heatmap(grid, measure=measure, tokens=tokens, title=title)
+def clickable_heatmap(chart, cell, compared):
+    """Frame a cell of a heatmap, and in dashes the one that it is compared with, if any.
+
+    A click on another selects its layer and token, one with Shift that of the cell to compare with.
+    """
+    chart = readable(chart)
     cells = chart.layer[0]
     # Cleared when the pointer leaves, so that a second click on the same cell is news again.
-    clicked = alt.selection_point(
-        name=CLICKED, fields=["layer", "token"], toggle=False, clear="pointerout"
-    )
-    chosen = alt.param(name=CHOSEN, value=_chosen_value(*cell))
-    base = (
-        alt.Chart(cells.data)
-        .encode(x=cells.encoding.x, y=cells.encoding.y, tooltip=cells.encoding.tooltip)
-        .transform_filter(f"datum.layer + ' ' + datum.token === {CHOSEN}")
-    )
+    clicks = [
+        alt.selection_point(
+            name=name, fields=["layer", "token"], toggle=False, clear="pointerout", on=on
+        )
+        for name, on in ((CLICKED, "click[!event.shiftKey]"), (COMPARED, "click[event.shiftKey]"))
+    ]
+    base = alt.Chart(cells.data).encode(x=cells.encoding.x, y=cells.encoding.y)
     frames = [
-        base.mark_rect(fill=None, stroke=colour, strokeWidth=width)
-        for colour, width in (("white", 5), ("black", 2.5))
+        base.transform_filter(f"datum.layer + ' ' + datum.token === {name}").mark_rect(
+            fill=None, stroke=colour, strokeWidth=width, strokeDash=dash, aria=False
+        )
+        for name, dash in ((OTHER, [3, 2]), (CHOSEN, [1, 0]))
+        for colour, width, dash in (("white", 5, [1, 0]), ("black", 2.5, dash))
     ]
     chart.layer = [cells.mark_rect(cursor="pointer"), *chart.layer[1:], *frames]
-    return chart.add_params(clicked, chosen)
+    framed = ((CHOSEN, cell), (OTHER, compared))
+    return chart.add_params(
+        *clicks, *(alt.param(name=name, value=framed_value(at)) for name, at in framed)
+    )
 
 
-def _chosen_value(layer, token):
-    """A cell as the value of the parameter `CHOSEN`."""
-    return f"{layer} {token}"
+def framed_value(cell):
+    """A cell, or None, as the value of the parameters `CHOSEN` and `OTHER`."""
+    return f"{cell[0]} {cell[1]}" if cell else ""
+
+
+def readable(chart):
+    """Give each cell of a heatmap its numbers as words, in place of a tooltip on other cells.
+
+    The words are what a screen reader says of the cell, and what the line over the heatmap shows of
+    the cell under the pointer.
+    """
+    chart = chart.copy(deep=False)
+    layers = []
+    for layer in chart.layer:
+        if isinstance(layer.encoding.tooltip, list):
+            # Altair has moved the records to the chart where all of its layers share them.
+            data = chart.data if layer.data is alt.Undefined else layer.data
+            rows = [row | {"words": in_words(row)} for row in data.values]
+            layer = layer.properties(data=alt.Data(values=rows)).encode(description="words:N")
+            layer.encoding.tooltip = alt.Undefined
+        layers.append(_fitted(layer))
+    chart.layer, chart.data = layers, alt.Undefined
+    return chart
+
+
+def _fitted(layer):
+    """A layer with legends that leave room for what stands beside the heatmap."""
+    # By items: a channel's attribute of the same name would set the legend.
+    encoding = layer.encoding
+    for channel in (encoding.shape, encoding.stroke):
+        if isinstance(channel, alt.SchemaBase) and isinstance(channel["legend"], alt.Legend):
+            channel["legend"]["orient"] = "bottom"
+            channel["legend"]["direction"] = "vertical"
+    colour = encoding.color
+    if isinstance(colour, alt.Color) and colour["scale"]["scheme"] != "blues":
+        # Gradients have the same names in each chart of a page, so that a browser would fill the
+        # legend of the second with the colours of the first.
+        squares = {"type": "symbol", "symbolType": "square", "symbolSize": 250}
+        edges = {"symbolStrokeWidth": 0.5, "symbolStrokeColor": FAINT}
+        for name, value in (squares | edges).items():
+            colour["legend"][name] = value
+    return layer
+
+
+def in_words(row):
+    """A cell's record in one line: its place, its measure with the interval, its answers."""
+    text = f"Layer {row['layer']}, {row['token']}: "
+    for name, (words, form) in _VALUES.items():
+        value, low, high = (row.get(name + end) for end in ("", "_low", "_high"))
+        if value is not None:
+            text += f"{words} {value:{form}}"
+            text += "" if None in (low, high) else f" [{low:{form}}, {high:{form}}]"
+            break
+    else:
+        return f"{text}{row.get('state', 'not measured')}."
+    if row.get("n_examples") is not None:
+        text += f", {row['n_examples']:.0f} answers"
+    if row.get("p_corrected") is not None and "gain" not in row:
+        text += f", corrected p {row['p_corrected']:.2g}"
+    return f"{text} ({row['state']})." if "state" in row else f"{text}."
+
+
+# What a record can be of, in the order in which it is looked for: its name, its number's form.
+_VALUES = {
+    "gain": ("gain", "+.3f"),
+    "correlation": ("|r|", ".3f"),
+    "p_error": ("P(error)", ".2f"),
+    "auroc": ("AUROC", ".3f"),
+}
 
 
 def cell_charts(score, correct):
@@ -146,26 +225,56 @@ _COLOURS = (
 )
 
 
-class _OwnKeys(anywidget.AnyWidget):
-    """Keeps JupyterLab from taking keys as commands while a widget beside it has the focus.
+class _InBrowser(anywidget.AnyWidget):
+    """What an explorer does in the browser alone.
 
-    In a list, an arrow would go to the next notebook cell and "a" would make one. Keys with Ctrl or
-    Cmd stay JupyterLab's.
+    JupyterLab takes no key as a command while a widget beside it has the focus: in a list, an arrow
+    would go to the next notebook cell and "a" would make one. Keys with Ctrl or Cmd stay
+    JupyterLab's. The line over a heatmap says what its cell under the pointer is. A click on an
+    answer of the list sends its id, and a file that is sent here is downloaded.
     """
 
     # The mark is on the widget itself: JupyterLab's selectors fit whatever has the focus, so a mark
     # on the box around it would be looked at too late.
     _esm = """
-    export default { render({ el }) {
+    export default { initialize({ model }) {
+        model.on("msg:custom", ({ name, text }) => {
+            const link = document.createElement("a");
+            link.href = URL.createObjectURL(new Blob([text], { type: "text/csv" }));
+            link.download = name;
+            link.click();
+            setTimeout(() => URL.revokeObjectURL(link.href), 60000);
+        });
+    }, render({ model, el }) {
+        const explorer = () => el.closest(".probekit-explorer");
         const mark = event => {
-            if (el.closest(".probekit-explorer")?.contains(event.target))
+            if (explorer()?.contains(event.target))
                 event.target.toggleAttribute(
                     "data-lm-suppress-shortcuts", !(event.ctrlKey || event.metaKey));
         };
+        const read = ({ target }) => {
+            const here = explorer()?.contains(target) && target.closest(".probekit-read");
+            const words = target.closest?.("[aria-label^='Layer ']")?.ariaLabel;
+            for (const line of explorer()?.querySelectorAll(".probekit-line") ?? [])
+                line.textContent = (here && here.contains(line) && words) || line.dataset.hint;
+        };
+        const choose = event => {
+            const answer = event.target.closest("[data-answer]");
+            // Who marks text to copy it chooses nothing.
+            if (explorer()?.contains(answer) && getSelection().isCollapsed)
+                model.send(answer.dataset.answer);
+        };
         window.addEventListener("keydown", mark, true);
-        return () => window.removeEventListener("keydown", mark, true);
+        window.addEventListener("click", choose);
+        window.addEventListener("pointerover", read);
+        return () => {
+            window.removeEventListener("keydown", mark, true);
+            window.removeEventListener("click", choose);
+            window.removeEventListener("pointerover", read);
+        };
     } };
     """
+    _css = ".probekit-explorer [data-answer] { cursor: pointer; }"
 
 
 class Widgets:
@@ -177,91 +286,168 @@ class Widgets:
         self.groups = {"all of the figure": FIGURE_TOKENS, **GROUPS}
         self.run = _menu("Run", [(r.name, i) for i, r in enumerate(explorer.runs)])
         self.split, self.layer, self.token = (_menu(n) for n in ("Split", "Layer", "Token"))
-        names = {" ".join(legend): measure for measure, (legend, *_) in MEASURES.items()}
-        self.measure = _menu("Measure", names.items(), value=explorer.measure)
+        self.other_layer, self.other_token = (
+            _menu(f"Compare with {name}") for name in ("layer", "token")
+        )
+        measures = [(words, name) for name, words in MEASURES_SHOWN.items()]
+        self.measure = _menu("Measure", measures, value=explorer.measure)
         self.group = _menu("Tokens", self.groups)
         self.which = _menu("Examples", LISTS)
         self.search = ipywidgets.Text(
-            description="Search", placeholder="in question, response, exact answer"
+            description="Search",
+            placeholder="in question, response, exact answer",
+            style={"description_width": "initial"},
         )
-        self.back, self.forth = (ipywidgets.Button(description=d) for d in ("Previous", "Next"))
-        self.message, self.numbers, self.examples = (ipywidgets.HTML() for _ in range(3))
-        self.heatmap, self.curves = (_Chart(None, embed_options=_OPTIONS) for _ in range(2))
+        self.back, self.forth, self.save = (
+            ipywidgets.Button(description=name, layout=ipywidgets.Layout(width="auto"))
+            for name in ("Previous", "Next", "Save as CSV")
+        )
+        self.save.tooltip = "Every answer of this list, on all pages"
+        self.answer = _menu("Answer", layout=ipywidgets.Layout(width="100%"))
+        self.headline, self.message, self.numbers, self.examples, self.about = (
+            ipywidgets.HTML() for _ in range(5)
+        )
+        # As high as the heatmap beside it; the rest of the page is scrolled to.
+        self.examples.layout = ipywidgets.Layout(max_height="430px", overflow="auto")
+        self.heatmap, self.curves, self.path = (
+            _Chart(None, embed_options=_OPTIONS) for _ in range(3)
+        )
+        self.curves.layout = ipywidgets.Layout(max_width="100%", overflow="auto hidden")
+        self.browser = _InBrowser()
         self.show_grid()
         for box in (self.run, self.split, self.measure, self.group):
             box.observe(self._on_view, "value")
         for box in (self.layer, self.token):
             box.observe(self._on_cell, "value")
+        for box in (self.other_layer, self.other_token):
+            box.observe(self._on_other, "value")
         for box in (self.which, self.search):
             box.observe(self._on_list, "value")
+        self.answer.observe(self._on_answer, "value")
         self.back.on_click(lambda _: self.turn_to(self.page - 1))
         self.forth.on_click(lambda _: self.turn_to(self.page + 1))
+        self.save.on_click(self._on_save)
+        self.browser.on_msg(self._on_answer_clicked)
         run = [self.run] if len(explorer.runs) > 1 else []
-        # As wide as the curves: with the heatmap it fits beside JupyterLab's file browser.
-        width = ipywidgets.Layout(width="420px")
-        behind = ipywidgets.VBox([self.numbers, self.curves], layout=width)
+        beside = ipywidgets.VBox(
+            [
+                self.numbers,
+                _row(self.which, self.search),
+                _row(self.back, self.forth, self.save),
+                self.examples,
+            ],
+            layout=ipywidgets.Layout(flex="1 1 340px", min_width="0"),
+        )
+        way = ipywidgets.VBox(
+            [self.answer, self.about, _read(self.path, "Point at a cell to read it.")],
+            layout=ipywidgets.Layout(flex="1 1 420px", max_width="560px"),
+        )
+        hint = "Point at a cell to read it, click to open it, Shift and click to compare with it."
         self.box = ipywidgets.VBox(
             [
-                _OwnKeys(),
+                self.browser,
+                self.headline,
                 _row(*run, self.split, self.measure, self.group),
-                _row(self.layer, self.token),
+                _row(self.layer, self.token, self.other_layer, self.other_token),
                 self.message,
-                _row(self.heatmap, behind),
-                _row(self.which, self.search, self.back, self.forth),
-                self.examples,
+                _row(_read(self.heatmap, hint), beside),
+                _row(way, self.curves),
             ]
         )
         self.box.add_class("probekit-explorer")
-        for name in ("heatmap", "curves", "numbers", "examples"):
+        for name in _CLASSES:
             getattr(self, name).add_class(f"probekit-{name}")
 
     def show_grid(self):
         """Show the grid that the explorer looks at, and the cell."""
+        explorer = self.explorer
         with self._silently():
-            self.split.options, self.split.value = self.explorer.splits, self.explorer.split
-            self.layer.options = self.explorer.grid["layer"].to_numpy().tolist()
-            self.token.options = self.explorer.shown_tokens
-        self.heatmap.chart = self.explorer.heatmap()
+            self.split.options = [(SPLITS.get(s, s), s) for s in explorer.splits]
+            self.split.value = explorer.split
+            layers = explorer.grid["layer"].to_numpy().tolist()
+            self.layer.options = layers
+            self.other_layer.options = [("no cell", ""), *((str(n), n) for n in layers)]
+            self.other_token.options = explorer.grid["token"].to_numpy().tolist()
+        self.headline.value = explorer.headline()
+        self.heatmap.chart = explorer.heatmap()
         self.heatmap.selections.observe(self._on_click, CLICKED)
+        self.heatmap.selections.observe(self._on_click, COMPARED)
         self.show_cell()
+        self.show_path()  # the same answer may be in another run, or have other scores
 
     def show_cell(self):
-        """Show the cell that the explorer has chosen."""
-        cell = self.explorer.layer, self.explorer.token
+        """Show the cell that the explorer has chosen, and its answers."""
+        self.show_numbers()
+        self.turn_to(0)
+
+    def show_numbers(self):
+        """Show the cell's numbers and curves, beside those of the cell it is compared with."""
+        explorer = self.explorer
         with self._silently():
-            self.layer.value, self.token.value = cell
-        setattr(self.heatmap.params, CHOSEN, _chosen_value(*cell))
-        self.numbers.value = self.explorer.numbers()
+            self.token.options = explorer.tokens_to_choose
+            self.layer.value, self.token.value = explorer.layer, explorer.token
+            layer, token = explorer.other or ("", explorer.token)
+            self.other_layer.value, self.other_token.value = layer, token
+            self.other_token.disabled = explorer.other is None
+        setattr(self.heatmap.params, CHOSEN, framed_value((explorer.layer, explorer.token)))
+        setattr(self.heatmap.params, OTHER, framed_value(explorer.compared))
+        self.numbers.value = explorer.numbers()
         curves = None
         with self._telling():
-            curves = self.explorer.curves()
+            curves = explorer.curves()
         self.curves.chart = curves
-        self.turn_to(0)
+        if notice := explorer.notice:
+            self.message.value += f"<div>{html.escape(notice)}</div>"
 
     def turn_to(self, page):
         """Show a page of the examples."""
         self.page = page
-        self.examples.value, is_last = self.explorer.examples(
+        self.examples.value, self.listed, is_last = self.explorer.examples(
             self.which.value, self.search.value, page
         )
         self.back.disabled, self.forth.disabled = page == 0, is_last
+        chosen = self.answer.value
+        self._offer_answers(chosen)
+        if self.answer.value != chosen:
+            self.show_path()
+
+    def _offer_answers(self, chosen):
+        """Offer the answers on the page for their path; the one that is shown stays."""
+        questions = self.explorer.answers.set_index("id")["question"]
+        ids = self.listed if chosen in self.listed else [chosen, *self.listed]
+        ids = [id for id in ids if id in questions.index]
+        with self._silently():
+            self.answer.options = [(f"{id}: {visible(questions[id], 70)}", id) for id in ids]
+            self.answer.value = chosen if chosen in ids else next(iter(ids), None)
+
+    def show_path(self):
+        """Show the path of the chosen answer through the layers."""
+        id, path = self.answer.value, None
+        self.about.value = "" if id is None else self.explorer.about(id)
+        try:
+            path = None if id is None else self.explorer.path(id)
+        except ValueError as error:
+            self.about.value += f"<b>{html.escape(str(error))}</b>"
+        self.path.chart = path
 
     def _on_view(self, change):
         if self._quiet:
             return
         with self._telling():
-            self.explorer.measure = self.measure.value
             if change["owner"] is self.group:
                 self.explorer.choose_tokens(self.groups[self.group.value])
+            if self.measure.value == "gain":
+                self.message.value = "Measuring the gain over the controls ..."
             run = self.explorer.runs[self.run.value]
             # Another run has splits of its own.
-            self.explorer.open(run, self.split.value if run is self.explorer.run else None)
+            split = self.split.value if run is self.explorer.run else None
+            self.explorer.open(run, split, self.measure.value)
             self.show_grid()
             return
         # It went wrong, so the menus go back to what is shown.
         with self._silently():
             self.run.value = self.explorer.runs.index(self.explorer.run)
-            self.split.value = self.explorer.split
+            self.split.value, self.measure.value = self.explorer.split, self.explorer.measure
             shown = self.explorer.tokens
             self.group.value = next(n for n, tokens in self.groups.items() if tokens == shown)
 
@@ -270,13 +456,43 @@ class Widgets:
             self.explorer.layer, self.explorer.token = self.layer.value, self.token.value
             self.show_cell()
 
+    def _on_other(self, change):
+        if not self._quiet:
+            layer = self.other_layer.value
+            self.explorer.compare(None if layer == "" else layer, self.other_token.value)
+            self.show_numbers()
+
     def _on_click(self, change):
         for cell in change["new"].value:
-            self.explorer.layer, self.explorer.token = cell["layer"], cell["token"]
-            self.show_cell()
+            at = cell["layer"], cell["token"]
+            if change["name"] == COMPARED:
+                # A second time on the same cell, it is compared no more.
+                self.explorer.compare(*((None, None) if at == self.explorer.other else at))
+                self.show_numbers()
+            else:
+                self.explorer.layer, self.explorer.token = at
+                self.show_cell()
 
     def _on_list(self, change):
         self.turn_to(0)
+
+    def _on_answer(self, change):
+        if not self._quiet:
+            self.show_path()
+
+    def _on_answer_clicked(self, _, id, buffers):
+        if id in self.listed:
+            self._offer_answers(id)
+            self.show_path()
+
+    def _on_save(self, _):
+        explorer = self.explorer
+        table = explorer.table(self.which.value, self.search.value)
+        parts = (explorer.run.name, explorer.layer, explorer.token, self.which.value)
+        name = re.sub(r"[^\w.-]+", "-", "-".join(map(str, parts))) + ".csv"
+        self.browser.send({"name": name, "text": table.to_csv(index=False)})
+        text = f"{len(table)} answers are sent to the browser, which saves them as {name}."
+        self.message.value = html.escape(text)
 
     @contextmanager
     def _silently(self):
@@ -297,8 +513,27 @@ class Widgets:
             self.message.value = f"<b>{html.escape(str(error))}</b>"
 
 
+# Parts of an explorer that have a class of their own in the page.
+_CLASSES = ("headline", "message", "heatmap", "numbers", "examples", "about", "path", "curves")
+
+
 def _menu(name, options=(), **given):
-    return ipywidgets.Dropdown(description=name, options=list(options), **given)
+    style = {"description_width": "initial"}
+    given = {"layout": ipywidgets.Layout(width="auto", margin="2px 14px 2px 2px"), **given}
+    return ipywidgets.Dropdown(description=name, options=list(options), style=style, **given)
+
+
+def _read(chart, hint):
+    """A heatmap under the line that says what its cell under the pointer is."""
+    # Two lines high and as wide as the chart, so that nothing moves while cells are read.
+    line = ipywidgets.HTML(
+        f"<div class='probekit-line' data-hint='{hint}' style='line-height:1.5'>{hint}</div>",
+        layout=ipywidgets.Layout(width="0", min_width="100%", min_height="42px"),
+    )
+    room = ipywidgets.Layout(min_width="min(420px, 100%)", max_width="100%")
+    box = ipywidgets.VBox([line, chart], layout=room)
+    box.add_class("probekit-read")
+    return box
 
 
 def _row(*widgets):

@@ -67,7 +67,7 @@ def test_a_chart_and_the_explorer_stay_and_call_nobody(page, traffic, listener, 
     assert page.locator("svg").count() >= 1
     view = explorer.widget and explorer._widgets
     path = tmp_path / "explorer.html"
-    shown = [part.value for part in (view.message, view.numbers, view.examples)]
+    shown = [part.value for part in (view.message, view.numbers, view.examples, view.about)]
     shown.append(pk.show_tokens(run)._repr_html_())
     path.write_text("<meta charset='utf-8'>" + "".join(shown), encoding="utf-8")
     assert look_at(page, path)[-1] == path.as_uri()

@@ -1,6 +1,10 @@
 """The examples behind a cell, their tokens coloured, and the explorer without a browser."""
 
+import html
+import io
+import json
 import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,7 +18,10 @@ from probekit.extraction.responses import LISTS, by_id, cell_examples, token_vie
 from probekit.interpretation import explorer as explorer_module
 from probekit.interpretation.explorer import PAGE
 from probekit.interpretation.observations import GROUPS
-from probekit.interpretation.widgets import CHOSEN, CLICKED, cell_charts
+from probekit.interpretation.widgets import CHOSEN, CLICKED, COMPARED, OTHER, cell_charts
+from probekit.tokens import FIGURE_TOKENS
+
+EXAMPLES = Path(__file__).parents[2] / "data" / "examples"
 
 
 @pytest.fixture(scope="module")
@@ -170,7 +177,7 @@ def check_shows(explorer, layer, token):
     assert getattr(view.heatmap.params, CHOSEN) == f"{layer} {token}"
     assert auroc_shown(view.curves.chart) == f"{area:.3f}"
     assert f"Layer {layer}, {token}" in view.numbers.value
-    assert f">{area:.3f}, 95 %" in view.numbers.value
+    assert f">{area:.3f} [" in view.numbers.value
     wrong = answers[~answers["correct"]].index
     first = max(wrong, key=lambda i: p[i])
     assert f"city number {first[1:]}?" in view.examples.value.split("</b>")[1]
@@ -186,9 +193,9 @@ def test_menus_of_layer_and_token_show_that_cell(explorer):
     assert (explorer.layer, explorer.token) == (0, "last_q")
 
 
-def click(view, *cells):
+def click(view, *cells, name=CLICKED):
     value = {"vlPoint": {"or": [{"layer": layer, "token": token} for layer, token in cells]}}
-    view.heatmap._vl_selections = {CLICKED: {"value": value if cells else {}, "store": []}}
+    view.heatmap._vl_selections = {name: {"value": value if cells else {}, "store": []}}
 
 
 def test_a_click_shows_that_cell_and_leaving_it_changes_nothing(explorer):
@@ -205,10 +212,11 @@ def test_a_click_shows_that_cell_and_leaving_it_changes_nothing(explorer):
 
 def test_another_split_shows_the_same_cell_of_it(explorer):
     view = widgets(explorer)
+    assert view.split.options == (("random folds", "random"), ("answers held out", "answer"))
     view.split.value = "answer"
     check_shows(explorer, 2, "exact_answer_last")
     drawn = view.heatmap.spec
-    assert drawn["title"]["text"] == "made, answer split"
+    assert drawn["title"]["text"] == "made, answers held out"
     click(view, (0, "-1"))
     check_shows(explorer, 0, "-1")
 
@@ -221,9 +229,80 @@ def test_tokens_and_measure_change_the_heatmap(explorer):
     view.group.value = name
     assert view.token.options == GROUPS[name]
     assert explorer.token == "exact_answer_last"
+
+
+@pytest.fixture(scope="module")
+def example():
+    """A real run of three layers by five tokens, with controls."""
+    return pk.Run(EXAMPLES / "cities")
+
+
+def test_the_gain_over_the_controls_is_a_measure(example):
+    explorer = pk.explore([example])
+    view = widgets(explorer)
+    view.measure.value = "gain"
+    gains = pk.gain_over_controls(example.grid(), example.controls())
+    drawn = view.heatmap.spec["layer"][0]
+    assert drawn["encoding"]["color"]["title"] == ["Gain in AUROC over", "all controls together"]
+    for record in drawn["data"]["values"]:
+        cell = gains.sel(layer=record["layer"], token=record["token"])
+        value, low, high = (float(cell[f"gain{end}"]) for end in ("", "_low", "_high"))
+        assert record["gain"] == pytest.approx(value, abs=1e-12)
+        assert f"gain {value:+.3f} [{low:+.3f}, {high:+.3f}]" in record["words"]
+    cell = gains.sel(layer=explorer.layer, token=explorer.token)
+    assert f"{float(cell['gain']):+.3f} [{float(cell['gain_low']):+.3f}, " in (view.numbers.value)
+    view.split.value = "answer"
+    assert view.measure.value == explorer.measure == "gain"
+    assert pk.explore(example, measure="gain").heatmap().to_dict()["layer"]
+
+
+def test_a_run_without_controls_says_that_it_has_no_gain(explorer, run):
+    view = widgets(explorer)
+    before = view.heatmap.spec
+    view.measure.value = "gain"
+    assert "gain over the controls can&#x27;t be shown for made, random folds" in view.message.value
+    assert "controls.nc is not there" in view.message.value
+    assert view.measure.value == explorer.measure == "auroc"
+    assert view.heatmap.spec == before
+    with pytest.raises(ValueError, match="can't be shown for made"):
+        pk.explore(run, measure="gain")
+    published = {"split": "published", "measure": "gain"}
+    with pytest.raises(
+        ValueError, match=r"one split, as published\. Controls are measured on folds"
+    ):
+        pk.explore([EXAMPLES.parent / "example"], **published)
+
+
+def test_a_cell_outlives_columns_that_lack_it(explorer):
+    view = widgets(explorer)
     view.group.value = "last_q"
-    assert explorer.token == "last_q"
-    check_shows(explorer, explorer.layer, "last_q")
+    check_shows(explorer, 2, "exact_answer_last")
+    assert view.token.options == ("last_q", "exact_answer_last")
+    assert "exact_answer_last, is not among the columns shown" in view.message.value
+    assert view.heatmap.spec["layer"][0]["encoding"]["x"]["scale"]["domain"] == ["last_q"]
+    view.token.value = "last_q"
+    assert view.message.value == ""
+    check_shows(explorer, 2, "last_q")
+
+
+def test_a_cell_of_the_heatmap_is_read_in_words_and_has_no_tooltip(explorer):
+    drawn = widgets(explorer).heatmap.spec
+    assert '"tooltip"' not in json.dumps(drawn)
+    records = drawn["layer"][0]["data"]["values"]
+    words = {(r["layer"], r["token"]): r["words"] for r in records}
+    cell = explorer.grid.sel(layer=1, token="-2")
+    low, high = (float(cell[f"auroc_{end}"]) for end in ("low", "high"))
+    assert words[1, "-2"] == (
+        f"Layer 1, -2: AUROC {float(cell['auroc']):.3f} [{low:.3f}, {high:.3f}], 120 answers, "
+        "corrected p 0.05."
+    )
+    assert words[1, "-8"] == "Layer 1, -8: not measured."
+
+
+def test_the_headline_is_at_the_top_or_why_there_is_none(explorer, run):
+    assert html.escape(pk.headline(run)) in widgets(explorer).headline.value
+    explorer._headline_of = lambda run: 1 / 0 if run is None else run.grid("other")
+    assert "no split &#x27;other&#x27;" in explorer.headline()
 
 
 def test_a_cell_that_was_not_measured_is_said_to_be_so(explorer):
@@ -300,6 +379,169 @@ def test_what_cannot_be_explored_is_refused(run, tmp_path):
         pk.explore([])
 
 
+# Two cells compared
+
+
+def check_compares(explorer, one, other):
+    """The numbers, curves and frames are of both, their difference is that of two grids."""
+    view, grid = widgets(explorer), explorer.grid
+    areas = []
+    for layer, token in (one, other):
+        p = expected(explorer.run, layer, token, explorer.split)
+        answers = explorer.answers.set_index("id").loc[list(p)]
+        areas.append(roc_auc_score(~answers["correct"], list(p.values())))
+        assert f">{areas[-1]:.3f} [" in view.numbers.value
+    stated = re.search(r"second: <b>(\S+) \[(\S+), (\S+)\]</b>, paired", view.numbers.value)
+    value, low, high = map(float, stated.groups())
+    assert value == pytest.approx(areas[0] - areas[1], abs=1e-3)
+    assert low < value < high
+    # DeLong's interval, from influences made here pair by pair.
+    wrong = ~grid["correct"].to_numpy()
+    parts = []
+    for layer, token in (one, other):
+        s = grid["score"].sel(layer=layer, token=token).to_numpy()
+        higher = (s[wrong][:, None] > s[~wrong]) + 0.5 * (s[wrong][:, None] == s[~wrong])
+        parts.append((higher.mean(1), higher.mean(0)))
+    deviations = [a - b for a, b in zip(*parts, strict=True)]
+    error = np.sqrt(sum(d.var(ddof=1) / len(d) for d in deviations))
+    assert high - low >= 2 * 1.95 * error  # what the training adds makes it no narrower
+    assert high - low == pytest.approx(2 * 1.96 * error, abs=0.002)
+    frames = view.heatmap.params
+    assert (getattr(frames, CHOSEN), getattr(frames, OTHER)) == tuple(
+        f"{layer} {token}" for layer, token in (one, other)
+    )
+    charts = view.curves.chart.hconcat
+    assert [auroc_shown(chart) for chart in charts] == [f"{area:.3f}" for area in areas]
+
+
+def test_menus_compare_two_cells(explorer):
+    view = widgets(explorer)
+    assert view.other_token.disabled
+    assert "Difference" not in view.numbers.value
+    view.other_layer.value = 1
+    view.other_token.value = "-1"
+    check_compares(explorer, (2, "exact_answer_last"), (1, "-1"))
+    view.layer.value = 0
+    check_compares(explorer, (0, "exact_answer_last"), (1, "-1"))
+    view.split.value = "answer"
+    assert view.heatmap.params.other == "1 -1"
+    view.other_layer.value = ""
+    assert view.other_layer.label == "no cell"
+    assert "Difference" not in view.numbers.value
+    assert getattr(view.heatmap.params, OTHER) == ""
+    assert len(view.curves.chart.vconcat) == 2
+
+
+def test_shift_and_click_compare_and_a_second_time_end_it(explorer):
+    view = widgets(explorer)
+    view.which.value = "all"
+    view.forth.click()
+    click(view, (1, "-1"), name=COMPARED)
+    check_compares(explorer, (2, "exact_answer_last"), (1, "-1"))
+    assert (view.other_layer.value, view.other_token.value) == (1, "-1")
+    assert f"{PAGE + 1}–" in view.examples.value  # the list is still of the first cell
+    click(view, name=COMPARED)
+    click(view, (1, "-1"), name=COMPARED)
+    assert "Difference" not in view.numbers.value
+    click(view, name=COMPARED)
+    click(view, (2, "exact_answer_last"), name=COMPARED)  # with itself
+    assert "Difference" not in view.numbers.value
+
+
+def test_a_comparison_with_an_unmeasured_cell_shows_the_other(explorer):
+    view = widgets(explorer)
+    explorer.compare(0, "-8")
+    view.show_numbers()
+    assert "Difference in AUROC: not measured" in view.numbers.value
+    assert auroc_shown(view.curves.chart)
+    with pytest.raises(ValueError, match="-99"):
+        explorer.compare(0, "-99")
+
+
+# The path of one answer
+
+
+def test_the_path_of_an_answer_has_its_score_at_every_layer_and_token(explorer, run):
+    drawn = explorer.path("q7").to_dict()
+    (records,) = (
+        layer["data"]["values"]
+        for layer in drawn["layer"]
+        if "p_error" in str(layer.get("encoding", {}).get("color"))
+    )
+    assert len(records) == 4 * len(FIGURE_TOKENS)
+    for record in records:
+        p = expected(run, record["layer"], record["token"])["q7"]
+        assert record["p_error"] == (pytest.approx(p) if p == p else None)
+    assert "In which country is city number 7?" in str(drawn["title"])
+    scale = drawn["layer"][0]["encoding"]["color"]["scale"]
+    assert (scale["domain"], scale["range"][1]) == ([0, 0.5, 1], "white")
+
+
+def test_an_answer_is_chosen_by_menu_or_click_and_stays(explorer):
+    view = widgets(explorer)
+    first = view.listed[0]
+    assert view.answer.value == first
+    assert f"city number {first[1:]}?" in str(view.path.spec["title"])
+    id = view.listed[3]
+    view.answer.value = id
+    answer = explorer.answers.set_index("id").loc[id]
+    for text in (answer["question"], answer["response"], answer["exact_answer"], "wrong"):
+        assert text in view.about.value
+    assert f"city number {id[1:]}?" in str(view.path.spec["title"])
+    view.layer.value = 0
+    view.which.value = "false alarms"
+    assert view.answer.value == id  # kept, though the list has it no more
+    view.browser._handle_custom_msg(view.listed[1], [])
+    assert view.answer.value == view.listed[1]
+    assert "right" in view.about.value
+    view.browser._handle_custom_msg("no such id", [])
+    assert view.answer.value == view.listed[1]
+
+
+def test_an_answer_without_a_score_has_no_path_and_is_told_why(explorer):
+    view = widgets(explorer)
+    view.which.value, view.search.value = "all", "city number 120?"
+    view.answer.value = "q120"
+    assert "&#x27;q120&#x27; is not in the grid, so it has no path" in view.about.value
+    assert view.path.spec is None
+    with pytest.raises(ValueError, match="no answer with the id 'q999'"):
+        explorer.path("q999")
+
+
+def test_accepted_answers_are_shown_where_the_run_has_them(example):
+    explorer = pk.explore([example])
+    answer = explorer.answers.iloc[0]
+    assert html.escape(answer["accepted"].split("|")[0]) in explorer.about(answer["id"])
+
+
+# Saved
+
+
+def test_the_list_is_saved_as_it_is_filtered_with_all_of_its_pages(explorer, run):
+    view, sent = widgets(explorer), []
+    view.browser.send = sent.append
+    view.layer.value, view.token.value = 1, "-1"
+    view.which.value, view.search.value = "all", "italy"
+    view.save.click()
+    (file,) = sent
+    assert file["name"] == "made-1--1-all.csv"
+    read = {"keep_default_na": False, "na_values": {"p_error": [""]}, "dtype": {"token": str}}
+    saved = pd.read_csv(io.StringIO(file["text"]), **read)
+    table = explorer.table("all", "italy")
+    pd.testing.assert_frame_equal(saved, table, check_dtype=False, check_exact=False)
+    assert list(saved) == [
+        *("id", "question", "response", "exact_answer", "correct", "p_error", "layer", "token"),
+        "split",
+    ]
+    answers = run.answers()
+    assert set(saved["id"]) == set(answers["id"][answers["response"].str.contains("Italy")])
+    p = expected(run, 1, "-1")
+    assert saved["p_error"].tolist() == pytest.approx(
+        [p.get(id, np.nan) for id in saved["id"]], nan_ok=True
+    )
+    assert f"{len(saved)} answers are sent to the browser" in view.message.value
+
+
 # Shown where nobody can click
 
 
@@ -333,7 +575,7 @@ def test_a_person_gets_the_widget(explorer, shown):
 
 def test_a_terminal_gets_a_line(explorer, capsys):
     explorer._ipython_display_()
-    assert capsys.readouterr().out.startswith("Explorer of made, random split")
+    assert capsys.readouterr().out.startswith("Explorer of made, random folds: layer 2")
 
 
 def test_curves_of_a_cell_are_one_chart_with_a_text_alternative():
