@@ -9,14 +9,12 @@ from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
-from IPython.core.getipython import get_ipython
-from IPython.display import HTML, display
 
 from probekit import arguments
 from probekit.charts.files import static
 from probekit.charts.heatmaps import MEASURES, point_biserial
 from probekit.extraction.responses import LISTS, cell_examples, token_view
-from probekit.interpretation.widgets import cell_charts, clickable_heatmap
+from probekit.interpretation.widgets import cell_charts, clickable_heatmap, show, still
 from probekit.run.directory import Run
 from probekit.tokens import FIGURE_TOKENS
 
@@ -184,16 +182,13 @@ class Explorer:
         return self._widgets.box
 
     def _ipython_display_(self):
-        shell = get_ipython()
-        if getattr(shell, "kernel", None) is None:
-            arguments.say(repr(self))
-        elif shell.get_parent().get("content", {}).get("allow_stdin"):
-            display(self.widget)
-        else:
-            # Nobody is there to click: papermill, nbconvert.
-            display(static(self.heatmap()), HTML(self.numbers()))
-            try:
-                display(static(self.curves()))
-            except ValueError as error:
-                arguments.say(error)
-            display(HTML(self.examples()[0]))
+        show(self, "To choose another cell, run this notebook cell in JupyterLab.", self._stills)
+
+    def _stills(self):
+        """Pictures and texts of the chosen cell; each picture is followed by a text."""
+        try:
+            curves = static(self.curves())
+        except ValueError as error:
+            curves = still(f"<b>{html.escape(str(error))}</b>")
+        examples = still(self.examples()[0])
+        return static(self.heatmap()), still(self.numbers()), curves, examples

@@ -12,7 +12,6 @@ from itertools import pairwise
 
 import numpy as np
 import xarray as xr
-from IPython.core.getipython import get_ipython
 from IPython.display import display
 
 from probekit import arguments
@@ -266,17 +265,19 @@ class Watch:
         return self._widget
 
     def _ipython_display_(self):
-        shell = get_ipython()
-        if getattr(shell, "kernel", None) is None:
-            arguments.say(repr(self))
-        elif shell.get_parent().get("content", {}).get("allow_stdin"):
-            display(self.widget)
-        else:
-            # Nobody is there to type: papermill, nbconvert.
-            arguments.say(
-                "Where this notebook is open in JupyterLab, questions can be typed here, and the "
-                "answers arrive in the colours of P(error)."
-            )
+        from probekit.interpretation.widgets import show, still
+
+        if not show(self, "To ask the model a question, run this notebook cell in JupyterLab."):
+            return
+        kept = display(still(""), display_id=True)
+
+        def keep(change):
+            """Have the last answer in the notebook when it is saved."""
+            if not change["new"]:
+                result = html.escape(self.widget.result)
+                kept.update(still(f"{self.widget.answer}<div>{result}</div>"))
+
+        self.widget.observe(keep, "busy")
 
 
 class _Arriving:
