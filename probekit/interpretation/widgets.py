@@ -99,7 +99,7 @@ class _Chart(alt.JupyterChart):
 
     # Black and the darker grey are signs of a legend, which would be lost on a dark page.
     _css = """
-    .probekit-chart svg > rect { fill: transparent; }
+    .probekit-chart svg { background: transparent !important; }
     .probekit-chart svg text { fill: var(--jp-ui-font-color1); }
     .probekit-chart :is(.role-axis-domain, .role-axis-tick) line,
     .probekit-chart .background[stroke] { stroke: var(--jp-ui-font-color2); }
