@@ -182,7 +182,11 @@ class Explorer:
         return self._widgets.box
 
     def _ipython_display_(self):
-        show(self, "To choose another cell, run this notebook cell in JupyterLab.", self._stills)
+        note = (
+            "These are still pictures of one grid cell. To choose another, run this notebook cell "
+            "in JupyterLab."
+        )
+        show(self, note, self._stills)
 
     def _stills(self):
         """Pictures and texts of the chosen cell; each picture is followed by a text."""
