@@ -45,7 +45,7 @@ def explore(run, *, split=None, measure="auroc"):
     -------
     Explorer
         As the last line of a notebook cell it shows its widgets in JupyterLab, and still pictures
-        of the best grid cell in an executed notebook.
+        of a grid cell, at first the best, where the notebook is executed or read without a kernel.
 
     Raises
     ------

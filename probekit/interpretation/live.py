@@ -51,7 +51,8 @@ def watch(lm, detector, *, candidates=None, error_rate=0.2, max_new_tokens=64):
     Returns
     -------
     Watch
-        As the last line of a notebook cell it shows a field for questions in JupyterLab;
+        As the last line of a notebook cell it shows a field for questions in JupyterLab, and the
+        last answer where the saved notebook is read without a kernel;
         ``watch(...).ask(question)`` answers one anywhere.
 
     Raises
