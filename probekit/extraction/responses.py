@@ -190,7 +190,7 @@ def tokens_as_html(row):
         # What the model wrote is text, whatever it looks like.
         shown = html.escape(text).replace("\n", "↵") or "∅"
         exact = any(name.startswith("exact_answer_") for name in names)
-        colour = "#08519c" if exact else "#9ecae1" if names else "transparent"
+        colour = "#0072b2" if exact else "#808890" if names else "transparent"
         style = _STYLE.format(colour=colour, background=_background(row, names))
         for name in names:
             weight = ";font-weight:bold" if name == row.get("chosen") else ""

@@ -10,15 +10,20 @@ from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
-from IPython.core.getipython import get_ipython
-from IPython.display import HTML, display
 
 from probekit import arguments
 from probekit.charts.files import static
 from probekit.charts.heatmaps import SPLITS, answer_path, gain, heatmap, point_biserial
 from probekit.extraction.responses import LISTS, TokenView, cell_examples, token_view
 from probekit.interpretation.headlines import headline
-from probekit.interpretation.widgets import MEASURES_SHOWN, cell_charts, clickable_heatmap, readable
+from probekit.interpretation.widgets import (
+    MEASURES_SHOWN,
+    cell_charts,
+    clickable_heatmap,
+    readable,
+    show,
+    still,
+)
 from probekit.probing.baselines import gain_over_controls
 from probekit.probing.comparison import difference
 from probekit.run.directory import Run
@@ -51,7 +56,7 @@ def explore(run, *, split=None, measure="auroc"):
     -------
     Explorer
         As the last line of a notebook cell it shows its widgets in JupyterLab, and still pictures
-        of the best grid cell in an executed notebook.
+        of a grid cell, at first the best, where the notebook is executed or read without a kernel.
 
     Raises
     ------
@@ -376,19 +381,21 @@ class Explorer:
         return self._widgets.box
 
     def _ipython_display_(self):
-        shell = get_ipython()
-        if getattr(shell, "kernel", None) is None:
-            arguments.say(repr(self))
-        elif shell.get_parent().get("content", {}).get("allow_stdin"):
-            display(self.widget)
-        else:
-            # Nobody is there to click: papermill, nbconvert.
-            display(static(self.heatmap()), HTML(self.numbers()))
-            try:
-                display(static(self.curves()))
-            except ValueError as error:
-                arguments.say(error)
-            display(HTML(self.examples()[0]))
+        note = (
+            "These are still pictures of one grid cell. To choose another, run this notebook cell "
+            "in JupyterLab."
+        )
+        show(self, note, self._stills)
+
+    def _stills(self):
+        """Pictures and texts of the chosen cell; each picture is followed by a text."""
+        try:
+            curves = static(self.curves())
+        except ValueError as error:
+            curves = still(f"<b>{html.escape(str(error))}</b>")
+        examples = still(self.examples()[0])
+        head = still(self.headline())
+        return head, static(self.heatmap()), still(self.numbers()), curves, examples
 
 
 def _place(layer, token):

@@ -12,7 +12,6 @@ from itertools import pairwise
 
 import numpy as np
 import xarray as xr
-from IPython.core.getipython import get_ipython
 from IPython.display import display
 
 from probekit import arguments
@@ -52,7 +51,8 @@ def watch(lm, detector, *, candidates=None, error_rate=0.2, max_new_tokens=64):
     Returns
     -------
     Watch
-        As the last line of a notebook cell it shows a field for questions in JupyterLab;
+        As the last line of a notebook cell it shows a field for questions in JupyterLab, and the
+        last answer where the saved notebook is read without a kernel;
         ``watch(...).ask(question)`` answers one anywhere.
 
     Raises
@@ -266,17 +266,19 @@ class Watch:
         return self._widget
 
     def _ipython_display_(self):
-        shell = get_ipython()
-        if getattr(shell, "kernel", None) is None:
-            arguments.say(repr(self))
-        elif shell.get_parent().get("content", {}).get("allow_stdin"):
-            display(self.widget)
-        else:
-            # Nobody is there to type: papermill, nbconvert.
-            arguments.say(
-                "Where this notebook is open in JupyterLab, questions can be typed here, and the "
-                "answers arrive in the colours of P(error)."
-            )
+        from probekit.interpretation.widgets import show, still
+
+        if not show(self, "To ask the model a question, run this notebook cell in JupyterLab."):
+            return
+        kept = display(still(""), display_id=True)
+
+        def keep(change):
+            """Have the last answer in the notebook when it is saved."""
+            if not change["new"]:
+                result = html.escape(self.widget.result)
+                kept.update(still(f"{self.widget.answer}<div>{result}</div>"))
+
+        self.widget.observe(keep, "busy")
 
 
 class _Arriving:

@@ -8,8 +8,10 @@ import altair as alt
 import anywidget
 import ipywidgets
 import traitlets
+from IPython.core.getipython import get_ipython
+from IPython.display import HTML, display
 
-from probekit.arguments import visible
+from probekit.arguments import say, visible
 from probekit.charts.curves import roc, score_distribution
 from probekit.charts.heatmaps import MEASURES, SPLITS
 from probekit.charts.look import FAINT
@@ -23,6 +25,41 @@ MEASURES_SHOWN["gain"] = "gain in AUROC over the controls"
 
 #: Names of the heatmap's parameters: what was clicked, alone and with Shift, and what is framed.
 CLICKED, COMPARED, CHOSEN, OTHER = "clicked", "compared", "chosen", "other"
+
+# In JupyterLab: while the widget is there, what is still is hidden. Without the widget's model, Lab
+# would show an error in its place, as text. A picture of ours is followed by a text of ours.
+_ONE_OF_THEM = """<style>
+.jp-OutputArea-child:has(:is(.probekit-explorer, .probekit-live)) ~ .jp-OutputArea-child:is(
+    :has(.probekit-still), :has(.jp-RenderedImage):has(+ .jp-OutputArea-child .probekit-still)),
+.jp-OutputArea-child:has(+ .jp-OutputArea-child .probekit-note):not(
+    :has(> .jp-OutputArea-output > *)) { display: none; }
+</style>"""
+
+
+def show(shown, note, stills=tuple):
+    """Show an object where IPython runs: a line in a terminal, else its widget and what is still.
+
+    What is still is for those who open the saved notebook without its kernel, or where nobody can
+    answer the widget (papermill, nbconvert): `note`, a sentence, then what `stills()` gives.
+    Returns whether the widget is shown.
+    """
+    shell = get_ipython()
+    if getattr(shell, "kernel", None) is None:
+        say(repr(shown))
+        return False
+    is_answered = bool(shell.get_parent().get("content", {}).get("allow_stdin"))
+    if is_answered:
+        view = {"version_major": 2, "version_minor": 0, "model_id": shown.widget.model_id}
+        bundle = {"application/vnd.jupyter.widget-view+json": view, "text/plain": repr(shown)}
+        display(bundle, raw=True)
+    style = _ONE_OF_THEM if is_answered else ""
+    display(still(f"<i class='probekit-note'>{note}</i>{style}"), *stills())
+    return is_answered
+
+
+def still(text):
+    """HTML that is hidden where the widget before it is shown."""
+    return HTML(f"<div class='probekit-still'>{text}</div>")
 
 
 def clickable_heatmap(chart, cell, compared):
@@ -133,7 +170,25 @@ def cell_charts(score, correct):
 
 
 class _Chart(alt.JupyterChart):
-    """A chart in JupyterLab that loads nothing from the network."""
+    """A chart in JupyterLab that loads nothing from the network and has the colours of its theme.
+
+    The colours are a stylesheet's over the picture: the chart itself stays the one that is saved.
+    """
+
+    # Black and the darker grey are signs of a legend, which would be lost on a dark page.
+    _css = """
+    .probekit-chart svg { background: transparent !important; }
+    .probekit-chart svg text { fill: var(--jp-ui-font-color1); }
+    .probekit-chart :is(.role-axis-domain, .role-axis-tick) line,
+    .probekit-chart .background[stroke] { stroke: var(--jp-ui-font-color2); }
+    .probekit-chart .role-legend-symbol path:is([stroke="#000000"], [stroke="#555555"]) {
+        stroke: var(--jp-ui-font-color1);
+    }
+    """
+
+    def __init__(self, *args, **given):
+        super().__init__(*args, **given)
+        self.add_class("probekit-chart")
 
 
 _OPTIONS = {"renderer": "svg", "ast": True, "actions": False}

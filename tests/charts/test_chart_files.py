@@ -4,10 +4,12 @@ import json
 import re
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import altair as alt
 import pytest
+import vl_convert
 
 from probekit.charts.files import FORMATS, save_chart, static
 from probekit.charts.look import finished
@@ -182,3 +184,30 @@ def test_bad_input(tmp_path):
     with pytest.raises(ValueError, match=r"a\.json cannot be written: .* another folder"):
         save_chart(make_chart(), tmp_path / "file" / "a.json")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def chunks(png):
+    """Kind and content of each part of a PNG; their checksums must fit."""
+    found, start = [], 8
+    while start < len(png):
+        end = start + 8 + int.from_bytes(png[start : start + 4], "big")
+        kind, content = png[start + 4 : start + 8], png[start + 8 : end]
+        assert zlib.crc32(kind + content) == int.from_bytes(png[end : end + 4], "big")
+        found.append((kind, content))
+        start = end + 4
+    return found
+
+
+def test_a_still_picture_is_small_and_not_a_pixel_changed():
+    chart = make_rich_chart()
+    ours = static(chart).data
+    theirs = vl_convert.vegalite_to_png(chart.to_dict(), scale=2)
+    kinds, pixels = [], []
+    for png in (ours, theirs):
+        assert png.startswith(b"\x89PNG\r\n\x1a\n")
+        parts = chunks(png)
+        kinds.append([part for part in parts if part[0] != b"IDAT"])
+        pixels.append(zlib.decompress(b"".join(c for kind, c in parts if kind == b"IDAT")))
+    assert kinds[0] == kinds[1] and kinds[0][-1] == (b"IEND", b"")
+    assert pixels[0] == pixels[1]
+    assert len(ours) < 0.6 * len(theirs)

@@ -15,7 +15,7 @@ from sklearn.metrics import roc_auc_score
 
 import probekit as pk
 from probekit.extraction.responses import LISTS, by_id, cell_examples, token_view
-from probekit.interpretation import explorer as explorer_module
+from probekit.interpretation import widgets as widgets_module
 from probekit.interpretation.explorer import PAGE
 from probekit.interpretation.observations import GROUPS
 from probekit.interpretation.widgets import CHOSEN, CLICKED, COMPARED, OTHER, cell_charts
@@ -551,8 +551,8 @@ def shown(monkeypatch):
     shown = SimpleNamespace(stdin=False, objects=[])
     parent = {"content": {}}
     shell = SimpleNamespace(kernel=object(), get_parent=lambda: parent)
-    monkeypatch.setattr(explorer_module, "get_ipython", lambda: shell)
-    monkeypatch.setattr(explorer_module, "display", lambda *o: shown.objects.extend(o))
+    monkeypatch.setattr(widgets_module, "get_ipython", lambda: shell)
+    monkeypatch.setattr(widgets_module, "display", lambda *o, **raw: shown.objects.extend(o))
     shown.ask = lambda stdin: parent["content"].update(allow_stdin=stdin)
     return shown
 
@@ -561,16 +561,34 @@ def test_an_executed_notebook_gets_pictures_and_no_widget(explorer, shown):
     shown.ask(False)
     explorer._ipython_display_()
     kinds = [type(each).__name__ for each in shown.objects]
-    assert kinds == ["Image", "HTML", "Image", "HTML"]
+    assert kinds == ["HTML", "Image", "HTML", "Image", "HTML"]
     assert explorer._widgets is None
-    assert "Layer 2, exact_answer_last" in shown.objects[1].data
-    assert shown.objects[3].data.count("class='mathjax_ignore'") == PAGE
+    assert "run this notebook cell in JupyterLab" in shown.objects[0].data
+    # The report keeps the text of a stylesheet.
+    assert "<style" not in shown.objects[0].data
+    assert "Layer 2, exact_answer_last" in shown.objects[2].data
+    assert shown.objects[4].data.count("class='mathjax_ignore'") == PAGE
 
 
-def test_a_person_gets_the_widget(explorer, shown):
+def test_a_person_gets_the_widget_and_the_saved_notebook_a_small_still_one(explorer, shown):
     shown.ask(True)
     explorer._ipython_display_()
-    assert shown.objects == [explorer.widget]
+    bundle, *stills = shown.objects
+    view = bundle["application/vnd.jupyter.widget-view+json"]
+    assert view["model_id"] == explorer.widget.model_id
+    assert bundle["text/plain"] == repr(explorer)
+    assert [type(each).__name__ for each in stills] == ["HTML", "Image", "HTML", "Image", "HTML"]
+    assert "Layer 2, exact_answer_last" in stills[2].data
+
+
+def test_a_still_cell_without_curves_says_why(explorer, shown, monkeypatch):
+    def refuse():
+        raise ValueError("All of <these> are right.")
+
+    shown.ask(False)
+    monkeypatch.setattr(explorer, "curves", refuse)
+    explorer._ipython_display_()
+    assert "All of &lt;these&gt; are right." in shown.objects[3].data
 
 
 def test_a_terminal_gets_a_line(explorer, capsys):

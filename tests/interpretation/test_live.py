@@ -1,6 +1,7 @@
 """Questions asked live: every number is the run's and `Detector.predict`'s, and comes in time."""
 
 import hashlib
+import html
 import io
 import json
 import re
@@ -19,7 +20,7 @@ from tiny import PLACES
 import probekit as pk
 from probekit.__main__ import main
 from probekit.extraction import asking, shards
-from probekit.interpretation import live
+from probekit.interpretation import live, widgets
 from probekit.interpretation.live import AT_ONCE, LiveAnswer, Watch, _Arriving
 from probekit.interpretation.widgets import QuestionField
 from probekit.probing.calibration import Calibration
@@ -301,12 +302,21 @@ def test_where_nobody_can_type_a_sentence_is_shown(watch, monkeypatch, capsys):
     for stdin in (False, True):
         parent = {"content": {"allow_stdin": stdin}}
         shell = SimpleNamespace(kernel=object(), get_parent=lambda parent=parent: parent)
-        monkeypatch.setattr(live, "get_ipython", lambda shell=shell: shell)
-        shown = []
-        monkeypatch.setattr(live, "display", shown.append)
+        shown, kept = [], []
+        monkeypatch.setattr(widgets, "get_ipython", lambda shell=shell: shell)
+        monkeypatch.setattr(widgets, "display", lambda *o, s=shown, **raw: s.extend(o))
+        handle = SimpleNamespace(update=kept.append)
+        monkeypatch.setattr(live, "display", lambda *o, h=handle, **with_id: h)
         watch._ipython_display_()
-        assert ("questions can be typed" in capsys.readouterr().out) is not stdin
-        assert shown == ([watch.widget] if stdin else [])
+        assert "run this notebook cell in JupyterLab" in shown[-1].data
+        assert len(shown) == 1 + stdin
+    # What is saved with the notebook is the last answer.
+    assert shown[0]["application/vnd.jupyter.widget-view+json"]["model_id"] == watch.widget.model_id
+    for question in ("Where is baa dd?", "<b>"):
+        watch.widget._asked(watch.widget, question, [])
+        assert kept[-1].data.count("class='mathjax_ignore'") == 1
+        assert html.escape(question) in kept[-1].data
+        assert html.escape(watch.ask(question).result) in kept[-1].data
 
 
 # The command
