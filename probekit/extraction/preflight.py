@@ -175,7 +175,7 @@ def advise(answers, parameters, files):
         found.append(_of_unfound(unfound, files))
     if refused.sum() >= some:
         found.append(
-            f"{_of(refused.sum(), 'response')} a refusal, such as "
+            f"{_of(refused.sum(), 'response', 'decline')} to answer, such as "
             f"{_quoted(answers['response'][refused].iloc[0])}. Ask for a short answer in the "
             "question itself, leave such questions out, or use another model."
         )
@@ -223,7 +223,7 @@ def _of_number(answers, parameters):
         said = f"{start}, so no probe can be fitted: {_FOLDS} folds need {_FOLDS} right and "
         said += f"{_FOLDS} wrong ones with an exact answer."
     else:
-        said = f"{start}: an AUROC of so few is known only to about ±{_half_width(n, n_other):.2f}."
+        said = f"{start}: an AUROC measured on so few is known only to about ±{_half_width(n, n_other):.2f}."
     if n + n_unfound >= _FEW and n_unfound > n:
         which = "All" if not there.any() else f"{n_unfound:,} more {fewer}"
         yield f"{said} {which} answers lack an exact answer, which comes first: see below."
@@ -336,8 +336,8 @@ def _of_alike(answers):
 
 def _of(n, noun, verb=None):
     """``1 response is``, ``20 responses are``; or with another verb, ``20 responses name``."""
-    verbs = ("is", "are") if verb is None else (f"{verb}s", verb)
-    return f"{n:,} {noun}{'s' * (n > 1)} {verbs[n > 1]}"
+    one, several = ("is", "are") if verb is None else (f"{verb}s", verb)
+    return f"{n:,} {noun} {one}" if n == 1 else f"{n:,} {noun}s {several}"
 
 
 def _times(n):
