@@ -892,7 +892,7 @@ CASES = {
             {"folds": 10**9},
             ValueError,
             "1000000000 folds need at least 1000000000 wrong answers with an exact answer, got 30 "
-            "of 60. Use fewer folds, more questions, or another question file.",
+            "of 60. Use folds=30, or ask harder questions, or more of them.",
         ),
         ({"C": [1, None]}, TypeError, f"C must be {C}, got None."),
         ({"C": []}, ValueError, "C must be a number or several, got none."),

@@ -223,7 +223,8 @@ def _of_number(answers, parameters):
         said = f"{start}, so no probe can be fitted: {_FOLDS} folds need {_FOLDS} right and "
         said += f"{_FOLDS} wrong ones with an exact answer."
     else:
-        said = f"{start}: an AUROC measured on so few is known only to about ±{_half_width(n, n_other):.2f}."
+        known = f"±{_half_width(n, n_other):.2f}"
+        said = f"{start}: an AUROC measured on so few is known only to about {known}."
     if n + n_unfound >= _FEW and n_unfound > n:
         which = "All" if not there.any() else f"{n_unfound:,} more {fewer}"
         yield f"{said} {which} answers lack an exact answer, which comes first: see below."
