@@ -106,7 +106,7 @@ def _counts(answers):
     further = {
         "left out, as no exact answer was found in them": ~there,
         "cut short": ~answers["finished"].astype(bool),
-        "to be probed whose labels are in doubt": _in_doubt(answers),
+        "with a doubtful label, of those to be probed": _in_doubt(answers),
         "corrected by hand": corrected,
     }
     return [

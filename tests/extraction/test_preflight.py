@@ -87,7 +87,7 @@ def test_the_counts_are_those_of_the_table(tmp_path):
         "91 to be probed: 45 right, 46 wrong",
         "5 left out, as no exact answer was found in them",
         "2 cut short",
-        "1 to be probed whose labels are in doubt",
+        "1 with a doubtful label, of those to be probed",
     ]
 
 
