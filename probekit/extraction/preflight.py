@@ -211,25 +211,25 @@ def _of_number(answers, parameters):
     n, n_other = sorted((right, wrong))
     if n >= _FEW:
         return
-    start = (
-        f"{'Only ' if n else ''}{n or 'None'} of the {n + n_other:,} answers with an exact answer"
-    )
-    start += f" {'is' if n < 2 else 'are'} {fewer}"
     if not there.any():
-        start, n_unfound = "No response has an exact answer", len(answers)
-    else:
-        n_unfound = int((~there & (correct if fewer == "right" else ~correct)).sum())
+        yield "No response has an exact answer, so no probe can be fitted."
+        return
+    only = "None" if n == 0 else f"Only {n}"
+    said = f"{only} of the {n + n_other:,} answers with an exact answer {'is' if n < 2 else 'are'} "
     if n < _FOLDS:
-        said = f"{start}, so no probe can be fitted: {_FOLDS} folds need {_FOLDS} right and "
+        said += f"{fewer}, so no probe can be fitted: {_FOLDS} folds need {_FOLDS} right and "
         said += f"{_FOLDS} wrong ones with an exact answer."
     else:
         known = f"±{_half_width(n, n_other):.2f}"
-        said = f"{start}: an AUROC measured on so few is known only to about {known}."
+        said += f"{fewer}: an AUROC measured on so few is known only to about {known}."
+    n_unfound = int((~there & (correct == (fewer == "right"))).sum())
     if n + n_unfound >= _FEW and n_unfound > n:
-        which = "All" if not there.any() else f"{n_unfound:,} more {fewer}"
-        yield f"{said} {which} answers lack an exact answer, which comes first: see below."
+        said += f" {n_unfound:,} more {fewer} answers lack an exact answer: see to these first."
+    elif n > (n + n_other) / 3:
+        said += " Ask more questions."
     else:
-        yield f"{said} {what_helps(fewer, parameters)}"
+        said += f" {what_helps(fewer, parameters)}"
+    yield said
 
 
 def _half_width(n, n_other, area=0.75):

@@ -129,6 +129,20 @@ def test_too_few_of_a_kind(n_right, n_wrong, words, tmp_path):
     assert ("harder" in advice) != ("easier" in advice)
 
 
+def test_as_many_right_as_wrong_but_few(tmp_path):
+    (advice,) = flown(tmp_path, probed(10, 10)).advice
+    assert advice.endswith("Ask more questions.")
+    assert "harder" not in advice
+
+
+def test_wrong_answers_that_have_no_exact_answer_are_the_cause(tmp_path):
+    unfound = [said("It lies near the North Sea.", "Belnia")] * 40
+    first, second = flown(tmp_path, [*probed(90, 3), *unfound]).advice
+    assert "40 more wrong answers lack an exact answer: see to these first" in first
+    assert "harder" not in first
+    assert "North Sea 40 times" in second
+
+
 def test_samples_are_not_advised_to_whom_has_them(tmp_path):
     (advice,) = flown(tmp_path, probed(90, 3), n_samples=8).advice
     assert "n_samples" not in advice
@@ -199,7 +213,6 @@ def test_all_wrong_as_the_list_lacks_the_answers(tmp_path):
     rows = [said(f"The land is called Ur{chr(97 + i)}ma.", "Belnia") for i in range(20)] * 2
     first, second = flown(tmp_path, rows).advice
     assert "No response has an exact answer" in first
-    assert "see below" in first
     assert "easier" not in first, "that is not the cause"
     assert "{other}" in second
     # The extract stage refuses such answers, and says the same.
