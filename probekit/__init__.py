@@ -17,6 +17,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "extraction.one_pass": ["extract"],
         "extraction.responses": ["show_tokens"],
         "extraction.audit": ["audit", "grader_error"],
+        "extraction.preflight": ["preflight"],
         "probing.folds": ["held_out_splits"],
         "probing.grid": ["probe_grid"],
         "probing.baselines": ["control_table", "controls", "gain_over_controls"],

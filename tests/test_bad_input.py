@@ -167,6 +167,7 @@ CALLS = {
     "find_span": (pk.find_span, {"response": "Oslo.", "question": "Where?", "candidates": None}),
     "is_refusal": (pk.is_refusal, {}),
     "audit": (pk.audit, {"run": lambda good: good.made}),
+    "preflight": (pk.preflight, {"run": lambda good: good.made}),
     "grader_error": (
         pk.grader_error,
         {"run": lambda good: good.made, "labelled": LABELLED},
@@ -398,6 +399,7 @@ MUST_BE = [
     ("extract", "corrections", BY_HAND, [3, ["a.csv"], {}], []),
     ("audit", "sample", WHOLE.format(0), [2.5, "50", None], [-1]),
     ("audit", "seed", SEED, [None, "0"], [-1]),
+    ("preflight", "seed", SEED, [None, "0"], [-1]),
     ("grader_error", "labelled", BY_HAND, [3, [], True], []),
     ("grader_error", "auroc", "a number from 0 to 1", ["0.8", [0.8]], [-0.1, 1.5, NAN]),
     ("extract", "batch_size", WHOLE.format(1), ["all", 2.0], [0, -3]),
@@ -766,6 +768,14 @@ CASES = {
             UNFINISHED.format("empty", "extract"),
         ),
     ],
+    "preflight": [
+        ({"run": "data/runs/a"}, TypeError, NO_RUN.format("'data/runs/a'")),
+        (
+            {"run": lambda good: good.empty},
+            FileNotFoundError,
+            UNFINISHED.format("empty", "extract"),
+        ),
+    ],
     "grader_error": [
         (
             {"labelled": LABELLED.assign(correct="perhaps")},
@@ -882,7 +892,7 @@ CASES = {
             {"folds": 10**9},
             ValueError,
             "1000000000 folds need at least 1000000000 wrong answers with an exact answer, got 30 "
-            "of 60. Use fewer folds, more questions, or another question file.",
+            "of 60. Use folds=30, or ask harder questions, or more of them.",
         ),
         ({"C": [1, None]}, TypeError, f"C must be {C}, got None."),
         ({"C": []}, ValueError, "C must be a number or several, got none."),

@@ -13,6 +13,7 @@ from made_run import made_run
 from synthetic import flat, make_grid
 
 import probekit as pk
+from probekit.extraction.preflight import Preflight
 from probekit.extraction.responses import TokenView
 from probekit.extraction.store import mend
 from probekit.interpretation.live import LiveAnswer
@@ -261,7 +262,7 @@ def _grid():
 
 
 def _token_view():
-    row = {"question": HOSTILE, "verdict": "right", "exact_answer": HOSTILE}
+    row = {"question": HOSTILE, "verdict": "right", "exact_answer": HOSTILE, "accepted": HOSTILE}
     return TokenView([row | {"tokens": [(HOSTILE, [HOSTILE])]}])._repr_html_()
 
 
@@ -285,7 +286,14 @@ def test_responses_shown_token_by_token():
     page = _token_view()
     assert harmless(page)
     assert {tag for tag, _ in parsed(page).tags} <= {"div", "span", "b"}
-    assert parsed(page).text.count(HOSTILE) == 4  # heading twice, the token, its name
+    assert parsed(page).text.count(HOSTILE) == 5  # heading thrice, the token, its name
+
+
+def test_a_preflight(tmp_path):
+    row = dict.fromkeys(("question", "response", "exact_answer", "accepted", "verdict"), HOSTILE)
+    page = Preflight([HOSTILE], pd.DataFrame([row]), [HOSTILE])._repr_html_()
+    assert harmless(page)
+    assert parsed(page).text.count(HOSTILE) == 7
 
 
 def test_the_explorer(tmp_path):
@@ -357,7 +365,7 @@ def test_a_live_answer():
 
 
 #: Modules that write markup, each with the tests of what it makes.
-TESTED = {"files", "explorer", "live", "widgets", "responses", "report"}
+TESTED = {"files", "explorer", "live", "widgets", "responses", "report", "preflight"}
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: path.name)

@@ -10,5 +10,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "one_pass": ["answer_in_memory", "extract"],
         "responses": ["show_tokens", "token_view"],
         "audit": ["audit", "grader_error"],
+        "preflight": ["preflight"],
     },
 )

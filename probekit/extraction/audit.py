@@ -56,18 +56,23 @@ def audit(run, sample=0, seed=0):
     """
     arguments.instance("run", run, Run, 'such as Run("data/runs/cities")')
     sample, seed = arguments.whole("sample", sample), arguments.seed(seed)
-    answers = run.answers()
-    # Runs from before there were kinds, accepted answers or doubts in the table.
-    added = {"kind": "text", "accepted": "", "finished": True, "doubt": None}
-    answers = answers.assign(**{name: v for name, v in added.items() if name not in answers})
+    answers = with_doubts(run.answers())
     if sample:
         drawn = answers.sample(min(sample, len(answers)), random_state=seed).sort_index()
         return drawn.assign(correct="", exact_answer="")[_TO_LABEL].reset_index(drop=True)
+    ranks = [min(map(_rank, doubt.split("; "))) for doubt in answers["doubt"]]
+    answers = answers.assign(rank=ranks).sort_values("rank", kind="stable")
+    return answers.loc[answers["doubt"] != "", _SHOWN].reset_index(drop=True)
+
+
+def with_doubts(answers):
+    """Answers with what the grader doubts of each, also of a run of an earlier version."""
+    # Runs from before there were kinds, accepted answers or doubts in the table.
+    added = {"kind": "text", "accepted": "", "finished": True, "doubt": None}
+    answers = answers.assign(**{name: v for name, v in added.items() if name not in answers})
     rows = answers.itertuples()
     found = [row.doubt if isinstance(row.doubt, str) else _doubt(row) for row in rows]
-    ranks = [min(map(_rank, doubt.split("; "))) for doubt in found]
-    answers = answers.assign(doubt=found, rank=ranks).sort_values("rank", kind="stable")
-    return answers.loc[answers["doubt"] != "", _SHOWN].reset_index(drop=True)
+    return answers.assign(doubt=found)
 
 
 def _rank(reason):

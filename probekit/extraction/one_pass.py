@@ -23,9 +23,11 @@ from tqdm import tqdm
 
 from probekit import arguments
 from probekit.extraction import asking, memory
+from probekit.extraction.audit import with_doubts
 from probekit.extraction.corrections import correct_answers, digest, read_corrections
 from probekit.extraction.generation import WHOLE, examined
 from probekit.extraction.models import LanguageModel
+from probekit.extraction.preflight import advise
 from probekit.extraction.shards import (
     Shard,
     Tally,
@@ -228,7 +230,7 @@ def extract(
                 work.record(at_work=False)
             raise
         work.record(at_work=False)
-        check_two_classes(answers)
+        check_two_classes(answers, parameters, files)
         stage.finish(
             [run.path / "answers.parquet", *(store.path for store in work.stores.values())],
             sites=list(sites),
@@ -365,7 +367,7 @@ def _workers(scheduler, lm, judge):
         yield Workers(client, lm, judge)
 
 
-def check_two_classes(answers):
+def check_two_classes(answers, parameters, files=()):
     """Refuse answers that are all right or all wrong: there is nothing to tell apart."""
     if answers["correct"].nunique() > 1:
         return
@@ -375,9 +377,10 @@ def check_two_classes(answers):
         f"{arguments.visible(repr(row.response.strip()), 300)}  (graded {verdict})"
         for row in answers.head(3).itertuples()
     )
+    causes = "\n".join(f"- {each}" for each in advise(with_doubts(answers), parameters, files))
     raise ValueError(
-        f"All {len(answers)} answers are {verdict}, so there is no error to detect:\n{examples}\n"
-        "Check whether the grading is fair. If it is, use another question file or another model."
+        f"All {len(answers)} answers are {verdict}, so there is nothing to tell apart:\n{examples}"
+        f"\nSee whether they are graded fairly. What stands in the way:\n{causes}"
     )
 
 

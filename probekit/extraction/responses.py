@@ -46,7 +46,8 @@ def cell_examples(answers, scores, which="all", search=""):
     if side != "all":
         table = table[table["p_error"].notna() & (table["correct"] == (side == "right"))]
     if wanted := search.strip().casefold():
-        texts = table[["question", "response", "exact_answer"]].astype(str)
+        searched = ["question", "response", "exact_answer", "accepted"]
+        texts = table[[name for name in searched if name in table]].astype(str)
         found = [any(wanted in text.casefold() for text in row) for row in texts.to_numpy()]
         table = table[found]
     return table.sort_values("p_error", ascending=not descending, kind="stable")
@@ -71,9 +72,10 @@ class TokenView:
     """Some responses, token by token; a notebook shows it as HTML, a terminal as text."""
 
     # Of each response a dict: question, verdict, exact_answer, and tokens: (text, names) each. With
-    # scores also p_error, {name: P(error)}, and chosen, the name that a token is coloured by. No
-    # verdict where nobody knows. While a response is made, exact_answer is None, and `unscored` the
-    # colour of tokens that have no score yet.
+    # scores also p_error, {name: P(error)}, and chosen, the name that a token is coloured by.
+    # `accepted` are the accepted answers, with "|" between them. No verdict, and none accepted,
+    # where nobody knows. While a response is made, exact_answer is None, and `unscored` the colour
+    # of tokens that have no score yet.
     rows: list
 
     def __repr__(self):
@@ -137,6 +139,7 @@ def token_view(answers, scores=None, chosen=None):
             "question": answer["question"],
             "verdict": ("right" if answer["correct"] else "wrong") if "correct" in answer else "",
             "exact_answer": answer["exact_answer"],
+            "accepted": answer.get("accepted", ""),  # runs of earlier versions lack it
             "tokens": [(t, named.get(i, [])) for i, t in enumerate(texts, LAST_PROMPT_TOKEN)],
         }
         rows.append(row)
@@ -155,10 +158,18 @@ def heading(row):
     if row["exact_answer"] is not None:
         exact = row["exact_answer"]
         known.append(f"exact answer: {exact}" if exact else "no exact answer")
+    if row.get("accepted"):
+        known.append(f"accepted: {accepted(row['accepted'])}")
     p = row.get("p_error", {}).get(row.get("chosen"))
     if p is not None:
         known.append(f"P(error) {p:.2f}")
     return f"{row['question']}  ({', '.join(known)})" if known else row["question"]
+
+
+def accepted(answers):
+    """The first of a question's accepted answers, and how many more there are."""
+    first, *others = answers.split("|")
+    return f"{first} or {len(others)} more" if others else first
 
 
 def _label(row, name):

@@ -13,6 +13,7 @@ from tqdm import tqdm
 from probekit import arguments
 from probekit.extraction.corrections import read_corrections
 from probekit.extraction.identity import locate_model
+from probekit.extraction.preflight import preflight
 from probekit.pipeline.example import open_run
 from probekit.pipeline.parameters import (
     PLACES,
@@ -102,6 +103,10 @@ def run_pipeline(run_dir=None, *, stages=STAGES, progress=True, dry_run=False, *
                 if lost := _replaced(run, stage, parameters):
                     arguments.say(f"{stage}: this replaces {lost} (--run-dir)")
                 _run_stage(run, stage, parameters, progress)
+                if stage == "extract":
+                    arguments.say(
+                        preflight(run, parameters.get("seed", defaults()["seed"])), longest=10_000
+                    )
             bar.update()
         no_report = _update_report(run) if stages == list(STAGES) else None
     if "interpret" in stages:

@@ -1,5 +1,6 @@
 """The folds of every cell: which examples are trained and tested on, and with what labels."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,14 +43,15 @@ class Plan:
         """
         published = (among or (len(wrong), slice(None))) if protocol == "published" else None
         random = np.random.default_rng(seed)
-        labellings, fold = [wrong], [_folds(wrong, groups, published, folds, seed)]
+        first, training = _divide(wrong, groups, published, folds, seed, names)
+        labellings, fold = [wrong], [first]
         for _ in range(100 * n_permutations):
             if len(labellings) > n_permutations:
                 break
             labels = _permuted(wrong, groups, random)
             try:
                 fold.append(_folds(labels, groups, published, folds, seed))
-            except ValueError:
+            except _IndivisibleError:
                 continue  # labels that can't be divided into folds would have been refused
             labellings.append(labels)
         n_folds = 1 if published is not None else folds
@@ -59,10 +61,10 @@ class Plan:
                 f"{given} takes one value of C, got {len(C)}: to choose one inside the training "
                 "folds takes at least 3 folds."
             )
-        training = [
-            _training(f, n_folds, labels, names) for f, labels in zip(fold, labellings, strict=True)
+        training = [training] + [
+            _training(f, n_folds, labels, names)
+            for f, labels in zip(fold[1:], labellings[1:], strict=True)
         ]
-        _check_training(training[0], wrong)
         return cls(np.array(labellings), np.array(fold), n_folds, C, groups, np.array(training))
 
     def fits(self):
@@ -92,23 +94,70 @@ class Plan:
         return rows
 
 
+class _IndivisibleError(ValueError):
+    """Answers that can't be divided into folds: why, and what would help but fewer folds."""
+
+
+def _divide(wrong, groups, published, folds, seed, names):
+    """Fold of each example, (example,), and which may train: (fold, example).
+
+    Refuses what can't be divided, and says what helps: fewer folds only if they do.
+    """
+    try:
+        return _attempt(wrong, groups, published, folds, seed, names)
+    except _IndivisibleError as error:
+        cause, helps = error.args
+    groups_there = len(wrong) if groups is None else len(np.unique(groups))
+    most = min(folds - 1, wrong.sum(), (~wrong).sum(), groups_there)
+    for fewer in sorted({most, *range(2, 6)}, reverse=True) if published is None else ():
+        if 2 <= fewer <= most:
+            with suppress(_IndivisibleError):
+                _attempt(wrong, groups, None, fewer, seed, names)
+                helps = f"use folds={fewer}, or {helps}"
+                break
+    raise ValueError(f"{cause}. {helps[0].upper()}{helps[1:]}.")
+
+
+def _attempt(wrong, groups, published, folds, seed, names):
+    """As `_divide`, without advice on fewer folds."""
+    fold = _folds(wrong, groups, published, folds, seed)
+    training = _training(fold, folds if published is None else 1, wrong, names)
+    _check_training(training, wrong)
+    return fold, training
+
+
 def _folds(wrong, groups, published, folds, seed):
-    """Fold of each example, (example,); refuses what can't be divided, and says what to do.
+    """Fold of each example, (example,); refuses what can't be divided.
 
     `published` is None, or how many answers there are to be divided, and which of them these are.
     """
     needed = folds if published is None else 2
-    advice = "Use fewer folds, more questions, or another question file."
-    for name, count in (("wrong", wrong.sum()), ("right", (~wrong).sum())):
-        if count < needed:
-            raise ValueError(
-                f"{needed} folds need at least {needed} {name} answers with an exact answer, got "
-                f"{count} of {len(wrong)}. {advice}"
+    if not len(wrong):
+        raise _IndivisibleError(
+            "No response has an exact answer, so there is nothing to probe",
+            "see probekit.preflight(run), which names the cause",
+        )
+    need = f"{folds} folds need" if published is None else 'protocol="published" needs'
+    for name, other, ask, count in (
+        ("wrong", "right", "harder questions, or more of them", wrong.sum()),
+        ("right", "wrong", "easier questions, or more of them", (~wrong).sum()),
+    ):
+        if count == 0:
+            raise _IndivisibleError(
+                f"All {len(wrong)} answers with an exact answer are {other}, so there is nothing "
+                "to tell apart",
+                f"ask {ask}, or another model",
             )
+        if count < needed:
+            raise _IndivisibleError(
+                f"{need} at least {needed} {name} answers with an exact answer, got {count} of "
+                f"{len(wrong)}",
+                f"ask {ask}",
+            )
+    more_groups = 'ask more questions with more different answers, or use split="random"'
     if groups is not None and (n_groups := len(np.unique(groups))) < needed:
-        raise ValueError(
-            f"{needed} folds need at least {needed} different groups of answers, got {n_groups}. "
-            f"{advice}"
+        raise _IndivisibleError(
+            f"{need} at least {needed} different groups of answers, got {n_groups}", more_groups
         )
     fold = np.full(len(wrong), _NO_FOLD)
     if groups is None and published is not None:
@@ -130,21 +179,29 @@ def _folds(wrong, groups, published, folds, seed):
     if published is not None:
         fold[fold > 0] = _NO_FOLD  # tested on the first fold only
         if len(np.unique(wrong[fold == 0])) < 2:
-            raise ValueError(
+            raise _IndivisibleError(
                 f"The {(fold == 0).sum()} answers to test on are of one class: only "
-                f"{wrong.sum()} of {len(wrong)} answers are wrong. Use "
-                'protocol="cross-validated", which tests on every answer, or more questions.'
+                f"{wrong.sum()} of {len(wrong)} answers are wrong",
+                'use protocol="cross-validated", which tests on every answer, or more questions',
             )
     # Left out are single folds, and pairs where a cell is chosen without those it is measured on.
-    for side in (wrong, ~wrong):
+    for kind, side in (("wrong", wrong), ("right", ~wrong)):
         held = np.bincount(fold[side & (fold >= 0)], minlength=2)
         most = np.argsort(-held, kind="stable")[: 2 if published is None and folds > 2 else 1]
         if held[most].sum() == side.sum():
             without = sorted(most[held[most] > 0])
             without = f"fold{'s' * (len(without) > 1)} {' and '.join(map(str, without))}"
-            raise ValueError(
-                f"Without {without}, all answers are of one class, as nearly all others are of a "
-                "few groups. Use fewer folds or a random split."
+            cause = f"Without {without}, all answers are of one class"
+            if groups is None:  # which are then published folds, of few answers
+                raise _IndivisibleError(
+                    f"{cause}: only {side.sum()} of {len(wrong)} answers are {kind}",
+                    'use protocol="cross-validated", or ask more questions',
+                )
+            n_groups = len(np.unique(groups[side]))
+            are = f"{side.sum()} {kind} answers are of {n_groups} group{'s' * (n_groups > 1)}"
+            raise _IndivisibleError(
+                f"{cause}: the {are}, which a fold keeps together",
+                more_groups,
             )
     return fold
 
@@ -186,10 +243,10 @@ def _check_training(training, wrong):
         left = training[j] & training[k]
         if not (wrong & left).any() or not (~wrong & left).any():
             without = f"fold {k}" if j == k else f"folds {j} and {k}"
-            raise ValueError(
+            raise _IndivisibleError(
                 f"Without {without}, and without the questions whose accepted answers are held "
-                f"out there, the {left.sum()} answers that are left to train on are of one class. "
-                "Use fewer folds, a random split, or more varied questions."
+                f"out there, the {left.sum()} answers that are left to train on are of one class",
+                'use split="random", or ask questions whose answers differ more',
             )
 
 
@@ -368,8 +425,7 @@ def held_out_splits(dataset, *, folds=5, seed=0, needed="random"):
         groups = example_groups(labels, split)
         obstacles[split] = ""
         try:
-            fold = _folds(wrong, groups, None, folds, seed)
-            _check_training(_training(fold, folds, wrong, held_names(labels, split)), wrong)
+            _divide(wrong, groups, None, folds, seed, held_names(labels, split))
         except ValueError as error:
             if split == needed:
                 raise

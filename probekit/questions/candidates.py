@@ -155,6 +155,7 @@ _OTHER = re.compile(
     rf"|^\W*(?:{_CAPITALISED}|[\w'-]+)(?=\W*$|, {_CAPITALISED}\W*$))"
 )
 
+_NAME = re.compile(rf"\b{_CAPITALISED}")
 _OTHER_NAME = re.compile(rf"(?:{_CAPITALISED}|[\w'-]+)$")
 
 
@@ -297,6 +298,20 @@ def _with_others(mentions, text, question):
             others.append(Mention(start, end, name.group()))
             mentions = [m for m in mentions if m not in overlaps]
     return sorted(mentions + others)
+
+
+def unlisted(response, question):
+    """Names in a response that no list has: the one that `{other}` would find, or None, and all.
+
+    Neither those of the question nor a word that only begins a sentence are among all.
+    """
+    text, asked = fold(response)[0], fold(question)[0]
+    others = _with_others([], text, asked)
+    names = {
+        m.group() for m in _NAME.finditer(text) if not _SENTENCE_START.search(text[: m.start()])
+    }
+    names = {name for name in names if name not in asked}
+    return (others[0].name, names | {others[0].name}) if others else (None, names)
 
 
 def _is_number(name):

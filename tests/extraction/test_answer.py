@@ -29,7 +29,7 @@ def questions(tmp_path_factory):
 @pytest.fixture
 def in_a_run(lm, tmp_path, monkeypatch):
     """Answers and activations of an ordinary run, of one class too."""
-    monkeypatch.setattr(one_pass, "check_two_classes", lambda answers: None)
+    monkeypatch.setattr(one_pass, "check_two_classes", lambda *_: None)
     numbers = iter(range(9))
 
     def made(questions, **options):

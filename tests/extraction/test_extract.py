@@ -819,7 +819,7 @@ def today(monkeypatch):
 
     on(FIRST)
     # The random weights answer a longer prompt in other words, all of them wrong.
-    monkeypatch.setattr(extract_module, "check_two_classes", lambda answers: None)
+    monkeypatch.setattr(extract_module, "check_two_classes", lambda *_: None)
     return on
 
 
@@ -1003,7 +1003,8 @@ def test_all_right_or_all_wrong(lm, questions, tmp_path, verdict):
         :3
     ]
     assert all(f"(graded {verdict})" in line for line in lines[1:4])
-    assert "another question file or another model" in lines[-1]
+    assert "graded fairly" in lines[4]
+    assert "no probe can be fitted" in lines[5]
     assert not (run.path / "manifests").exists()
     with pytest.raises(FileNotFoundError, match="no finished extract stage"):
         run.answers()

@@ -10,10 +10,10 @@ from probekit import Run, audit, grader_error
 from probekit.questions.grading import examine
 
 
-def finished(path, answers):
+def finished(path, answers, parameters=None, inputs=()):
     """A run whose extract stage left these answers."""
     run = Run(path)
-    stage = run.begin("extract", {})
+    stage = run.begin("extract", parameters or {}, inputs=inputs)
     answers.to_parquet(run.path / "answers.parquet")
     stage.finish([run.path / "answers.parquet"], sites=["mlp_out"])
     return run

@@ -114,7 +114,7 @@ def test_streamed_scores_are_those_of_a_runs_activations(
     answer = watch.ask(QUESTIONS[number], told.append)
     # A run of this question alone: with others beside it, the prompts' common beginning is another,
     # and the last bit of some activations in half precision with it.
-    monkeypatch.setattr(one_pass, "check_two_classes", lambda answers: None)
+    monkeypatch.setattr(one_pass, "check_two_classes", lambda *_: None)
     run = pk.Run(tmp_path / "one")
     table = pd.DataFrame({"question": [QUESTIONS[number]], "answers": "It"})
     pk.extract(lm, pk.read_questions(table, kind="text"), run, max_new_tokens=10, progress=False)

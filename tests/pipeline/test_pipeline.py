@@ -12,6 +12,7 @@ from small_disk import small_disk
 from test_report import finished_run
 from tiny import write_questions
 
+import probekit as pk
 from probekit.__main__ import main
 from probekit.pipeline import notebooks, parameters
 from probekit.run.directory import Run
@@ -433,14 +434,18 @@ def test_corrections_run_the_extract_stage_again(stopping_model_dir, tmp_path, c
         manifest = run.manifest("extract")
         return manifest["results"]["n_corrected"], fingerprint(manifest), said
 
-    _, own, _ = go("")
+    _, own, said = go("")
+    assert "\n".join(pk.preflight(run).counts) in said, "what stands in the way of the probes"
     one, *others = run.answers().head(3).itertuples()
     path.write_text(f"id,correct\n{one.id},{not one.correct}\n")
     n, corrected, said = go(str(path))
     assert n == 1
     assert corrected != own, "the later stages run again"
     assert f"extract: corrections was '', now {str(path)!r}"[:60] in said
-    assert "not run again" in go(str(path))[2]
+    assert "1 corrected by hand" in said
+    again = go(str(path))[2]
+    assert "not run again" in again
+    assert "to be probed" not in again
     # The run and its questions copied elsewhere: the record's absolute paths are of no account.
     moved = shutil.copytree(source.parent, tmp_path / "there") / source.name
     there = {"questions": str(moved), "dry_run": True}

@@ -659,18 +659,56 @@ def test_values_that_cannot_be_used(options, kind, message):
         probe_grid(make_activations(), **QUICK | options)
 
 
-@pytest.mark.parametrize(("correct", "lacking"), [(True, "wrong"), (False, "right")])
-def test_one_class(correct, lacking):
+@pytest.mark.parametrize(
+    ("correct", "message"),
+    [(True, "are right, so.*harder questions"), (False, "are wrong, so.*easier questions")],
+)
+def test_one_class(correct, message):
     activations = make_activations()
     activations = activations.assign_coords(correct=("example", np.full(120, correct)))
-    with pytest.raises(ValueError, match=f"at least 5 {lacking} answers .*got 0 of 120"):
+    with pytest.raises(ValueError, match=f"All 120 answers .*{message}") as refused:
         probe_grid(activations, **QUICK)
+    assert "folds" not in str(refused.value), "they are not the cause"
+
+
+@pytest.mark.parametrize(
+    ("n_wrong", "options", "advice", "works"),
+    [
+        (3, {"folds": 5}, "Use folds=3, or ask harder questions", {"folds": 3}),
+        (97, {"folds": 5}, "Use folds=3, or ask easier questions", {"folds": 3}),
+        (1, {"folds": 5}, "Ask harder questions", None),
+        (1, {"protocol": "published"}, r'protocol="published" needs at least 2 .*Ask harder', None),
+    ],
+)
+def test_fewer_folds_are_advised_where_they_help(n_wrong, options, advice, works):
+    activations = make_activations(n=100).isel(token=[0])
+    activations = activations.assign_coords(correct=("example", np.arange(100) >= n_wrong))
+    with pytest.raises(ValueError, match=advice) as refused:
+        probe_grid(activations, **QUICK | options)
+    if works is None:
+        assert "folds=" not in str(refused.value)
+    else:
+        probe_grid(activations, **QUICK | works)
+
+
+@pytest.mark.parametrize(
+    ("n_answers", "advice"),
+    [(1, "Ask more questions with more different answers"), (4, "Use folds=4, or ask more")],
+)
+def test_few_different_answers_are_told_as_the_cause(n_answers, advice):
+    answers = np.array([f"a{i % n_answers}" for i in range(120)], object)
+    activations = make_activations().assign_coords(exact_answer=("example", answers))
+    message = f'at least 5 different groups of answers, got {n_answers}.*{advice}.*split="random"'
+    with pytest.raises(ValueError, match=message):
+        probe_grid(activations, split="answer", **QUICK)
+    if n_answers > 1:
+        probe_grid(activations, split="answer", **QUICK | {"folds": n_answers})
 
 
 def test_no_example_with_an_exact_answer():
     activations = make_activations()
     empty = activations.assign_coords(exact_answer=("example", np.full(120, "", object)))
-    with pytest.raises(ValueError, match="got 0 of 0"):
+    with pytest.raises(ValueError, match=r"No response has an exact answer.*preflight\(run\)"):
         probe_grid(empty, **QUICK)
 
 
@@ -679,8 +717,9 @@ def test_one_group_of_nearly_all_errors():
     wrong = ~activations["correct"].to_numpy()
     answers = np.where(wrong, "one", [f"a{i % 17}" for i in range(120)])
     activations = activations.assign_coords(exact_answer=("example", answers.astype(object)))
-    with pytest.raises(ValueError, match=r"Without fold \d, all answers are of one class"):
+    with pytest.raises(ValueError, match=r"Without fold \d, all answers .*of 1 group,") as refused:
         probe_grid(activations, split="answer", **QUICK)
+    assert "folds=" not in str(refused.value), "no number of folds divides one group"
 
 
 def lopsided(shared, alone, n=100):
@@ -717,7 +756,9 @@ def test_one_of_three_labels_is_never_wrong():
         correct=("example", (label == 0) | (np.arange(120) % 2 == 0)),
         exact_answer=("example", np.array(["a", "b", "c"], object)[label]),
     )
-    with pytest.raises(ValueError, match=r"Without folds .*one class.*fewer folds"):
+    with pytest.raises(
+        ValueError, match=r"Without folds .*one class.*of 2 groups.*Use folds=2, or"
+    ):
         probe_grid(activations, split="answer", **QUICK | {"folds": 3})
     # With two folds no pair is left out.
     grid = probe_grid(activations, split="answer", **QUICK | {"folds": 2})

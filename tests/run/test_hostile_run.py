@@ -125,6 +125,7 @@ def all_that_is_done(run):
         "grid": run.grid,
         "detector": run.detector,
         "tokens": lambda: pk.show_tokens(run),
+        "preflight": lambda: pk.preflight(run),
         "explore": lambda: pk.explore(run).examples(),
         "report": lambda: pk.write_report(run),
         "mend": lambda: mend(run),
@@ -510,8 +511,9 @@ def test_hostile_texts_are_shown_as_they_are(tmp_path, listener, capsys):
     run = made_run(tmp_path / "run", n=40, wrap=hostile_text(listener.url) + "{}")
     explorer = pk.explore(run)
     pages = [explorer.examples()[0], explorer.numbers(), pk.show_tokens(run)._repr_html_()]
+    pages.append(pk.preflight(run)._repr_html_())
     assert not any("<img" in page or "<script" in page for page in pages)
-    print(pk.show_tokens(run))
+    print(pk.show_tokens(run), pk.preflight(run))
     explorer.choose_tokens(("-8",))
     with pytest.raises(ValueError, match="none of the tokens") as refused:
         explorer.choose_tokens([TERMINAL] * 100_000)
@@ -587,8 +589,9 @@ def test_an_unforeseen_error_is_shown_with_its_place(monkeypatch, tmp_path, caps
 
 def test_what_a_model_wrote_is_quoted_in_short():
     row = {"question": TERMINAL * 1000, "response": TERMINAL * 1000, "correct": False}
+    row |= {"exact_answer": TERMINAL, "accepted": TERMINAL, "doubt": ""}
     with pytest.raises(ValueError, match="answers are wrong") as refused:
-        check_two_classes(pd.DataFrame([row] * 5))
+        check_two_classes(pd.DataFrame([row] * 50), {})
     assert told(refused.value)
 
 
