@@ -42,6 +42,10 @@ def headline(run):
     grid = run.grid(main)
     detectors = {s: run.detector(s) for s in splits if s != "published"}
     first = _at_all(grid, detectors[main])
+    sites = (run.results("extract") or {}).get("sites", [])
+    if len(sites) > 1:
+        site = arguments.visible(grid.attrs.get("site", "unknown"), 100)
+        first = f"At {site}, {first[0].lower()}{first[1:]}"
     held_out = next((split for split in ("answer", "group") if split in detectors), None)
     return f"{first} {_beyond_controls(detectors, main, held_out)}"
 

@@ -128,7 +128,7 @@ def _page(run):
         about=(
             f"{extract['model']} was asked {extract['n_questions']} questions; "
             f"{results['n_correct']} of its {results['n_examples']} answers are right. "
-            f"Read were its activations at {', '.join(results['sites'])}."
+            f"Read were its activations at {', '.join(results['sites'])}{_probed(manifests[1])}."
         ),
         figures=_figures(run),
         highlighting=HtmlFormatter().get_style_defs(".highlight"),
@@ -145,6 +145,12 @@ def _page(run):
         ],
         environment=machine | versions,
     )
+
+
+def _probed(manifest):
+    """Which site was probed; nothing of a run from before there was a choice."""
+    site = manifest["parameters"].get("probe_site")
+    return f"; probed were those at {site}" if site else ""
 
 
 _MARKS = {"supported": "✓", "contradicted": "✗", "undecided": "?", "not testable": "–"}
