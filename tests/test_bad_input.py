@@ -535,8 +535,8 @@ UNFINISHED = (
 LACKS = (
     "There are: C, answers_column, choices_column, corrections, device, dose, error_rate, folds, "
     "greedy_dir, group_column, judge, kind, limit, max_new_tokens, measure, model, n_permutations, "
-    "n_questions, n_random, n_samples, p_true, question_column, questions, run_dir, run_dirs, "
-    "scheduler, seed, site, split, temperature, top_p, unanswerable."
+    "n_questions, n_random, n_samples, p_true, probe_site, question_column, questions, run_dir, "
+    "run_dirs, scheduler, seed, site, split, temperature, top_p, unanswerable."
 )
 NO_JSON = (
     "{} must be what JSON can hold: text, finite numbers of Python, True, False, None, lists and "
