@@ -143,6 +143,18 @@ def extract(
         If an argument can't be used with this model, its chat template leaves questions out, the
         directory holds another run, another process is writing into it, corrections name an exact
         answer that is not in the response, or all answers are right or all are wrong.
+
+    Examples
+    --------
+    >>> import probekit as pk
+    >>> lm = pk.load_model("smollm2")
+    >>> questions = pk.read_questions("capitals", limit=3)
+    >>> run = pk.extract(lm, questions, pk.Run("data/runs/capitals"), progress=False)
+    >>> run.answers()[["question", "exact_answer", "correct"]]
+                                 question exact_answer  correct
+    0        What is the capital of Mali?       KADAMA    False
+    1  What is the capital of Bangladesh?        Dhaka     True
+    2    What is the capital of Cambodia?   Phnom Penh     True
     """
     arguments.instance("lm", lm, LanguageModel, "from load_model")
     arguments.instance("run", run, Run, 'such as Run("data/runs/cities")')

@@ -55,6 +55,13 @@ def explore(run, *, split=None, measure="auroc"):
         If it is no run, the split or the measure is unknown, or a file of the run is damaged.
     FileNotFoundError
         If the run has no grid yet.
+
+    Examples
+    --------
+    >>> import probekit as pk
+    >>> explorer = pk.explore(pk.Run("data/examples/cities"), split="answer")
+    >>> explorer
+    Explorer of cities, answer split: layer 15, last_q
     """
     arguments.one_of("measure", measure, MEASURES)
     if split is not None:

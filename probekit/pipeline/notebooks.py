@@ -55,6 +55,16 @@ def run_pipeline(run_dir=None, *, stages=STAGES, progress=True, dry_run=False, *
     ValueError, TypeError
         If a parameter is wrong, another process is writing into the run directory, a notebook
         fails (the message names it, the cell and the error), or the report can't be made.
+
+    Examples
+    --------
+    >>> import probekit as pk
+    >>> run = pk.run_pipeline("data/runs/capitals", questions="capitals", dry_run=True)
+    extract: not finished, would be run
+    probe: not finished, would be run
+    visualize: not finished, would be run
+    interpret: not finished, would be run
+    This was a dry run: nothing was run, and nothing was written.
     """
     parameters = check_parameters(**parameters)
     wanted = arguments.texts("stages", stages)

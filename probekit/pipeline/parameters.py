@@ -229,6 +229,12 @@ def check_parameters(**parameters):
         If a name is unknown (in a notebook, also one that was given to papermill), a value is of
         the wrong type or out of range, two don't go together, or no Dask scheduler with workers is
         at the address.
+
+    Examples
+    --------
+    >>> import probekit as pk
+    >>> pk.check_parameters(limit=200, C=1, site="mlp_out,resid_post")
+    {'limit': 200, 'C': 1.0, 'site': 'mlp_out, resid_post'}
     """
     known = defaults()
     _check_injected()

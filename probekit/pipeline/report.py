@@ -75,6 +75,12 @@ def write_report(run):
     ValueError
         If a stage was run again by other means, so that its executed notebook shows what the run
         no longer holds. If no page can be made of what the run holds.
+
+    Examples
+    --------
+    >>> import probekit as pk
+    >>> pk.write_report(pk.Run("data/runs/cities")).name
+    'report.html'
     """
     arguments.instance("run", run, Run, 'such as Run("data/runs/cities")')
     inputs = [path for stage in STAGES for path in _executed(run, stage)]

@@ -120,6 +120,15 @@ def estimate(
     ------
     TypeError, ValueError
         If an argument is of the wrong kind, below 1 or not finite, or the device is unknown.
+
+    Examples
+    --------
+    >>> import probekit as pk
+    >>> model = {"parameters": 135e6, "layers": 30, "hidden_size": 576}
+    >>> needed = pk.estimate(questions=1000, prompt_tokens=40, response_tokens=20, **model)
+    >>> {name: round(value, 2) for name, value in needed.items()}
+    {'answer_hours': 0.04, 'fit_hours': 0.02, 'hours': 0.08, 'store_gb': 0.53, 'device_gb': 10.31,
+    'fit_gb': 1.03}
     """
     for name, value in locals().items():
         optional = name == "key_value_size" and value is None
