@@ -70,8 +70,8 @@ def calibration(score, correct, *, bins=10, title="Calibration"):
     Examples
     --------
     >>> import probekit as pk
-    >>> p_error = pk.Run("data/example").detector().p_error
-    >>> chart = pk.calibration(p_error.to_numpy(), p_error["correct"].to_numpy())
+    >>> p = pk.Run("data/example").detector().p_error
+    >>> chart = pk.calibration(p.to_numpy(), p["correct"].to_numpy())
     >>> pk.save_chart(chart, "calibration.png")
     [PosixPath('calibration.png')]
     """
@@ -145,8 +145,8 @@ def risk_coverage(scores, correct, *, title="Error rate of the answers that are 
     Examples
     --------
     >>> import probekit as pk
-    >>> p_error = pk.Run("data/example").detector().p_error
-    >>> chart = pk.risk_coverage({"detector": p_error.to_numpy()}, p_error["correct"].to_numpy())
+    >>> p = pk.Run("data/example").detector().p_error
+    >>> chart = pk.risk_coverage({"detector": p.to_numpy()}, p["correct"].to_numpy())
     >>> pk.save_chart(chart, "risk_coverage.png")
     [PosixPath('risk_coverage.png')]
     """
@@ -247,8 +247,8 @@ def score_distribution(score, correct, *, bins=20, title="Scores of correct and 
     Examples
     --------
     >>> import probekit as pk
-    >>> p_error = pk.Run("data/example").detector().p_error
-    >>> chart = pk.score_distribution(p_error.to_numpy(), p_error["correct"].to_numpy())
+    >>> p = pk.Run("data/example").detector().p_error
+    >>> chart = pk.score_distribution(p.to_numpy(), p["correct"].to_numpy())
     >>> pk.save_chart(chart, "score_distribution.png")
     [PosixPath('score_distribution.png')]
     """

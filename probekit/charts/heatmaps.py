@@ -101,8 +101,8 @@ def heatmap(
     >>> run = pk.Run("data/example")
     >>> chart = pk.heatmap(run.grid("answer"), mute=True)
     >>> chart.title.subtitle
-    ['smollm2, cities, mlp_out, 965 answers, 494 wrong', 'answers held out; 114 of 420 cells above
-    chance']
+    ['smollm2, cities, mlp_out, 965 answers, 494 wrong', 'answers held out; 114 of
+    420 cells above chance']
     """
     common = arguments.flag("common", common)
     check_detector(detector)
@@ -216,7 +216,7 @@ def compare_splits(grids, *, measure="auroc", title=_TITLE, tokens=FIGURE_TOKENS
     --------
     >>> import probekit as pk
     >>> run = pk.Run("data/examples/cities")
-    >>> grids = {"Random folds": run.grid("random"), "Answers held out": run.grid("answer")}
+    >>> grids = {split: run.grid(split) for split in ("random", "answer")}
     >>> chart = pk.compare_splits(grids)
     >>> pk.save_chart(chart, "compare_splits.png")
     [PosixPath('compare_splits.png')]

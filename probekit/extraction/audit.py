@@ -59,8 +59,8 @@ def audit(run, sample=0, seed=0):
     >>> import probekit as pk
     >>> doubtful = pk.audit(pk.Run("data/example"))
     >>> doubtful["doubt"].value_counts().to_dict()
-    {'no exact answer': 225, 'close to an accepted answer': 22, 'an accepted answer stands
-    elsewhere': 11, 'no exact answer; cut short': 6, 'cut short': 1}
+    {'no exact answer': 225, 'close to an accepted answer': 22, 'an accepted answer
+    stands elsewhere': 11, 'no exact answer; cut short': 6, 'cut short': 1}
     """
     arguments.instance("run", run, Run, 'such as Run("data/runs/cities")')
     sample, seed = arguments.whole("sample", sample), arguments.seed(seed)

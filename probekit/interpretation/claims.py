@@ -238,9 +238,9 @@ def claims_table(claims):
     >>> import probekit as pk
     >>> table = pk.claims_table(pk.check_claims(pk.Run("data/example").grid()))
     >>> print(table.splitlines()[0])
-    Of 41 statements: ✓ 5 supported, ✗ 12 contradicted, ? 16 undecided, – 8 not testable. In
-    brackets are 95 % intervals that hold for all numbers of the table at once. What is not called
-    AUROC is a difference of AUROCs, or their slope.
+    Of 41 statements: ✓ 5 supported, ✗ 12 contradicted, ? 16 undecided, – 8 not
+    testable. In brackets are 95 % intervals that hold for all numbers of the table
+    at once. What is not called AUROC is a difference of AUROCs, or their slope.
     """
     arguments.instance("claims", claims, pd.DataFrame, "such as pk.check_claims(grid)")
     columns = ["claim", "verdict", "decides", "why"]

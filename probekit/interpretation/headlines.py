@@ -36,10 +36,11 @@ def headline(run):
     --------
     >>> import probekit as pk
     >>> print(pk.headline(pk.Run("data/example")))
-    Wrong answers can be told from right ones in 415 of 420 cells, and by all cells together
-    (AUROC 0.86 [0.83, 0.89], where 0.5 is chance). But all controls together, without the
-    network, reach 0.86, to which the cells add +0.02 [+0.00, +0.03]; with answers held out 0.78
-    [0.68, 0.85] is left, no more than the controls.
+    Wrong answers can be told from right ones in 415 of 420 cells, and by all cells
+    together (AUROC 0.86 [0.83, 0.89], where 0.5 is chance). But all controls
+    together, without the network, reach 0.86, to which the cells add +0.02 [+0.00,
+    +0.03]; with answers held out 0.78 [0.68, 0.85] is left, no more than the
+    controls.
     """
     arguments.instance("run", run, Run, 'such as Run("data/runs/cities")')
     splits = run.manifest("probe")["results"]["splits"]

@@ -40,8 +40,8 @@ def open_run(path=None):
     --------
     >>> import probekit as pk
     >>> run = pk.open_run("data/runs/example-cities")
-    This is an example run, copied to data/runs/example-cities: answers of smollm2 to 300
-    questions, of a few cells.
+    This is an example run, copied to data/runs/example-cities: answers of smollm2
+    to 300 questions, of a few cells.
     >>> run
     Run('.../data/runs/example-cities')  # finished: extract, probe
     """

@@ -59,7 +59,7 @@ def run_pipeline(run_dir=None, *, stages=STAGES, progress=True, dry_run=False, *
     Examples
     --------
     >>> import probekit as pk
-    >>> run = pk.run_pipeline("data/runs/capitals", questions="capitals", dry_run=True)
+    >>> run = pk.run_pipeline("data/runs/new", questions="capitals", dry_run=True)
     extract: not finished, would be run
     probe: not finished, would be run
     visualize: not finished, would be run

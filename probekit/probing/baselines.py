@@ -160,7 +160,8 @@ def controls(answers, grid):
     >>> import probekit as pk
     >>> run = pk.Run("data/examples/cities")
     >>> controls = pk.controls(run.answers(), run.grid("answer"))
-    >>> pk.control_table(controls)[["auroc", "auroc_low", "auroc_high"]].head(3).round(2)
+    >>> table = pk.control_table(controls)
+    >>> table[["auroc", "auroc_low", "auroc_high"]].head(3).round(2)
               auroc  auroc_low  auroc_high
     control
     all        0.77       0.67        0.84
@@ -373,7 +374,8 @@ def control_table(controls):
     --------
     >>> import probekit as pk
     >>> run = pk.Run("data/examples/cities")
-    >>> pk.control_table(run.controls())[["auroc", "auroc_low", "auroc_high"]].head(4).round(2)
+    >>> table = pk.control_table(run.controls())
+    >>> table[["auroc", "auroc_low", "auroc_high"]].head(4).round(2)
               auroc  auroc_low  auroc_high
     control
     all        0.83       0.76        0.88

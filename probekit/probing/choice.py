@@ -127,8 +127,8 @@ def choose_answers(run, greedy=None):
     random                 0.22  0.19  0.25
     oracle                 0.53  0.47  0.59
     >>> print(choice.sentences[0])
-    Of 300 questions 157 have right and wrong samples; only there does it matter which one is
-    given.
+    Of 300 questions 157 have right and wrong samples; only there does it matter
+    which one is given.
     """
     samples, _ = _samples(run)
     left_out, scores = {}, _scores(run, samples)

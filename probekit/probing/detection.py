@@ -63,8 +63,9 @@ def detector(grid, controls=None, *, tokens=None, layers=None):
     >>> run = pk.Run("data/examples/cities")
     >>> detector = pk.detector(run.grid("answer"), run.controls("answer"))
     >>> detector
-    Detector of 9 cells: AUROC 0.73 [0.58, 0.84], p = 0.0014; against all controls together -0.04
-    [-0.18, +0.10]; joining them +0.00 [-0.05, +0.05]; ECE 0.06, Brier 0.212 (0.250)
+    Detector of 9 cells: AUROC 0.73 [0.58, 0.84], p = 0.0014; against all controls
+    together -0.04 [-0.18, +0.10]; joining them +0.00 [-0.05, +0.05]; ECE 0.06,
+    Brier 0.212 (0.250)
     >>> detector.by_layer[["layer", "auroc", "auroc_low", "auroc_high"]].round(2)
        layer  auroc  auroc_low  auroc_high
     0      6   0.60       0.42        0.76
@@ -350,8 +351,8 @@ class Detector:
         >>> print(detector.threshold(0.2))
         No threshold on P(error) has an error rate of at most 20% with 95% confidence.
         >>> print(detector.threshold(0.4))
-        Answer if P(error) is at most 0.67: an error rate of at most 40%, with 95% confidence. 60%
-        are answered, and 29% of these are wrong.
+        Answer if P(error) is at most 0.67: an error rate of at most 40%, with 95%
+        confidence. 60% are answered, and 29% of these are wrong.
         """
         arguments.number("error_rate", error_rate, 0, 1)
         arguments.number("confidence", confidence, 0.5, 1)

@@ -63,9 +63,10 @@ def findings(grid, tokens=FIGURE_TOKENS):
     >>> import probekit as pk
     >>> found = pk.findings(pk.Run("data/example").grid())
     >>> print(found.sentences[0])
-    The best cell is layer 17, token exact_answer_first: AUROC 0.86 [0.82, 0.88] over 965 answers.
-    Chosen and measured on different answers, the best cell reaches 0.84 [0.81, 0.87]. 231 answers
-    have no exact answer, all graded wrong, 32 % of all errors; they are not in the figure.
+    The best cell is layer 17, token exact_answer_first: AUROC 0.86 [0.82, 0.88]
+    over 965 answers. Chosen and measured on different answers, the best cell
+    reaches 0.84 [0.81, 0.87]. 231 answers have no exact answer, all graded wrong,
+    32 % of all errors; they are not in the figure.
     >>> found.tokens.head(3).round(2)
                    layer  auroc  auroc_low  auroc_high  n_examples
     token

@@ -359,7 +359,7 @@ def find_span(response, question, candidates, kind=None, choices=None):
     >>> import probekit as pk
     >>> candidates = pk.read_questions("cities", limit=1)["candidates"][0]
     >>> response = "Palermo is a city in Italy."
-    >>> start, end = pk.find_span(response, "In which country is Palermo?", candidates)
+    >>> start, end = pk.find_span(response, "Where is Palermo?", candidates)
     >>> response[start:end]
     'Italy'
     """

@@ -226,9 +226,10 @@ class Run:
     >>> run
     Run('.../data/examples/cities')  # finished: extract, probe
     >>> print(pk.headline(run))
-    Wrong answers can be told from right ones in 8 of 9 cells, and by all cells together (AUROC
-    0.84 [0.77, 0.89], where 0.5 is chance). But all controls together, without the network, reach
-    0.83; with answers held out 0.73 [0.58, 0.84] is left, no more than the controls.
+    Wrong answers can be told from right ones in 8 of 9 cells, and by all cells
+    together (AUROC 0.84 [0.77, 0.89], where 0.5 is chance). But all controls
+    together, without the network, reach 0.83; with answers held out 0.73 [0.58,
+    0.84] is left, no more than the controls.
     """
 
     def __init__(self, path):
@@ -458,11 +459,13 @@ class Run:
         >>> import probekit as pk
         >>> run = pk.Run("data/examples/cities")
         >>> run.detector("random")
-        Detector of 9 cells: AUROC 0.84 [0.77, 0.89], p = 9.9e-07; against all controls together
-        +0.01 [-0.05, +0.07]; joining them +0.02 [-0.01, +0.04]; ECE 0.07, Brier 0.169 (0.250)
+        Detector of 9 cells: AUROC 0.84 [0.77, 0.89], p = 9.9e-07; against all controls
+        together +0.01 [-0.05, +0.07]; joining them +0.02 [-0.01, +0.04]; ECE 0.07,
+        Brier 0.169 (0.250)
         >>> run.detector("answer")
-        Detector of 9 cells: AUROC 0.73 [0.58, 0.84], p = 0.0014; against all controls together
-        -0.04 [-0.18, +0.10]; joining them +0.00 [-0.05, +0.05]; ECE 0.06, Brier 0.212 (0.250)
+        Detector of 9 cells: AUROC 0.73 [0.58, 0.84], p = 0.0014; against all controls
+        together -0.04 [-0.18, +0.10]; joining them +0.00 [-0.05, +0.05]; ECE 0.06,
+        Brier 0.212 (0.250)
         """
         from probekit.probing.detection import FILES, load_detector
 
@@ -631,7 +634,8 @@ class Run:
         >>> import probekit as pk
         >>> run = pk.Run("data/examples/cities")
         >>> run.manifest("extract")["results"]
-        {'sites': ['mlp_out'], 'n_examples': 300, 'n_correct': 120, 'n_without_exact_answer': 55}
+        {'sites': ['mlp_out'], 'n_examples': 300, 'n_correct': 120,
+        'n_without_exact_answer': 55}
         """
         path = self.manifest_path(stage)
         try:
