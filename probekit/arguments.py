@@ -151,6 +151,22 @@ def one_of(name, value, known):
     return str(value)
 
 
+def several_of(name, values, known):
+    """At least one of some names, none twice, as a list; in a text there are commas between."""
+    such_as = f"or several such as '{known[0]}, {known[-1]}'"
+    expected = f"{name} must be one of {', '.join(known)}, {such_as}; got {shown(values)}."
+    given = [values] if isinstance(values, str) else items(values)
+    if given is None or not all(isinstance(value, str) for value in given):
+        raise TypeError(expected)
+    found = [part.strip() for value in given for part in value.split(",")]
+    unknown = [part for part in found if part not in known]
+    if unknown or not found:
+        raise ValueError(expected + (nearest(unknown[0], known) if unknown else ""))
+    if len(set(found)) < len(found):
+        raise ValueError(f"{name} names one twice: {shown(values)}. Leave one of them out.")
+    return found
+
+
 def nearest(value, known):
     """`` Did you mean 'auroc'?``, or nothing if no known name is like it."""
     folded = {name.casefold(): name for name in known}

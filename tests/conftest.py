@@ -43,6 +43,7 @@ LONG = [
     "test_real_model.py",
     "test_hostile_run.py",
     "test_store.py",
+    "test_doctest.py",
     "test_notebooks_in_lab.py",
     "test_wrong_arguments.py",
     "test_injector.py",

@@ -326,17 +326,15 @@ CELL = 'cell must be "chosen", or a layer and a token such as (13, "exact_answer
 MEASURE, LEVEL = "one of auroc, correlation;", "True, False or a level between 0 and 1"
 CHARTS = ("heatmap", "compare_splits", "small_multiples", "gain", "absorbed", "by_layer")
 CHARTS += ("by_token",)
-SITE, SPLIT = (
-    "one of mlp_out, attn_out, resid_post, mlp_act;",
-    "one of random, answer, group, published;",
-)
+SITE = "one of mlp_out, attn_out, resid_post, mlp_act;"
+SITES = f"{SITE[:-1]}, or several such as 'mlp_out, mlp_act';"
+SPLIT = "one of random, answer, group, published;"
 KIND = "one of text, number, date, yes_no, choice;"
 BY_HAND = "the path of a CSV file or a DataFrame"
 STAGE = "one of extract, probe, visualize, interpret, transfer, choose, intervene;"
 PER_SPLIT = "a dict of a Dataset per split, such as {'random': grid};"
 DETECTORS = "a dict of a Detector per split, such as {'random': detector};"
 DTYPE = "a floating-point dtype of torch such as torch.bfloat16"
-ONE_SITE = "one of mlp_out, attn_out, resid_post, mlp_act, or a list of several;"
 # What extraction and the parameters of its notebook refuse alike.
 CORRECTIONS = [
     (
@@ -404,7 +402,7 @@ MUST_BE = [
     ("grader_error", "auroc", "a number from 0 to 1", ["0.8", [0.8]], [-0.1, 1.5, NAN]),
     ("extract", "batch_size", WHOLE.format(1), ["all", 2.0], [0, -3]),
     ("extract", "progress", YES_OR_NO, [None], []),
-    ("extract", "site", ONE_SITE, [None, 3, [3]], [[], ["mlp_out", "mlp_out"]]),
+    ("extract", "site", SITES, [None, 3, [3]], [[], "", "mlp_out,"]),
     ("show_tokens", "n", WHOLE.format(1), [2.5, None, "5"], [-1, 0]),
     ("show_tokens", "seed", SEED, ["a", None], [-1]),
     ("held_out_splits", "folds", WHOLE.format(2), [2.5, "5", True, None], [1, 0, -3]),
@@ -490,7 +488,9 @@ MUST_BE = [
     ("check_parameters", "kind", "text such as 'number'", [None, 0], []),
     ("check_parameters", "kind", KIND, [], ["word"]),
     ("check_parameters", "unanswerable", "one of refuse, skip;", [None, True], ["", "keep"]),
-    ("check_parameters", "site", SITE, [None, ["mlp_out"]], ["", "all"]),
+    ("check_parameters", "site", SITES, [None, [3]], ["", "all", "mlp_out, all", []]),
+    ("check_parameters", "probe_site", "text such as 'attn_out'", [None, 0, ["mlp_out"]], []),
+    ("check_parameters", "probe_site", SITE, [], ["all", "mlp_out, resid_post"]),
     ("check_parameters", "limit", WHOLE.format(0), [1.5, "all", None, True], [-1]),
     ("check_parameters", "max_new_tokens", WHOLE.format(1), [2.5, "9", None], [0, -1]),
     ("check_parameters", "n_samples", "a whole number from 1 to 10,000", ["3"], [0, 10**9]),
@@ -537,8 +537,8 @@ UNFINISHED = (
 LACKS = (
     "There are: C, answers_column, choices_column, corrections, device, dose, error_rate, folds, "
     "greedy_dir, group_column, judge, kind, limit, max_new_tokens, measure, model, n_permutations, "
-    "n_questions, n_random, n_samples, p_true, question_column, questions, run_dir, run_dirs, "
-    "scheduler, seed, site, split, temperature, top_p, unanswerable."
+    "n_questions, n_random, n_samples, p_true, probe_site, question_column, questions, run_dir, "
+    "run_dirs, scheduler, seed, site, split, temperature, top_p, unanswerable."
 )
 NO_JSON = (
     "{} must be what JSON can hold: text, finite numbers of Python, True, False, None, lists and "
@@ -726,8 +726,15 @@ CASES = {
         (
             {"site": "mlp"},
             ValueError,
-            "LlamaForCausalLM has no site 'mlp' in every block. It has: mlp_out, attn_out, "
-            "resid_post, mlp_act.",
+            f"site must be {SITES} got 'mlp'.",
+        ),
+        *(
+            (
+                {"site": twice},
+                ValueError,
+                f"site names one twice: {twice!r}. Leave one of them out.",
+            )
+            for twice in ("mlp_out, mlp_out", ["mlp_out", "mlp_out"])
         ),
         *SAMPLING,
         (
@@ -1802,7 +1809,8 @@ CASES = {
                 f"{name} must be {expected} got {value!r}. Did you mean {meant!r}?",
             )
             for name, expected, value, meant in (
-                ("site", SITE, "mlpout", "mlp_out"),
+                ("site", SITES, "mlpout", "mlp_out"),
+                ("probe_site", SITE, "mlpout", "mlp_out"),
                 ("split", SPLIT, "rondom", "random"),
                 ("split", SPLIT, "Answer", "answer"),
                 ("measure", MEASURE, "AUC", "auroc"),

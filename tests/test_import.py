@@ -56,7 +56,9 @@ def test_a_run_loads_no_model_and_draws_no_chart_before_its_notebooks_do():
     assert not needed & {"torch", "transformers", "altair", "sklearn"}
 
 
-@pytest.mark.parametrize(("parameter", "names"), [("site", SITES), ("measure", MEASURES)])
+@pytest.mark.parametrize(
+    ("parameter", "names"), [("site", SITES), ("probe_site", SITES), ("measure", MEASURES)]
+)
 def test_names_that_parameters_repeat_are_those_in_use(parameter, names):
     assert parameters._MAY_BE[parameter].keywords["known"] == tuple(names)
 

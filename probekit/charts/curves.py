@@ -66,6 +66,14 @@ def calibration(score, correct, *, bins=10, title="Calibration"):
     TypeError, ValueError
         As for `score_distribution`; or if a score is outside [0, 1], or there are fewer examples
         than bins.
+
+    Examples
+    --------
+    >>> import probekit as pk
+    >>> p = pk.Run("data/example").detector().p_error
+    >>> chart = pk.calibration(p.to_numpy(), p["correct"].to_numpy())
+    >>> pk.save_chart(chart, "calibration.png")
+    [PosixPath('calibration.png')]
     """
     bins = arguments.whole("bins", bins, 1)
     score, wrong = _scored(score, correct)
@@ -133,6 +141,14 @@ def risk_coverage(scores, correct, *, title="Error rate of the answers that are 
     ------
     TypeError, ValueError
         As for `score_distribution`; or if scores is no mapping, is empty or has more than six.
+
+    Examples
+    --------
+    >>> import probekit as pk
+    >>> p = pk.Run("data/example").detector().p_error
+    >>> chart = pk.risk_coverage({"detector": p.to_numpy()}, p["correct"].to_numpy())
+    >>> pk.save_chart(chart, "risk_coverage.png")
+    [PosixPath('risk_coverage.png')]
     """
     if not isinstance(scores, Mapping):
         raise TypeError(
@@ -228,6 +244,14 @@ def score_distribution(score, correct, *, bins=20, title="Scores of correct and 
     TypeError, ValueError
         If score and correct are not one number and one bool for each example, or all scored
         answers are of one class, or there is not at least one bin.
+
+    Examples
+    --------
+    >>> import probekit as pk
+    >>> p = pk.Run("data/example").detector().p_error
+    >>> chart = pk.score_distribution(p.to_numpy(), p["correct"].to_numpy())
+    >>> pk.save_chart(chart, "score_distribution.png")
+    [PosixPath('score_distribution.png')]
     """
     bins = arguments.whole("bins", bins, 1, 10_000)
     score, wrong = _scored(score, correct)

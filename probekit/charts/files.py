@@ -65,6 +65,13 @@ def save_chart(chart, path):
         If it is no Altair chart.
     ValueError
         If the suffix is another one, or the folder cannot be written to.
+
+    Examples
+    --------
+    >>> import probekit as pk
+    >>> chart = pk.heatmap(pk.Run("data/examples/cities").grid())
+    >>> [path.name for path in pk.save_chart(chart, "heatmap")]
+    ['heatmap.json', 'heatmap.svg', 'heatmap.png', 'heatmap.pdf', 'heatmap.html']
     """
     path = arguments.path("path", path)
     if path.suffix.lower()[1:] in FORMATS:
@@ -95,6 +102,12 @@ def static(chart):
     -------
     IPython.display.Image
         A PNG at twice the resolution, shown at the chart's own size.
+
+    Examples
+    --------
+    >>> import probekit as pk
+    >>> pk.static(pk.heatmap(pk.Run("data/examples/cities").grid()))
+    <IPython.core.display.Image object>
     """
     png = _compressed(_render(chart, "png", scale=2))
     width = int.from_bytes(png[16:20], "big")  # PNG: the header's width, in pixels

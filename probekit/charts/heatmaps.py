@@ -104,6 +104,15 @@ def heatmap(
         If the grid is no Dataset, is empty or lacks a variable that is needed; or if the measure,
         a token or an outlined cell is unknown; or if a detector is given and the measure is not
         AUROC; or if common is asked for with another measure, a detector or mute.
+
+    Examples
+    --------
+    >>> import probekit as pk
+    >>> run = pk.Run("data/example")
+    >>> chart = pk.heatmap(run.grid("answer"), mute=True)
+    >>> chart.title.subtitle
+    ['smollm2, cities, mlp_out, 965 answers, 494 wrong', 'answers held out; 114 of
+    420 cells above chance']
     """
     common = arguments.flag("common", common)
     check_detector(detector)
@@ -209,6 +218,15 @@ def compare_splits(grids, *, measure="auroc", title=_TITLE, tokens=FIGURE_TOKENS
     ------
     TypeError, ValueError
         As for `heatmap`; or if it is no mapping of grids, or they differ in their layers.
+
+    Examples
+    --------
+    >>> import probekit as pk
+    >>> run = pk.Run("data/examples/cities")
+    >>> grids = {split: run.grid(split) for split in ("random", "answer")}
+    >>> chart = pk.compare_splits(grids)
+    >>> pk.save_chart(chart, "compare_splits.png")
+    [PosixPath('compare_splits.png')]
     """
     panels = _panels(grids, measure, tokens)
     if len({tuple(_layers(rows)) for rows in panels.values()}) > 1:
@@ -242,6 +260,14 @@ def small_multiples(grids, *, measure="auroc", title=_TITLE, tokens=FIGURE_TOKEN
     ------
     TypeError, ValueError
         As for `heatmap`; or if it is no mapping of grids, or there is not at least one column.
+
+    Examples
+    --------
+    >>> import probekit as pk
+    >>> runs = [pk.Run(f"data/examples/{name}") for name in ("cities", "products")]
+    >>> chart = pk.small_multiples({run.name: run.grid() for run in runs})
+    >>> pk.save_chart(chart, "small_multiples.png")
+    [PosixPath('small_multiples.png')]
     """
     columns = arguments.whole("columns", columns, 1)
     panels = _panels(grids, measure, tokens)
@@ -287,6 +313,14 @@ def gain(grid, *, title=None, tokens=FIGURE_TOKENS):
     ------
     TypeError, ValueError
         As for `heatmap`.
+
+    Examples
+    --------
+    >>> import probekit as pk
+    >>> run = pk.Run("data/examples/cities")
+    >>> chart = pk.gain(pk.gain_over_controls(run.grid(), run.controls()))
+    >>> pk.save_chart(chart, "gain.png")
+    [PosixPath('gain.png')]
     """
     subtitle = None
     if isinstance(grid, xr.Dataset) and "difference" in grid and "gain" not in grid:
@@ -353,6 +387,14 @@ def absorbed(gains, *, title="Signal that the controls have too", tokens=FIGURE_
     ------
     TypeError, ValueError
         As for `heatmap`.
+
+    Examples
+    --------
+    >>> import probekit as pk
+    >>> run = pk.Run("data/examples/cities")
+    >>> chart = pk.absorbed(pk.gain_over_controls(run.grid(), run.controls()))
+    >>> pk.save_chart(chart, "absorbed.png")
+    [PosixPath('absorbed.png')]
     """
     values = arguments.variable(gains, "absorbed", ("layer", "token"), "gains")
     rows = cell_rows(gains, values, tokens)

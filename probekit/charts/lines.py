@@ -50,6 +50,13 @@ def by_layer(
     ------
     TypeError, ValueError
         As for `heatmap`; or if there are more than seven tokens.
+
+    Examples
+    --------
+    >>> import probekit as pk
+    >>> chart = pk.by_layer(pk.Run("data/example").grid("answer"))
+    >>> pk.save_chart(chart, "by_layer.png")
+    [PosixPath('by_layer.png')]
     """
     rows = cell_rows(grid, arguments.variable(grid, "auroc", ("layer", "token")), tokens)
     domain = _few("token", tokens)
@@ -107,6 +114,13 @@ def by_token(grid, *, layers=None, tokens=FIGURE_TOKENS, title="AUROC by token")
     ------
     TypeError, ValueError
         As for `heatmap`; or if a layer is unknown, or there are more than seven.
+
+    Examples
+    --------
+    >>> import probekit as pk
+    >>> chart = pk.by_token(pk.Run("data/example").grid("answer"), layers=[5, 17, 29])
+    >>> pk.save_chart(chart, "by_token.png")
+    [PosixPath('by_token.png')]
     """
     values = arguments.variable(grid, "auroc", ("layer", "token"))
     have = values.layer.values.tolist()
@@ -160,6 +174,14 @@ def forest(controls, detector=None, *, title="What detects wrong answers"):
     ------
     TypeError, ValueError
         If controls is no Dataset or lacks a variable, or there is nothing to draw.
+
+    Examples
+    --------
+    >>> import probekit as pk
+    >>> run = pk.Run("data/examples/cities")
+    >>> chart = pk.forest(run.controls("answer"), run.detector("answer"))
+    >>> pk.save_chart(chart, "forest.png")
+    [PosixPath('forest.png')]
     """
     check_detector(detector)
     names = ("auroc", "auroc_low", "auroc_high")
@@ -219,6 +241,14 @@ def choices(choice, *, title="Which of several samples to give"):
     ------
     TypeError
         If it is not from `choose_answers`.
+
+    Examples
+    --------
+    >>> import probekit as pk
+    >>> choice = pk.choose_answers(pk.Run("data/examples/samples"))
+    >>> chart = pk.choices(choice)
+    >>> pk.save_chart(chart, "choices.png")
+    [PosixPath('choices.png')]
     """
     if not hasattr(choice, "ways") or not hasattr(choice, "aurocs"):
         raise TypeError(
@@ -273,6 +303,16 @@ def effects(interventions, *, title="The probe's direction among random ones"):
     ------
     TypeError
         If it is not from `intervene`.
+
+    Examples
+    --------
+    >>> import probekit as pk
+    >>> run = pk.Run("data/examples/cities")
+    >>> lm = pk.load_model_of(run)
+    >>> found = pk.intervene(lm, run, n_questions=2, flips=False, progress=False)
+    >>> chart = pk.effects(found)
+    >>> pk.save_chart(chart, "effects.png")
+    [PosixPath('effects.png')]
     """
     if not isinstance(interventions, xr.Dataset) or "every_effect" not in interventions:
         raise TypeError(

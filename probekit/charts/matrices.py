@@ -39,6 +39,14 @@ def transfer_matrix(transfers, *, title="Trained on one run, tested on another")
     ------
     TypeError, ValueError
         If it is not from `transfer`, or the title is no text.
+
+    Examples
+    --------
+    >>> import probekit as pk
+    >>> runs = [pk.Run(f"data/examples/{name}") for name in ("cities", "products")]
+    >>> chart = pk.transfer_matrix(pk.transfer(runs))
+    >>> pk.save_chart(chart, "transfer_matrix.png")
+    [PosixPath('transfer_matrix.png')]
     """
     for name in _FIELDS:
         arguments.variable(transfers, name, _PAIR, "transfers")

@@ -53,6 +53,14 @@ def audit(run, sample=0, seed=0):
     ------
     TypeError, ValueError, FileNotFoundError
         If an argument is of another type or out of range, or the extract stage is not finished.
+
+    Examples
+    --------
+    >>> import probekit as pk
+    >>> doubtful = pk.audit(pk.Run("data/example"))
+    >>> doubtful["doubt"].value_counts().to_dict()
+    {'no exact answer': 225, 'close to an accepted answer': 22, 'an accepted answer
+    stands elsewhere': 11, 'no exact answer; cut short': 6, 'cut short': 1}
     """
     arguments.instance("run", run, Run, 'such as Run("data/runs/cities")')
     sample, seed = arguments.whole("sample", sample), arguments.seed(seed)
@@ -122,6 +130,16 @@ def grader_error(run, labelled, auroc=None):
     TypeError, ValueError, FileNotFoundError
         If an argument is of another type, the extract stage is not finished, the sample cannot be
         read or has ids that the run lacks, or nothing in it is labelled.
+
+    Examples
+    --------
+    >>> import probekit as pk
+    >>> run = pk.Run("data/examples/cities")
+    >>> labelled = pk.audit(run, sample=5)
+    >>> labelled["correct"] = [True, False, True, False, True]  # what a person says
+    >>> found = pk.grader_error(run, labelled)
+    >>> found[["n", "errors", "rate", "low", "high"]].astype(float).round(2).to_dict()
+    {'n': 5.0, 'errors': 1.0, 'rate': 0.2, 'low': 0.04, 'high': 0.62}
     """
     arguments.instance("run", run, Run, 'such as Run("data/runs/cities")')
     if auroc is not None:

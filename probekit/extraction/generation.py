@@ -164,6 +164,22 @@ def check_model(lm):
     ------
     ValueError
         If the model has no list of decoder blocks, or computes NaN or infinity.
+
+    Examples
+    --------
+    >>> import probekit as pk
+    >>> checks = pk.check_model(pk.load_model("smollm2"))
+    >>> checks[["check", "of", "passed"]]
+             check             of  passed
+    0      adds up        mlp_out    True
+    1      adds up       attn_out    True
+    2      adds up     resid_post    True
+    3      adds up        mlp_act    True
+    4      answers  shared prefix    True
+    5  activations        mlp_out    True
+    6  activations       attn_out    True
+    7  activations     resid_post    True
+    8  activations        mlp_act    True
     """
     arguments.instance("lm", lm, LanguageModel, "from load_model")
     return examined(lm).checks.copy()

@@ -260,6 +260,16 @@ def load_model(
         damaged, incomplete or no causal language model.
     OSError
         If a file of the model is there and can't be read.
+
+    Examples
+    --------
+    >>> import probekit as pk
+    >>> lm = pk.load_model("smollm2")
+    >>> answers, activations = lm.answer(["In which country is the city of Lyon?"])
+    >>> print(answers["response"][0])
+    The city of Lyon is located in the French region of Toulouse.
+    >>> dict(activations.sizes)
+    {'example': 1, 'layer': 30, 'token': 15, 'feature': 576}
     """
     if revision is not None:
         arguments.text("revision", revision, such_as="main")
@@ -358,6 +368,16 @@ def load_model_of(run, device=None):
     ------
     TypeError, ValueError, FileNotFoundError, OSError
         As for `load_model`; or if the run does not say what its model was.
+
+    Examples
+    --------
+    >>> import probekit as pk
+    >>> run = pk.Run("data/examples/cities")
+    >>> lm = pk.load_model_of(run)
+    >>> lm.name
+    'smollm2'
+    >>> lm.revision == run.manifest("extract")["parameters"]["revision"]
+    True
     """
     arguments.instance("run", run, Run, 'such as Run("data/runs/cities")')
     asked = run.manifest("extract")["parameters"]

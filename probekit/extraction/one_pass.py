@@ -98,7 +98,7 @@ def extract(
         the response answers with; where it has none, the model copies it from its response.
     run : Run
     site : str or sequence of str
-        One or several of `SITES`; all are read in the same pass.
+        One or several of `SITES`, in a text with commas between; all are read in the same pass.
     max_new_tokens : int
         Longest response, in tokens.
     n_samples : int
@@ -145,11 +145,24 @@ def extract(
         If an argument can't be used with this model, its chat template leaves questions out, the
         directory holds another run, another process is writing into it, corrections name an exact
         answer that is not in the response, or all answers are right or all are wrong.
+
+    Examples
+    --------
+    >>> import probekit as pk
+    >>> lm = pk.load_model("smollm2")
+    >>> questions = pk.read_questions("capitals", limit=3)
+    >>> run = pk.extract(lm, questions, pk.Run("data/runs/capitals"), progress=False)
+    >>> run.answers()[["question", "exact_answer", "correct"]]
+                                 question exact_answer  correct
+    0        What is the capital of Mali?       KADAMA    False
+    1  What is the capital of Bangladesh?        Dhaka     True
+    2    What is the capital of Cambodia?   Phnom Penh     True
     """
     arguments.instance("lm", lm, LanguageModel, "from load_model")
     arguments.instance("run", run, Run, 'such as Run("data/runs/cities")')
     _check_questions(questions)
-    sites = _chosen_sites(lm, site)
+    sites = tuple(arguments.several_of("site", site, SITES))
+    check_sites(lm.model, sites)
     max_new_tokens = arguments.whole("max_new_tokens", max_new_tokens, 1)
     n_samples = arguments.whole("n_samples", n_samples, 1, 10_000)
     temperature = arguments.temperature(temperature)
@@ -275,8 +288,8 @@ def answer_in_memory(
     if not isinstance(questions, pd.DataFrame):
         questions = typed_questions(arguments.texts("questions", questions))
     _check_questions(questions)
-    arguments.text("site", site, such_as="mlp_out")
-    sites = _chosen_sites(lm, site)
+    sites = (arguments.text("site", site, such_as="mlp_out"),)
+    check_sites(lm.model, sites)
     max_new_tokens = arguments.whole("max_new_tokens", max_new_tokens, 1)
     parameters = {
         "max_new_tokens": max_new_tokens,
@@ -410,18 +423,6 @@ def _check_questions(questions):
         raise ValueError("There is no question: the table is empty.")
     if not questions["id"].is_unique:
         raise ValueError("The questions' ids are not unique. Give every question one of its own.")
-
-
-def _chosen_sites(lm, site):
-    sites = [site] if isinstance(site, str) else site
-    known = ", ".join(SITES)
-    expected = f"site must be one of {known}, or a list of several; got {arguments.shown(site)}."
-    if not isinstance(sites, (list, tuple)) or not all(isinstance(name, str) for name in sites):
-        raise TypeError(expected)
-    if not sites or len(set(sites)) < len(sites):
-        raise ValueError(expected)
-    check_sites(lm.model, sites)
-    return tuple(sites)
 
 
 def _prompts(lm, asked, day):

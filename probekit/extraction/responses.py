@@ -110,6 +110,34 @@ def show_tokens(run, n=5, seed=0, scores=None):
         If an argument is of the wrong kind.
     ValueError
         If a number is out of range, or the scores have more than one layer or no ids.
+
+    Examples
+    --------
+    >>> import probekit as pk
+    >>> run = pk.Run("data/examples/cities")
+    >>> print(pk.show_tokens(run, n=1))
+    In which country is the city of Vijayawada?  (right, exact answer: Indian)
+      prompt  '⏎'                   last_q
+           0  'The'                 first_answer
+           1  ' city'               second_answer
+           2  ' of'
+           3  ' Vij'
+           4  'aya'
+           5  '-'
+           6  'W'
+           7  'ada'
+           8  ' is'
+           9  ' located'
+          10  ' in'
+          11  ' the'                exact_answer_before_first
+          12  ' Indian'             exact_answer_first, exact_answer_last, -8
+          13  ' state'              exact_answer_after_last, -7
+          14  ' of'                 -6
+          15  ' Andhra'             -5
+          16  ' Pradesh'            -4
+          17  ','                   -3
+          18  ' India'              -2
+          19  '.'                   -1
     """
     arguments.instance("run", run, Run, 'such as Run("data/runs/cities")')
     n, seed = arguments.whole("n", n, 1), arguments.seed(seed)

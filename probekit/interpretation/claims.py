@@ -152,6 +152,14 @@ def check_claims(grid, claims=None, held_out=None, controls=None):
     A claim is supported if the intervals of all its numbers lie where it wants them, contradicted
     if one lies wholly elsewhere, and undecided otherwise, or if the grid lacks what it is about.
     What a probe's AUROC can't show, such as what a layer is for, is not testable.
+
+    Examples
+    --------
+    >>> import probekit as pk
+    >>> run = pk.Run("data/example")
+    >>> claims = pk.check_claims(run.grid(), held_out=run.grid("answer"))
+    >>> claims["verdict"].value_counts().to_dict()
+    {'undecided': 16, 'contradicted': 12, 'not testable': 8, 'supported': 5}
     """
     if claims is None:
         content = read_claims()
@@ -224,6 +232,15 @@ def claims_table(claims):
     ------
     TypeError, ValueError
         If it is no table of `check_claims`.
+
+    Examples
+    --------
+    >>> import probekit as pk
+    >>> table = pk.claims_table(pk.check_claims(pk.Run("data/example").grid()))
+    >>> print(table.splitlines()[0])
+    Of 41 statements: ✓ 5 supported, ✗ 12 contradicted, ? 16 undecided, – 8 not
+    testable. In brackets are 95 % intervals that hold for all numbers of the table
+    at once. What is not called AUROC is a difference of AUROCs, or their slope.
     """
     arguments.instance("claims", claims, pd.DataFrame, "such as pk.check_claims(grid)")
     columns = ["claim", "verdict", "decides", "why"]

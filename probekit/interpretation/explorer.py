@@ -65,6 +65,13 @@ def explore(run, *, split=None, measure="auroc"):
         gain is asked for and the run has no controls.
     FileNotFoundError
         If the run has no grid yet.
+
+    Examples
+    --------
+    >>> import probekit as pk
+    >>> explorer = pk.explore(pk.Run("data/examples/cities"), split="answer")
+    >>> explorer
+    Explorer of cities, answer split: layer 15, last_q
     """
     arguments.one_of("measure", measure, MEASURES_SHOWN)
     if split is not None:

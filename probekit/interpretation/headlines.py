@@ -34,7 +34,13 @@ def headline(run):
 
     Examples
     --------
-    >>> print(pk.headline(pk.open_run()))  # doctest: +SKIP
+    >>> import probekit as pk
+    >>> print(pk.headline(pk.Run("data/example")))
+    Wrong answers can be told from right ones in 415 of 420 cells, and by all cells
+    together (AUROC 0.86 [0.83, 0.89], where 0.5 is chance). But all controls
+    together, without the network, reach 0.86, to which the cells add +0.02 [+0.00,
+    +0.03]; with answers held out 0.78 [0.68, 0.85] is left, no more than the
+    controls.
     """
     arguments.instance("run", run, Run, 'such as Run("data/runs/cities")')
     splits = run.manifest("probe")["results"]["splits"]
@@ -42,6 +48,10 @@ def headline(run):
     grid = run.grid(main)
     detectors = {s: run.detector(s) for s in splits if s != "published"}
     first = _at_all(grid, detectors[main])
+    extracted = run.manifest_path("extract").exists() and run.manifest("extract")["results"]
+    if extracted and len(extracted.get("sites", [])) > 1:
+        site = arguments.visible(grid.attrs.get("site", "unknown"), 100)
+        first = f"At {site}, {first[0].lower()}{first[1:]}"
     held_out = next((split for split in ("answer", "group") if split in detectors), None)
     return f"{first} {_beyond_controls(detectors, main, held_out)}"
 

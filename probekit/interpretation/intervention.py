@@ -127,8 +127,12 @@ def intervene(
 
     Examples
     --------
-    >>> effects = pk.intervene(lm, run, layer=15, token="last_q")  # doctest: +SKIP
-    >>> print(effects.attrs["verdict"])  # doctest: +SKIP
+    >>> import probekit as pk
+    >>> run = pk.Run("data/examples/cities")
+    >>> lm = pk.load_model_of(run)
+    >>> effects = pk.intervene(lm, run, n_questions=2, flips=False, progress=False)
+    >>> print(effects.attrs["verdict"].split(":")[0])
+    It is not shown that the model uses what the probe reads
     """
     arguments.instance("lm", lm, LanguageModel, "from load_model")
     arguments.instance("run", run, Run, 'such as Run("data/runs/cities")')

@@ -60,6 +60,23 @@ def watch(lm, detector, *, candidates=None, error_rate=0.2, max_new_tokens=64):
     TypeError, ValueError
         If an argument is of the wrong kind, no such list is there, or the detector has no probes
         or is of another model.
+
+    Examples
+    --------
+    >>> import probekit as pk
+    >>> run = pk.Run("data/examples/cities")
+    >>> lm = pk.load_model_of(run)
+    >>> detector = run.detector("random")
+    >>> watch = pk.watch(lm, detector, candidates="countries", error_rate=0.4)
+    >>> watch.ask("In which country is the city of Lyon?")
+    In which country is the city of Lyon?  (exact answer: French)
+    The city of Lyon is located in the French region of Toulouse.
+      '⏎'               last_q: 0.27
+      ' French'         exact_answer_first: 0.05
+      '.'               -1: 0.28
+    P(error) of the whole answer: 0.17, from 3 named tokens. It would be given: that
+    is at most 0.67, the threshold for an error rate of at most 40% with 95%
+    confidence, on questions like those that the detector was tested on.
     """
     arguments.instance("lm", lm, LanguageModel, "from load_model")
     arguments.instance("detector", detector, Detector, "from pk.detector or run.detector()")

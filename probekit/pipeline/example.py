@@ -35,6 +35,15 @@ def open_run(path=None):
     ------
     FileNotFoundError, ValueError
         If any other directory is not there or has no finished stage, or no example can be copied.
+
+    Examples
+    --------
+    >>> import probekit as pk
+    >>> run = pk.open_run("data/runs/example-cities")
+    This is an example run, copied to data/runs/example-cities: answers of smollm2
+    to 300 questions, of a few cells.
+    >>> run
+    Run('.../data/runs/example-cities')  # finished: extract, probe
     """
     default, _ = notebook_parameters("visualize")["run_dir"]
     if path is None:

@@ -56,6 +56,16 @@ def run_pipeline(run_dir=None, *, stages=STAGES, progress=True, dry_run=False, *
     ValueError, TypeError
         If a parameter is wrong, another process is writing into the run directory, a notebook
         fails (the message names it, the cell and the error), or the report can't be made.
+
+    Examples
+    --------
+    >>> import probekit as pk
+    >>> run = pk.run_pipeline("data/runs/new", questions="capitals", dry_run=True)
+    extract: not finished, would be run
+    probe: not finished, would be run
+    visualize: not finished, would be run
+    interpret: not finished, would be run
+    This was a dry run: nothing was run, and nothing was written.
     """
     parameters = check_parameters(**parameters)
     wanted = arguments.texts("stages", stages)
@@ -84,6 +94,8 @@ def run_pipeline(run_dir=None, *, stages=STAGES, progress=True, dry_run=False, *
         others = parameters.get("run_dirs") or _beside_notebooks(defaults()["run_dirs"])
         there = Run if dry_run else open_run
         parameters["run_dirs"] = [str(there(path).path) for path in others]
+    if "probe" in stages and not (example and dry_run):
+        parameters["probe_site"] = _probe_site(run, stages, defaults() | parameters)
     files = _check_extract(run, stages, defaults() | parameters) if "extract" in stages else ()
     if dry_run:
         _say_what_would_run(run, stages, parameters, files)
@@ -208,6 +220,24 @@ def _check_extract(run, stages, parameters):
             f"be {n} in all. Ask more questions{fewer}."
         )
     return [*table.attrs["files"], *([corrections] if corrections else [])]
+
+
+def _probe_site(run, stages, parameters):
+    """The site that is probed, which is one of those that are read: by default the first."""
+    if "extract" in stages:
+        sites = parameters["site"].split(", ")
+        more = f'-p site "{parameters["site"]},{parameters["probe_site"]}"'
+        more = f"To read it too, give {more}."
+    else:
+        sites = run.manifest("extract")["results"].get("sites") or [""]
+        more = "To read another, make a run in another folder (--run-dir)."
+    site = parameters["probe_site"] or sites[0]
+    if site not in sites:
+        raise ValueError(
+            f"probe_site={arguments.shown(site)} is not read in this run: it has "
+            f"{arguments.listed(sites)}. {more}"
+        )
+    return site
 
 
 def _needs_a_run(stages):

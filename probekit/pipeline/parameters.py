@@ -13,6 +13,20 @@ from probekit.questions.kinds import KINDS
 from probekit.run.files import resource
 from probekit.run.manifest import NOTEBOOKS, notebook_name
 
+_SITES = ("mlp_out", "attn_out", "resid_post", "mlp_act")
+
+
+def _several_of(name, value, known):
+    """Several names as one text, however they were given: that two runs are alike is then seen."""
+    return ", ".join(arguments.several_of(name, value, known))
+
+
+def _one_of_or_empty(name, value, known):
+    """One of some names, or an empty text."""
+    text = arguments.text(name, value, such_as=known[1], empty=True)
+    return text and arguments.one_of(name, text, known)
+
+
 # What each may be: as the functions check it that take it in the end, so that none of them refuses
 # after hours what passed here. Names are repeated here, and a test compares them: where they are
 # defined, torch and altair are imported, which take seconds.
@@ -25,14 +39,13 @@ _MAY_BE = {
     "dose": partial(arguments.number, least=1e-3, most=1000),
     "model": partial(arguments.text, such_as="smollm2"),
     "questions": partial(arguments.text, such_as="cities"),
-    "site": partial(arguments.one_of, known=("mlp_out", "attn_out", "resid_post", "mlp_act")),
+    "site": partial(_several_of, known=_SITES),
+    "probe_site": partial(_one_of_or_empty, known=_SITES),
     "question_column": partial(arguments.text, such_as="question"),
     "answers_column": partial(arguments.text, such_as="answers"),
     "choices_column": partial(arguments.text, such_as="choices", empty=True),
     "group_column": partial(arguments.text, such_as="group", empty=True),
-    "kind": lambda name, value: (
-        arguments.text(name, value, "number", empty=True) and arguments.one_of(name, value, KINDS)
-    ),
+    "kind": partial(_one_of_or_empty, known=KINDS),
     "unanswerable": partial(arguments.one_of, known=("refuse", "skip")),
     "corrections": partial(arguments.text, such_as="corrections.csv", empty=True),
     "limit": arguments.whole,
@@ -96,13 +109,18 @@ def read_parameters(pairs=(), file=None):
     parameters = {}
     if file is not None:
         parameters = _from_file(arguments.path("The parameter file", file), known)
-    several = {}
+    given = {}
     for name, text in pairs:
-        if isinstance(known[_known(name, known)], list):
-            several.setdefault(name, []).append(text)
-        else:
-            parameters[name] = _meant(text, known[name])
-    return parameters | several
+        given.setdefault(_known(name, known), []).append(text)
+    for name, texts in given.items():
+        several = isinstance(known[name], list)
+        parameters[name] = texts if several else _meant(_joined(name, texts), known[name])
+    return parameters
+
+
+def _joined(name, texts):
+    """The last text that is given; of a parameter that may name several things, all texts."""
+    return ", ".join(texts) if name == "site" else texts[-1]
 
 
 _ONE_A_LINE = "Write one parameter a line, such as `limit: 200`."
@@ -148,7 +166,7 @@ def _parameter(key, value, known):
     if not isinstance(key, yaml.ScalarNode):
         raise ValueError(f"the name of a parameter must be text. {_ONE_A_LINE}")
     name = _known(key.value, known)
-    if isinstance(known[name], list) and isinstance(value, yaml.SequenceNode):
+    if (isinstance(known[name], list) or name == "site") and isinstance(value, yaml.SequenceNode):
         if not all(isinstance(item, yaml.ScalarNode) for item in value.value):
             raise ValueError(f"{name} must be a list of single values such as {known[name]!r}.")
         return name, [item.value for item in value.value]
@@ -211,6 +229,12 @@ def check_parameters(**parameters):
         If a name is unknown (in a notebook, also one that was given to papermill), a value is of
         the wrong type or out of range, two don't go together, or no Dask scheduler with workers is
         at the address.
+
+    Examples
+    --------
+    >>> import probekit as pk
+    >>> pk.check_parameters(limit=200, C=1, site="mlp_out,resid_post")
+    {'limit': 200, 'C': 1.0, 'site': 'mlp_out, resid_post'}
     """
     known = defaults()
     _check_injected()

@@ -75,6 +75,12 @@ def write_report(run):
     ValueError
         If a stage was run again by other means, so that its executed notebook shows what the run
         no longer holds. If no page can be made of what the run holds.
+
+    Examples
+    --------
+    >>> import probekit as pk
+    >>> pk.write_report(pk.Run("data/runs/cities")).name
+    'report.html'
     """
     arguments.instance("run", run, Run, 'such as Run("data/runs/cities")')
     inputs = [path for stage in STAGES for path in _executed(run, stage)]
@@ -128,7 +134,7 @@ def _page(run):
         about=(
             f"{extract['model']} was asked {extract['n_questions']} questions; "
             f"{results['n_correct']} of its {results['n_examples']} answers are right. "
-            f"Read were its activations at {', '.join(results['sites'])}."
+            f"Read were its activations at {', '.join(results['sites'])}{_probed(manifests[1])}."
         ),
         figures=_figures(run),
         highlighting=HtmlFormatter().get_style_defs(".highlight"),
@@ -145,6 +151,12 @@ def _page(run):
         ],
         environment=machine | versions,
     )
+
+
+def _probed(manifest):
+    """Which site was probed; nothing of a run from before there was a choice."""
+    site = manifest["parameters"].get("probe_site")
+    return f"; probed were those at {site}" if site else ""
 
 
 _MARKS = {"supported": "✓", "contradicted": "✗", "undecided": "?", "not testable": "–"}

@@ -95,7 +95,7 @@ def estimate(
     copied : bool
         Whether the model copies exact answers from its responses, for want of candidates.
     sites : int
-        Sites that are stored; the probe notebook fits the first.
+        Sites that are stored; the probe notebook fits one.
     runs : int
         Models times question files. Each device does one run at a time.
     device : {"CPU", "A100"}
@@ -120,6 +120,16 @@ def estimate(
     ------
     TypeError, ValueError
         If an argument is of the wrong kind, below 1 or not finite, or the device is unknown.
+
+    Examples
+    --------
+    >>> import probekit as pk
+    >>> model = {"parameters": 135e6, "layers": 30, "hidden_size": 576}
+    >>> tokens = {"prompt_tokens": 40, "response_tokens": 20}
+    >>> needed = pk.estimate(questions=1000, **tokens, **model)
+    >>> {name: round(value, 2) for name, value in needed.items()}
+    {'answer_hours': 0.04, 'fit_hours': 0.02, 'hours': 0.08, 'store_gb': 0.53,
+    'device_gb': 10.31, 'fit_gb': 1.03}
     """
     for name, value in locals().items():
         optional = name == "key_value_size" and value is None

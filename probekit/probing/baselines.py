@@ -154,6 +154,19 @@ def controls(answers, grid):
         If they are no answers and no grid.
     ValueError
         If answers and grid are of different runs, or the grid lacks a variable or attribute.
+
+    Examples
+    --------
+    >>> import probekit as pk
+    >>> run = pk.Run("data/examples/cities")
+    >>> controls = pk.controls(run.answers(), run.grid("answer"))
+    >>> table = pk.control_table(controls)
+    >>> table[["auroc", "auroc_low", "auroc_high"]].head(3).round(2)
+              auroc  auroc_low  auroc_high
+    control
+    all        0.77       0.67        0.84
+    outputs    0.76       0.67        0.83
+    response   0.75       0.60        0.85
     """
     answers = _matched(answers, grid)
     wrong = ~grid["correct"].to_numpy().astype(bool)
@@ -356,6 +369,19 @@ def control_table(controls):
     ------
     TypeError
         If it is not from `controls`.
+
+    Examples
+    --------
+    >>> import probekit as pk
+    >>> run = pk.Run("data/examples/cities")
+    >>> table = pk.control_table(run.controls())
+    >>> table[["auroc", "auroc_low", "auroc_high"]].head(4).round(2)
+              auroc  auroc_low  auroc_high
+    control
+    all        0.83       0.76        0.88
+    response   0.81       0.73        0.86
+    outputs    0.79       0.73        0.85
+    form       0.77       0.70        0.84
     """
     columns = ["auroc", "auroc_low", "auroc_high", "n_examples", "description"]
     check_controls(controls, [*columns, "chance"])
@@ -401,6 +427,24 @@ def gain_over_controls(grid, controls):
         If they are no grid and no controls.
     ValueError
         If the controls are of another grid.
+
+    Examples
+    --------
+    >>> import probekit as pk
+    >>> run = pk.Run("data/examples/cities")
+    >>> left = pk.gain_over_controls(run.grid("answer"), run.controls("answer"))
+    >>> left["gain"].to_pandas().round(2)
+    token  last_q  exact_answer_first    -1
+    layer
+    6       -0.17               -0.21 -0.11
+    15      -0.00               -0.12 -0.10
+    24      -0.15               -0.09 -0.16
+    >>> left["gain_low_simultaneous"].to_pandas().round(2)
+    token  last_q  exact_answer_first    -1
+    layer
+    6       -0.36               -0.52 -0.32
+    15      -0.18               -0.41 -0.31
+    24      -0.36               -0.34 -0.39
     """
     name = rival_of(grid, controls)
     rows = []

@@ -114,7 +114,21 @@ def choose_answers(run, greedy=None):
 
     Examples
     --------
-    >>> print(pk.choose_answers(pk.Run("data/runs/samples")))  # doctest: +SKIP
+    >>> import probekit as pk
+    >>> choice = pk.choose_answers(pk.Run("data/examples/samples"))
+    >>> choice.ways[["accuracy", "low", "high"]].round(2)
+                       accuracy   low  high
+    way
+    detector               0.36  0.31  0.42
+    detector_majority      0.38  0.33  0.44
+    controls               0.41  0.36  0.47
+    majority               0.38  0.32  0.43
+    likeliest              0.30  0.24  0.35
+    random                 0.22  0.19  0.25
+    oracle                 0.53  0.47  0.59
+    >>> print(choice.sentences[0])
+    Of 300 questions 157 have right and wrong samples; only there does it matter
+    which one is given.
     """
     samples, _ = _samples(run)
     left_out, scores = {}, _scores(run, samples)
@@ -167,6 +181,21 @@ def error_types(run):
     ------
     TypeError, ValueError, FileNotFoundError
         As for `choose_answers`.
+
+    Examples
+    --------
+    >>> import probekit as pk
+    >>> types, questions = pk.error_types(pk.Run("data/examples/samples"))
+    >>> types[["n_questions", "share", "auroc"]].round(2)
+                        n_questions  share  auroc
+    type
+    no answer                    47   0.16   0.79
+    consistently right           12   0.04    NaN
+    consistently wrong            2   0.01   0.55
+    mostly right                 58   0.19   0.77
+    mostly wrong                  9   0.03   0.72
+    competing answers            25   0.08   0.75
+    many answers                147   0.49   0.81
     """
     samples, variants = _samples(run)
     questions = pd.DataFrame(

@@ -68,8 +68,19 @@ def difference(grid_a, grid_b):
 
     Examples
     --------
-    >>> streams = pk.probe_grid(run.activations("resid_post"))
-    >>> pk.gain(pk.difference(streams, run.grid()))
+    How much of the AUROC goes when answers are held out:
+
+    >>> import probekit as pk
+    >>> run = pk.Run("data/examples/cities")
+    >>> found = pk.difference(run.grid("answer"), run.grid("random"))
+    >>> found.attrs["comparison"]
+    'paired'
+    >>> found["difference"].to_pandas().round(2)
+    token  last_q  exact_answer_first    -1
+    layer
+    6        0.06               -0.21 -0.08
+    15      -0.01               -0.19 -0.06
+    24      -0.03               -0.11 -0.15
     """
     grids = [_checked(grid, name) for grid, name in ((grid_a, "grid_a"), (grid_b, "grid_b"))]
     layers, tokens = (_common(grids, dim) for dim in ("layer", "token"))

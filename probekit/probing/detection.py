@@ -56,6 +56,21 @@ def detector(grid, controls=None, *, tokens=None, layers=None):
     ValueError
         If the grid is of one split into training and test, is of an older version, lacks a token
         or layer, or has no probe in any of the cells.
+
+    Examples
+    --------
+    >>> import probekit as pk
+    >>> run = pk.Run("data/examples/cities")
+    >>> detector = pk.detector(run.grid("answer"), run.controls("answer"))
+    >>> detector
+    Detector of 9 cells: AUROC 0.73 [0.58, 0.84], p = 0.0014; against all controls
+    together -0.04 [-0.18, +0.10]; joining them +0.00 [-0.05, +0.05]; ECE 0.06,
+    Brier 0.212 (0.250)
+    >>> detector.by_layer[["layer", "auroc", "auroc_low", "auroc_high"]].round(2)
+       layer  auroc  auroc_low  auroc_high
+    0      6   0.60       0.42        0.76
+    1     15   0.71       0.56        0.83
+    2     24   0.70       0.55        0.82
     """
     arguments.grid(grid, ("score", "auroc", "correct", "fold", "id"), ("split", "folds"))
     if grid.sizes.get("other", 0) < 1 or "slope" not in grid:
@@ -327,6 +342,17 @@ class Detector:
         with several starts; Angelopoulos et al., *Learn then Test*, 2021). The bound is
         Clopper and Pearson's, with groups of answers on as many answers as they are worth (Korn
         and Graubard, Survey Methodology 1998).
+
+        Examples
+        --------
+        >>> import probekit as pk
+        >>> run = pk.Run("data/examples/cities")
+        >>> detector = run.detector("random")
+        >>> print(detector.threshold(0.2))
+        No threshold on P(error) has an error rate of at most 20% with 95% confidence.
+        >>> print(detector.threshold(0.4))
+        Answer if P(error) is at most 0.67: an error rate of at most 40%, with 95%
+        confidence. 60% are answered, and 29% of these are wrong.
         """
         arguments.number("error_rate", error_rate, 0, 1)
         arguments.number("confidence", confidence, 0.5, 1)
@@ -433,6 +459,19 @@ class Detector:
         DataFrame
             `question`, `response`, `exact_answer` and `p_error`, and `correct` where accepted
             answers are known. NaN where the response has none of the detector's tokens.
+
+        Examples
+        --------
+        >>> import probekit as pk
+        >>> run = pk.Run("data/examples/cities")
+        >>> lm = pk.load_model_of(run)
+        >>> asked = pk.read_questions("capitals", limit=3)
+        >>> predicted = run.detector().predict(lm, asked)
+        >>> predicted[["exact_answer", "correct", "p_error"]].round(2)
+          exact_answer  correct  p_error
+        0       KADAMA    False     0.69
+        1        Dhaka     True     0.16
+        2   Phnom Penh     True     0.11
         """
         if not (hasattr(lm, "answer") and hasattr(lm, "revision")):
             raise TypeError(

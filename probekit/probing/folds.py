@@ -411,6 +411,13 @@ def held_out_splits(dataset, *, folds=5, seed=0, needed="random"):
         If an argument is of the wrong kind.
     ValueError
         If it lacks `correct` or `exact_answer`, or the split that is needed can't be made.
+
+    Examples
+    --------
+    >>> import probekit as pk
+    >>> run = pk.Run("data/examples/cities")
+    >>> pk.held_out_splits(run.activations())
+    {'answer': ''}
     """
     arguments.variable(dataset, "correct", ("example",), "dataset")
     folds, seed = arguments.whole("folds", folds, 2), arguments.seed(seed)

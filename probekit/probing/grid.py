@@ -131,6 +131,24 @@ def probe_grid(
     ValueError
         If a value cannot be used, there are too few examples of a class, or too few groups, for
         the folds; or if a process that fits was killed.
+
+    Examples
+    --------
+    >>> import probekit as pk
+    >>> run = pk.Run("data/examples/cities")
+    >>> grid = pk.probe_grid(run.activations(), split="answer", progress=False)
+    >>> grid["auroc"].to_pandas().round(2)
+    token  last_q  exact_answer_first    -1
+    layer
+    6        0.60                0.56  0.65
+    15       0.76                0.65  0.67
+    24       0.62                0.68  0.61
+    >>> grid["p_corrected"].to_pandas().round(3)
+    token  last_q  exact_answer_first     -1
+    layer
+    6       0.232               0.839  0.116
+    15      0.004               0.298  0.049
+    24      0.266               0.194  0.205
     """
     arguments.text("split", split, such_as="random")
     arguments.one_of("protocol", protocol, ("cross-validated", "published"))

@@ -42,8 +42,14 @@ def load_probe(run, layer, token, split="random"):
 
     Examples
     --------
-    >>> probe = pk.load_probe(run, layer=13, token="exact_answer_last")  # doctest: +SKIP
-    >>> probe.predict_proba(X)[:, 1]  # P(wrong) of activations (examples, features)
+    >>> import probekit as pk
+    >>> run = pk.Run("data/examples/cities")
+    >>> probe = pk.load_probe(run, layer=15, token="exact_answer_first")
+    >>> X, wrong, ids = run.cell(15, "exact_answer_first")
+    >>> probe.predict_proba(X[:4])[:, 1].round(2)
+    array([0.16, 0.25, 0.94, 0.85])
+    >>> wrong[:4]
+    array([False, False,  True,  True])
     """
     arguments.instance("run", run, Run, 'such as Run("data/runs/cities")')
     layer = arguments.whole("layer", layer)

@@ -103,6 +103,22 @@ def transfer(runs, *, split=None, cell=None):
     1 - 0.05 / pairs (Bonferroni).
 
     The cosine is Mahalanobis', with the covariance of the activations pooled within runs.
+
+    Examples
+    --------
+    >>> import probekit as pk
+    >>> runs = [pk.Run(f"data/examples/{name}") for name in ("cities", "products")]
+    >>> transfers = pk.transfer(runs)
+    >>> transfers["auroc"].to_pandas().round(2)
+    test      cities  products
+    train
+    cities      0.73      0.48
+    products    0.44      0.93
+    >>> print(transfers.attrs["summary"])
+    Nothing transfers, as far as this can tell. Of 2 pairs of different runs, none
+    is above chance, by intervals that hold for all of them together. The highest is
+    cities on products 0.48 [0.18, 0.79]; no interval reaches above 0.79. Of these,
+    none is above the tested run's own controls.
     """
     runs = _several(runs)
     if split is not None:

@@ -150,6 +150,16 @@ def grade(response, answers, *, question="", candidates=None, kind=None, choices
         If an argument is of another type, such as one text for `answers`.
     ValueError
         If `kind` is none of the five.
+
+    Examples
+    --------
+    >>> import probekit as pk
+    >>> pk.grade("Palermo is a city in Italy.", ["Italy"])
+    True
+    >>> pk.grade("Palermo is not in Italy.", ["Italy"])
+    False
+    >>> pk.grade("12 + 5 = 17", ["17"])
+    True
     """
     answers = arguments.texts("answers", answers)
     kind, choices = _check(response, question, candidates, kind, choices, answers)
@@ -343,6 +353,15 @@ def find_span(response, question, candidates, kind=None, choices=None):
         If an argument is of another type.
     ValueError
         If `kind` is none of the five.
+
+    Examples
+    --------
+    >>> import probekit as pk
+    >>> candidates = pk.read_questions("cities", limit=1)["candidates"][0]
+    >>> response = "Palermo is a city in Italy."
+    >>> start, end = pk.find_span(response, "Where is Palermo?", candidates)
+    >>> response[start:end]
+    'Italy'
     """
     kind, choices = _check(response, question, candidates, kind, choices)
     found = _find(response, question, candidates, kind, choices)
@@ -365,6 +384,14 @@ def is_refusal(response):
     ------
     TypeError
         If `response` is not text.
+
+    Examples
+    --------
+    >>> import probekit as pk
+    >>> pk.is_refusal("I'm sorry, but I don't know.")
+    True
+    >>> pk.is_refusal("I'm not sure, but I think it is in Italy.")
+    False
     """
     arguments.text("response", response, empty=True)
     text = fold(spoken(response))[0].strip()

@@ -102,6 +102,16 @@ def read_questions(
         If the file cannot be read as what its suffix says, a column is missing, a question is
         empty or has no accepted answer, ids repeat, `limit` is negative, or it is not certain what
         a cell means.
+
+    Examples
+    --------
+    >>> import probekit as pk
+    >>> questions = pk.read_questions("capitals", limit=3)
+    >>> questions[["question", "answers"]]
+                                 question       answers
+    0        What is the capital of Mali?      [Bamako]
+    1  What is the capital of Bangladesh?       [Dhaka]
+    2    What is the capital of Cambodia?  [Phnom Penh]
     """
     limit = arguments.whole("limit", limit)
     arguments.one_of("unanswerable", unanswerable, ("refuse", "skip"))

@@ -218,6 +218,18 @@ class Run:
     ----------
     path : str or Path
         Made when something is first written there.
+
+    Examples
+    --------
+    >>> import probekit as pk
+    >>> run = pk.Run("data/examples/cities")
+    >>> run
+    Run('.../data/examples/cities')  # finished: extract, probe
+    >>> print(pk.headline(run))
+    Wrong answers can be told from right ones in 8 of 9 cells, and by all cells
+    together (AUROC 0.84 [0.77, 0.89], where 0.5 is chance). But all controls
+    together, without the network, reach 0.83; with answers held out 0.73 [0.58,
+    0.84] is left, no more than the controls.
     """
 
     def __init__(self, path):
@@ -269,6 +281,16 @@ class Run:
         -------
         DataFrame
             One row an example, in the order of the question file.
+
+        Examples
+        --------
+        >>> import probekit as pk
+        >>> run = pk.Run("data/examples/cities")
+        >>> run.answers()[["id", "exact_answer", "correct"]].head(3)
+                    id                  exact_answer  correct
+        0  cities-0001                       England     True
+        1  cities-0002                        Indian     True
+        2  cities-0003  Democratic Republic of Congo    False
         """
         path, content = self._content("answers.parquet", "extract")
         try:
@@ -289,6 +311,16 @@ class Run:
         -------
         Dataset
             ``activation(example, layer, token, feature)``; NaN where a response has no such token.
+
+        Examples
+        --------
+        >>> import probekit as pk
+        >>> run = pk.Run("data/examples/cities")
+        >>> activations = run.activations()
+        >>> dict(activations.sizes)
+        {'example': 300, 'layer': 3, 'token': 3, 'feature': 576}
+        >>> activations["token"].to_numpy().tolist()
+        ['last_q', 'exact_answer_first', '-1']
         """
         if site is not None:
             arguments.text("site", site, such_as="mlp_out")
@@ -331,12 +363,18 @@ class Run:
         --------
         A classifier of one's own, on the grid's folds:
 
+        >>> import probekit as pk
         >>> from sklearn.linear_model import LogisticRegression
         >>> from sklearn.model_selection import PredefinedSplit, cross_val_score
-        >>> X, y, ids = run.cell(12, "exact_answer_last")
+        >>> run = pk.Run("data/examples/cities")
+        >>> X, y, ids = run.cell(15, "exact_answer_first")
+        >>> X.shape
+        (245, 576)
         >>> folds = PredefinedSplit(run.grid().sel(id=ids)["fold"])
         >>> probe = LogisticRegression(max_iter=1000)
-        >>> cross_val_score(probe, X, y, cv=folds, scoring="roc_auc").mean()
+        >>> scores = cross_val_score(probe, X, y, cv=folds, scoring="roc_auc")
+        >>> print(scores.mean().round(2))
+        0.84
 
         The grid's AUROC pools the folds' scores, so the mean of theirs differs a little.
         """
@@ -365,6 +403,17 @@ class Run:
         Returns
         -------
         Dataset
+
+        Examples
+        --------
+        >>> import probekit as pk
+        >>> run = pk.Run("data/examples/cities")
+        >>> run.grid("answer")["auroc"].to_pandas().round(2)
+        token  last_q  exact_answer_first    -1
+        layer
+        6        0.60                0.56  0.65
+        15       0.76                0.65  0.67
+        24       0.62                0.68  0.61
         """
         return self._load("grid.nc", split)
 
@@ -378,6 +427,17 @@ class Run:
         Returns
         -------
         Dataset
+
+        Examples
+        --------
+        >>> import probekit as pk
+        >>> run = pk.Run("data/examples/cities")
+        >>> pk.control_table(run.controls())[["auroc", "n_examples"]].head(3).round(2)
+                  auroc  n_examples
+        control
+        all        0.83         245
+        response   0.81         245
+        outputs    0.79         245
         """
         return self._load("controls.nc", split)
 
@@ -393,6 +453,19 @@ class Run:
         Returns
         -------
         Detector
+
+        Examples
+        --------
+        >>> import probekit as pk
+        >>> run = pk.Run("data/examples/cities")
+        >>> run.detector("random")
+        Detector of 9 cells: AUROC 0.84 [0.77, 0.89], p = 9.9e-07; against all controls
+        together +0.01 [-0.05, +0.07]; joining them +0.02 [-0.01, +0.04]; ECE 0.07,
+        Brier 0.169 (0.250)
+        >>> run.detector("answer")
+        Detector of 9 cells: AUROC 0.73 [0.58, 0.84], p = 0.0014; against all controls
+        together -0.04 [-0.18, +0.10]; joining them +0.00 [-0.05, +0.05]; ECE 0.06,
+        Brier 0.212 (0.250)
         """
         from probekit.probing.detection import FILES, load_detector
 
@@ -555,6 +628,14 @@ class Run:
         ------
         FileNotFoundError
             If the stage is not finished.
+
+        Examples
+        --------
+        >>> import probekit as pk
+        >>> run = pk.Run("data/examples/cities")
+        >>> run.manifest("extract")["results"]
+        {'sites': ['mlp_out'], 'n_examples': 300, 'n_correct': 120,
+        'n_without_exact_answer': 55}
         """
         path = self.manifest_path(stage)
         try:
@@ -587,6 +668,15 @@ class Run:
         -------
         dict or None
             None if the stage is not finished, or its inputs in the run directory have changed.
+
+        Examples
+        --------
+        None, as notebook 7 was not run here:
+
+        >>> import probekit as pk
+        >>> run = pk.Run("data/examples/cities")
+        >>> run.results("intervene") is None
+        True
         """
         if not no_links(self.manifest_path(stage), self.path):
             return None

@@ -44,11 +44,14 @@ def finished_run(path):
     """A run directory as the pipeline leaves it, with made-up notebooks."""
     run = Run(path)
     results = {
-        "extract": {"n_examples": 3, "n_correct": 2, "sites": ["mlp_out"]},
+        "extract": {"n_examples": 3, "n_correct": 2, "sites": ["mlp_out", "resid_post"]},
         "interpret": {"summary": f"The best cell is layer 1. {HOSTILE}"},
     }
+    parameters = {
+        "extract": {"model": HOSTILE, "n_questions": 3},
+        "probe": {"probe_site": "resid_post"},
+    }
     for stage in STAGES:
-        parameters = {"model": HOSTILE, "n_questions": 3} if stage == "extract" else {}
         files = []
         if stage == "visualize":
             for name in ("heatmap", "controls"):
@@ -57,7 +60,7 @@ def finished_run(path):
         if stage == "interpret":
             claim = dict.fromkeys(["claim", "verdict", "measured", "rule", "note"], HOSTILE)
             files = [run.write_text("claims.csv", pd.DataFrame([claim]).to_csv(index=False))]
-        run.begin(stage, parameters).finish(files, **results.get(stage, {}))
+        run.begin(stage, parameters.get(stage, {})).finish(files, **results.get(stage, {}))
         nbformat.write(executed(stage, run.path), run.executed_notebook(stage))
         made = {
             "executed notebook": sha256(run.executed_notebook(stage)),
@@ -104,6 +107,10 @@ def test_the_first_screen_is_the_headline_and_two_figures_and_the_rest_is_folded
     # Each notebook and its code, the claims, and how it was made.
     assert len(folded) == 2 * len(STAGES) + 2
     assert not any("open" in attrs for attrs in folded)
+
+
+def test_it_says_which_of_several_sites_was_probed(page):
+    assert "activations at mlp_out, resid_post; probed were those at resid_post." in page.text
 
 
 def test_it_does_not_say_where_on_this_machine_the_run_is(tmp_path):
