@@ -561,13 +561,14 @@ def test_an_executed_notebook_gets_pictures_and_no_widget(explorer, shown):
     shown.ask(False)
     explorer._ipython_display_()
     kinds = [type(each).__name__ for each in shown.objects]
-    assert kinds == ["HTML", "Image", "HTML", "Image", "HTML"]
+    assert kinds == ["HTML", "HTML", "Image", "HTML", "Image", "HTML"]
     assert explorer._widgets is None
     assert "run this notebook cell in JupyterLab" in shown.objects[0].data
     # The report keeps the text of a stylesheet.
     assert "<style" not in shown.objects[0].data
-    assert "Layer 2, exact_answer_last" in shown.objects[2].data
-    assert shown.objects[4].data.count("class='mathjax_ignore'") == PAGE
+    assert explorer.headline() in shown.objects[1].data
+    assert "Layer 2, exact_answer_last" in shown.objects[3].data
+    assert shown.objects[5].data.count("class='mathjax_ignore'") == PAGE
 
 
 def test_a_person_gets_the_widget_and_the_saved_notebook_a_small_still_one(explorer, shown):
@@ -577,8 +578,9 @@ def test_a_person_gets_the_widget_and_the_saved_notebook_a_small_still_one(explo
     view = bundle["application/vnd.jupyter.widget-view+json"]
     assert view["model_id"] == explorer.widget.model_id
     assert bundle["text/plain"] == repr(explorer)
-    assert [type(each).__name__ for each in stills] == ["HTML", "Image", "HTML", "Image", "HTML"]
-    assert "Layer 2, exact_answer_last" in stills[2].data
+    kinds = [type(each).__name__ for each in stills]
+    assert kinds == ["HTML", "HTML", "Image", "HTML", "Image", "HTML"]
+    assert "Layer 2, exact_answer_last" in stills[3].data
 
 
 def test_a_still_cell_without_curves_says_why(explorer, shown, monkeypatch):
@@ -588,7 +590,7 @@ def test_a_still_cell_without_curves_says_why(explorer, shown, monkeypatch):
     shown.ask(False)
     monkeypatch.setattr(explorer, "curves", refuse)
     explorer._ipython_display_()
-    assert "All of &lt;these&gt; are right." in shown.objects[3].data
+    assert "All of &lt;these&gt; are right." in shown.objects[4].data
 
 
 def test_a_terminal_gets_a_line(explorer, capsys):
