@@ -19,7 +19,7 @@ from tqdm import tqdm
 # What moves a terminal's cursor, colours its text or turns its direction, ends a line unseen, or
 # can't be encoded: all controls but the tab and the line's end, bidirectional marks, surrogates.
 _HIDDEN = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff\ufffe\uffff]"
 )
 
 _CELL = ("layer", "token")

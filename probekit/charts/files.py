@@ -4,6 +4,7 @@ import html
 import json
 import re
 import struct
+import sys
 import zlib
 
 import altair as alt
@@ -146,7 +147,7 @@ def _render(chart, form, scale=3):
         raise TypeError(f"Expected an Altair chart, got {arguments.shown(chart)}.")
     # The user may have set up a transformer that writes data files or refuses 5,000 rows.
     with alt.data_transformers.enable("default", max_rows=None):
-        spec = chart.to_dict()
+        spec = _visible(chart.to_dict())
     description = html.escape(_text(spec.get("description")))
     if form == "json":
         return (json.dumps(spec, indent=1, allow_nan=False) + "\n").encode()
@@ -168,6 +169,18 @@ def _render(chart, form, scale=3):
         spec=json.dumps(spec, allow_nan=False).replace("<", "\\u003c"),
     )
     return page.encode()
+
+
+def _visible(spec):
+    """A chart's specification with texts that a picture can hold.
+
+    A control character is none of XML's, and vl-convert ends the whole process over it.
+    """
+    if isinstance(spec, dict):
+        return {name: _visible(value) for name, value in spec.items()}
+    if isinstance(spec, list):
+        return [_visible(value) for value in spec]
+    return arguments.visible(spec, sys.maxsize) if isinstance(spec, str) else spec
 
 
 def _numbered_from_zero(svg):

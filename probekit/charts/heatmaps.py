@@ -141,7 +141,7 @@ def heatmap(
     rows = _measured_rows(grid, measure, tokens)
     marked = [*_stated(rows, measure, level), *_outlined(rows, outline)]
     text = _describe(rows, measure, outline) + (f" Measured {on}." if common else "")
-    subtitle = _subtitle(drawn, _tokens(rows), detector, on) or None
+    subtitle = _subtitle(drawn, _tokens(rows), detector, on, level) or None
     if detector is None:
         panel = _panel(rows, _blues(measure), marked, counts=_counts(rows, measure))
         return finished(panel, title, text, subtitle)
@@ -154,7 +154,7 @@ def heatmap(
     )
 
 
-def _subtitle(grid, tokens, detector=None, on=None):
+def _subtitle(grid, tokens, detector=None, on=None, level=None):
     """What the figure is of and what its colours can't say, a line each.
 
     Of what the grid's attributes do not say, nothing.
@@ -163,7 +163,8 @@ def _subtitle(grid, tokens, detector=None, on=None):
     names = (about.get(name) for name in ("model", "questions", "site"))
     of = [arguments.shown(PurePath(str(n)).name, 30).strip("'") for n in names if n]
     if of and "correct" in grid.coords and "score" in grid:
-        scored = grid["score"].notnull().any(("layer", "token")).to_numpy()
+        drawn = grid["score"].sel(token=np.isin(grid["token"].to_numpy().astype(str), tokens))
+        scored = drawn.notnull().any(("layer", "token")).to_numpy()
         wrong = int((scored & ~grid["correct"].to_numpy().astype(bool)).sum())
         of.append(f"{scored.sum()} answers, {wrong} wrong")
     if of:
@@ -171,31 +172,33 @@ def _subtitle(grid, tokens, detector=None, on=None):
     split = "published" if about.get("protocol") == "published" else about.get("split")
     folds = SPLITS.get(split, split)
     parts = [each for each in (folds, on) if each]
-    if on is None and (found := _above_chance(grid, tokens)):
+    if on is None and (found := _above_chance(grid, tokens, level or 0.05)):
         parts.append(found)
     if parts:
         lines.append("; ".join(parts))
     if detector is not None:
-        lines.append(
-            f"all cells together: {detector.auroc:.2f} "
-            f"[{detector.auroc_low:.2f}, {detector.auroc_high:.2f}]"
-        )
+        area = "not measured"
+        if np.isfinite(detector.auroc):
+            area = f"{detector.auroc:.2f} [{detector.auroc_low:.2f}, {detector.auroc_high:.2f}]"
+        lines.append(f"all cells together: {area}")
         if np.isfinite(getattr(detector, "gain", np.nan)):
             gains = (detector.gain, detector.gain_low, detector.gain_high)
             lines[-1] += "; less all controls: {} [{}, {}]".format(*(signed(g) for g in gains))
     return lines
 
 
-def _above_chance(grid, tokens):
+def _above_chance(grid, tokens, level):
     """How many of the drawn cells are above chance; empty where that could not be shown."""
     # Fewer permutations could not show that any cell is.
     if "p_corrected" not in grid or grid.sizes.get("permutation", 0) < 19:
         return ""
     named = grid["token"].to_numpy().astype(str)
-    p = grid["p_corrected"].to_numpy()[:, np.isin(named, tokens)]
-    above, n = int((p <= 0.05).sum()), int((~np.isnan(p)).sum())
+    p = arguments.variable(grid, "p_corrected", ("layer", "token"))
+    p = p.to_numpy()[:, np.isin(named, tokens)]
+    above, n = int((p <= level).sum()), int((~np.isnan(p)).sum())
+    at = "" if level == 0.05 else f" (p of at most {level:g})"
     nothing = "" if above else ": nothing is shown"
-    return f"{above or 'none'} of {n} cells above chance{nothing}" if n else ""
+    return f"{above or 'none'} of {n} cells above chance{at}{nothing}" if n else ""
 
 
 def compare_splits(grids, *, measure="auroc", title=_TITLE, tokens=FIGURE_TOKENS, mute=False):
@@ -231,10 +234,11 @@ def compare_splits(grids, *, measure="auroc", title=_TITLE, tokens=FIGURE_TOKENS
     panels = _panels(grids, measure, tokens)
     if len({tuple(_layers(rows)) for rows in panels.values()}) > 1:
         raise ValueError("The grids have different layers. Use small_multiples to compare models.")
-    charts = _drawn(panels, measure, len(panels), level=_level(mute))
+    level = _level(mute)
+    charts = _drawn(panels, measure, len(panels), level=level)
     text = _describe_panels(panels, measure)
     for chart, (name, grid) in zip(charts, grids.items(), strict=True):
-        if found := _above_chance(grid, _tokens(panels[name])):
+        if found := _above_chance(grid, _tokens(panels[name]), level or 0.05):
             chart.title = alt.TitleParams(chart.title, subtitle=found)
             text += f" {name}: {found}."
     return finished(alt.hconcat(*charts, spacing=24), title, text)
@@ -330,7 +334,7 @@ def gain(grid, *, title=None, tokens=FIGURE_TOKENS):
         a, b = (arguments.shown(str(grid.attrs.get(n, f"grid_{n}")), 60).strip("'") for n in "ab")
         subtitle = [f"{a} less {b}"]
         if grid.attrs.get("comparison") == "paired":
-            subtitle.append(f"on the {grid.attrs.get('n_shared')} questions that both have")
+            subtitle.append(f"on the {grid.attrs.get('n_shared')} answers that both have")
     else:
         together = grid.attrs.get("control") == "all" if isinstance(grid, xr.Dataset) else False
         rival = "all controls together" if together else "the best control"

@@ -95,11 +95,12 @@ class Explorer:
         self.layer = self.token = self.other = self._widgets = None
         self._grid_of, self._answers_of = cache(Run.grid), cache(Run.answers)
         self._headline_of, self._gains_of = cache(headline), cache(self._measure_gains)
+        self._made = {}
         self.open(runs[0], split)
 
     def __repr__(self):
         where = f"layer {self.layer}, {self.token}"
-        return f"Explorer of {self._name}: {where}"
+        return arguments.visible(f"Explorer of {self._name}: {where}")
 
     @property
     def _name(self):
@@ -107,7 +108,13 @@ class Explorer:
 
     def open(self, run, split=None, measure=None):
         """Look at a run and one of its splits, by default the main one, at the same cell if any."""
-        splits = run.manifest("probe")["results"].get("splits", ["random"])  # the main one first
+        made = run.manifest("probe")
+        if self._made.setdefault(run, made) != made:
+            # Probed anew since: nothing of it is as it was.
+            self._made[run] = made
+            for kept in (self._grid_of, self._answers_of, self._headline_of, self._gains_of):
+                kept.cache_clear()
+        splits = made["results"].get("splits", ["random"])  # the main one first
         split, measure = split or splits[0], measure or self.measure
         # All is read before anything changes: what was looked at stays if this fails.
         answers, grid = self._answers_of(run), self._grid_of(run, split)
@@ -258,20 +265,21 @@ class Explorer:
             gains = self._gains_of(self.run, self.split).sel(layer=layer, token=token)
             value |= {name: float(gains[name]) for name in ("gain", "gain_low", "gain_high")}
         lines = {
-            "auroc": ("AUROC, 95 % interval", "{auroc:.3f} [{auroc_low:.3f}, {auroc_high:.3f}]"),
-            "gain": (
-                "gain over the controls, 95 % interval",
-                "{gain:+.3f} [{gain_low:+.3f}, {gain_high:+.3f}]",
-            ),
-            "r": ("|r| of score with correctness", "{r:.3f}"),
-            "p_value": ("p of this cell", "{p_value:.3g}"),
-            "p_corrected": ("p corrected for all cells", "{p_corrected:.3g}"),
+            "auroc": ("AUROC", ".3f"),
+            "gain": ("gain over the controls", "+.3f"),
+            "r": ("|r| of score with correctness", ".3f"),
+            "p_value": ("p of this cell", ".3g"),
+            "p_corrected": ("p corrected for all cells", ".3g"),
         }
-        found = {
-            words: form.format(**value)
-            for name, (words, form) in lines.items()
-            if np.isfinite(value.get(name, np.nan))
-        } or {"AUROC": "not measured"}
+        found = {}
+        for name, (words, form) in lines.items():
+            if not np.isfinite(value.get(name, np.nan)):
+                continue
+            ends = [value.get(f"{name}_{end}", np.nan) for end in ("low", "high")]
+            interval = f" [{ends[0]:{form}}, {ends[1]:{form}}]" if np.isfinite(ends).all() else ""
+            words += ", 95 % interval" if interval else ""
+            found[words] = f"{value[name]:{form}}{interval}"
+        found = found or {"AUROC": "not measured"}
         scored = alone["score"].notnull().to_numpy().ravel()
         n_wrong = int((scored & ~self.grid["correct"].to_numpy()).sum())
         return found | {"answers": f"{scored.sum()}, of them {n_wrong} wrong"}

@@ -18,7 +18,7 @@ from probekit import arguments
 from probekit.extraction.models import LanguageModel, load_model_of
 from probekit.extraction.one_pass import answer_in_memory, typed_questions
 from probekit.extraction.responses import TokenView, heading, token_view
-from probekit.probing.detection import Detector
+from probekit.probing.detection import Detector, percent
 from probekit.run.directory import Run
 from probekit.tokens import TOKENS, decode
 
@@ -238,10 +238,13 @@ class Watch:
         if np.isnan(limit.p_error):
             return f"{limit}{cut}"
         given = "given: that is at most" if p <= limit.p_error else "withheld: that is above"
+        # As many digits as it takes to tell it from the P(error) beside it.
+        alike = (n for n in range(2, 17) if f"{p:.{n}f}" != f"{limit.p_error:.{n}f}")
+        digits = 2 if p == limit.p_error else next(alike, 2)
         return (
-            f"It would be {given} {limit.p_error:.2f}, the threshold for an error rate of at most "
-            f"{limit.target:.0%} with {limit.confidence:.0%} confidence, on questions like those "
-            f"that the detector was tested on.{cut}"
+            f"It would be {given} {limit.p_error:.{digits}f}, the threshold for an error rate of "
+            f"at most {percent(limit.target)} with {percent(limit.confidence)} confidence, on "
+            f"questions like those that the detector was tested on.{cut}"
         )
 
     def show(self, question, stream, colour):

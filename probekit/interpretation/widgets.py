@@ -338,15 +338,20 @@ class Widgets:
     def __init__(self, explorer):
         _Chart.enable_offline()
         self.explorer, self.page, self._quiet = explorer, 0, False
-        self.groups = {"all of the figure": FIGURE_TOKENS, **GROUPS}
-        self.run = _menu("Run", [(r.name, i) for i, r in enumerate(explorer.runs)])
+        names = [r.name for r in explorer.runs]
+        # Of two runs of one name, where they are says which is which.
+        labels = [
+            n if names.count(n) == 1 else str(r.path)
+            for n, r in zip(names, explorer.runs, strict=True)
+        ]
+        self.run = _menu("Run", list(zip(labels, range(len(labels)), strict=True)))
         self.split, self.layer, self.token = (_menu(n) for n in ("Split", "Layer", "Token"))
         self.other_layer, self.other_token = (
             _menu(f"Compare with {name}") for name in ("layer", "token")
         )
         measures = [(words, name) for name, words in MEASURES_SHOWN.items()]
         self.measure = _menu("Measure", measures, value=explorer.measure)
-        self.group = _menu("Tokens", self.groups)
+        self.group = _menu("Tokens")
         self.which = _menu("Examples", LISTS)
         self.search = ipywidgets.Text(
             description="Search",
@@ -359,8 +364,8 @@ class Widgets:
         )
         self.save.tooltip = "Every answer of this list, on all pages"
         self.answer = _menu("Answer", layout=ipywidgets.Layout(width="100%"))
-        self.headline, self.message, self.numbers, self.examples, self.about = (
-            ipywidgets.HTML() for _ in range(5)
+        self.headline, self.message, self.numbers, self.saved, self.examples, self.about = (
+            ipywidgets.HTML() for _ in range(6)
         )
         # As high as the heatmap beside it; the rest of the page is scrolled to.
         self.examples.layout = ipywidgets.Layout(max_height="430px", overflow="auto")
@@ -379,8 +384,9 @@ class Widgets:
         for box in (self.which, self.search):
             box.observe(self._on_list, "value")
         self.answer.observe(self._on_answer, "value")
-        self.back.on_click(lambda _: self.turn_to(self.page - 1))
-        self.forth.on_click(lambda _: self.turn_to(self.page + 1))
+        # A second click may be on its way when the first has shown the last page.
+        self.back.on_click(lambda button: button.disabled or self.turn_to(self.page - 1))
+        self.forth.on_click(lambda button: button.disabled or self.turn_to(self.page + 1))
         self.save.on_click(self._on_save)
         self.browser.on_msg(self._on_answer_clicked)
         run = [self.run] if len(explorer.runs) > 1 else []
@@ -389,6 +395,7 @@ class Widgets:
                 self.numbers,
                 _row(self.which, self.search),
                 _row(self.back, self.forth, self.save),
+                self.saved,
                 self.examples,
             ],
             layout=ipywidgets.Layout(flex="1 1 340px", min_width="0"),
@@ -419,6 +426,7 @@ class Widgets:
         with self._silently():
             self.split.options = [(SPLITS.get(s, s), s) for s in explorer.splits]
             self.split.value = explorer.split
+            self._show_group()
             layers = explorer.grid["layer"].to_numpy().tolist()
             self.layer.options = layers
             self.other_layer.options = [("no cell", ""), *((str(n), n) for n in layers)]
@@ -456,7 +464,7 @@ class Widgets:
 
     def turn_to(self, page):
         """Show a page of the examples."""
-        self.page = page
+        self.page, self.saved.value = page, ""
         self.examples.value, self.listed, is_last = self.explorer.examples(
             self.which.value, self.search.value, page
         )
@@ -503,8 +511,15 @@ class Widgets:
         with self._silently():
             self.run.value = self.explorer.runs.index(self.explorer.run)
             self.split.value, self.measure.value = self.explorer.split, self.explorer.measure
-            shown = self.explorer.tokens
-            self.group.value = next(n for n, tokens in self.groups.items() if tokens == shown)
+            self._show_group()
+
+    def _show_group(self):
+        """Show which columns are chosen: those of a group, or others that a program chose."""
+        shown = self.explorer.tokens
+        groups = {"all of the figure": FIGURE_TOKENS, **GROUPS}
+        name = next((n for n, tokens in groups.items() if tokens == shown), "others")
+        self.groups = groups | {name: shown}
+        self.group.options, self.group.value = list(self.groups), name
 
     def _on_cell(self, change):
         if not self._quiet:
@@ -547,7 +562,7 @@ class Widgets:
         name = re.sub(r"[^\w.-]+", "-", "-".join(map(str, parts))) + ".csv"
         self.browser.send({"name": name, "text": table.to_csv(index=False)})
         text = f"{len(table)} answers are sent to the browser, which saves them as {name}."
-        self.message.value = html.escape(text)
+        self.saved.value = html.escape(text)
 
     @contextmanager
     def _silently(self):

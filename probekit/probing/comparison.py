@@ -233,4 +233,4 @@ def _in_words(names, n_shared, sizes):
         return f"{text}, unpaired: of {sizes[0]} and {sizes[1]} answers to different questions."
     left_out = sum(sizes) - 2 * n_shared
     rest = f"; {left_out} answers that only one has are left out" if left_out else ""
-    return f"{text}, paired: on the {n_shared} questions that both have{rest}."
+    return f"{text}, paired: on the {n_shared} answers that both have{rest}."

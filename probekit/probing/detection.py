@@ -250,14 +250,21 @@ class Threshold:
     confidence: float
 
     def __str__(self):
-        wanted = f"an error rate of at most {self.target:.0%}"
+        wanted = f"an error rate of at most {percent(self.target)}"
         if np.isnan(self.p_error):
-            return f"No threshold on P(error) has {wanted} with {self.confidence:.0%} confidence."
+            return (
+                f"No threshold on P(error) has {wanted} with {percent(self.confidence)} confidence."
+            )
         return (
             f"Answer if P(error) is at most {self.p_error:.2f}: {wanted}, with "
-            f"{self.confidence:.0%} confidence. {self.answered:.0%} are answered, and "
+            f"{percent(self.confidence)} confidence. {self.answered:.0%} are answered, and "
             f"{self.error_rate:.0%} of these are wrong."
         )
+
+
+def percent(share):
+    """A share that somebody chose, to the digits that were chosen: 12.5%, not 12%."""
+    return f"{100 * share:.6g}%"
 
 
 @dataclass(frozen=True, repr=False)

@@ -1,6 +1,7 @@
 import base64
 import copy
 import json
+import os
 import re
 import subprocess
 import sys
@@ -85,6 +86,27 @@ def test_hostile_text_is_escaped_in_the_svg(tmp_path):
     (path,) = save_chart(make_chart(HOSTILE, HOSTILE, HOSTILE), tmp_path / "bars.svg")
     assert "<script" not in path.read_text()
     assert "<img" not in path.read_text()
+
+
+@pytest.mark.parametrize("form", ["png", "svg", "pdf", "html"])
+def test_control_characters_are_shown_as_what_they_are(tmp_path, form):
+    """In a process of its own: one of them used to end the whole process."""
+    code = (
+        "import sys; from test_chart_files import make_chart; from probekit import save_chart\n"
+        "save_chart(make_chart('a\\x0cb', 'c\\x1bd', 'e\\ufffff'), sys.argv[1])"
+    )
+    target = tmp_path / f"chart.{form}"
+    paths = [str(Path(__file__).parent), *sys.path]
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(target)],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
+    )
+    assert done.returncode == 0, done.stderr
+    if form == "svg":
+        shown = target.read_text(encoding="utf-8")
+        assert "a\\x0cb" in shown and "c\\x1bd" in shown and "e\\ufffff" in shown
 
 
 def test_the_network_is_refused(tmp_path):

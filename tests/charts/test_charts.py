@@ -606,7 +606,7 @@ def test_a_difference_of_grids_is_drawn_as_a_gain(gains):
         "text": "Difference in AUROC",
         "subtitle": [
             "site mlp_out less site resid_post",
-            "on the 80 questions that both have",
+            "on the 80 answers that both have",
             *plain["title"]["subtitle"],
         ],
     }
@@ -647,3 +647,30 @@ def test_charts_use_no_hidden_state(grid):
     before = alt.theme.active
     assert heatmap(grid).to_dict() == heatmap(grid).to_dict()
     assert alt.theme.active == before
+
+
+def with_p(grid, below):
+    """The grid with corrected p of 0.03 in so many cells of each column, 0.001 in one, else 1."""
+    p = np.ones((grid.sizes["layer"], grid.sizes["token"]))
+    p[:below], p[0] = 0.03, 0.001
+    return grid.assign(p_corrected=(("layer", "token"), p), null=("permutation", np.zeros(19)))
+
+
+def test_the_subtitle_counts_the_cells_that_are_drawn_whatever_their_order(grid):
+    found = with_p(grid, 4)
+    for each in (found, found.transpose("token", "layer", ...)):
+        lines = heatmap(each, tokens=["last_q", "-1"]).title.subtitle
+        assert lines[-1].endswith("8 of 64 cells above chance")
+        lines = heatmap(each, tokens=["last_q", "-1"], mute=0.01).title.subtitle
+        assert lines[-1].endswith("2 of 64 cells above chance (p of at most 0.01)")
+
+
+def test_the_subtitle_counts_the_answers_of_the_cells_that_are_drawn(grid):
+    short = grid.assign_attrs(model="m", split="random")
+    short["score"] = short["score"].copy()
+    short["score"].loc[{"token": "-7"}] = (
+        short["score"].sel(token="-7").where(short["example"] < 30)
+    )
+    wrong = int((~short["correct"][:30]).sum())
+    assert f"30 answers, {wrong} wrong" in heatmap(short, tokens=["-7"]).title.subtitle[0]
+    assert "80 answers" in heatmap(short).title.subtitle[0]

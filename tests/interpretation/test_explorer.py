@@ -4,6 +4,7 @@ import html
 import io
 import json
 import re
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -331,6 +332,51 @@ def test_examples_are_listed_searched_and_paged(explorer):
     assert "None: all answers" in view.examples.value
 
 
+def test_a_click_too_many_does_not_leave_the_list(explorer):
+    view = widgets(explorer)
+    view.back.click()
+    assert f"1–{PAGE} of" in view.examples.value
+    for _ in range(40):
+        view.forth.click()
+    assert re.search(r"–(\d+) of \1:", view.examples.value)
+
+
+def test_runs_of_one_name_are_told_apart(tmp_path):
+    runs = [made_run(tmp_path / place / "same") for place in "ab"]
+    view = widgets(pk.explore(runs))
+    assert [name for name, _ in view.run.options] == [str(run.path) for run in runs]
+
+
+def test_a_run_that_was_probed_again_is_read_again(tmp_path):
+    run = made_run(tmp_path / "run")
+    explorer = pk.explore(run)
+    assert explorer.grid.sizes["layer"] > 3
+    made_run(tmp_path / "other", layers=3)
+    shutil.rmtree(tmp_path / "run")
+    (tmp_path / "other").rename(tmp_path / "run")
+    explorer.open(run)
+    assert explorer.grid.sizes["layer"] == 3
+
+
+def test_columns_that_a_program_chose_are_in_the_menu(explorer):
+    explorer.choose_tokens(("-1", "-2"))
+    view = widgets(explorer)
+    assert view.group.value == "others"
+    view.group.value = "all of the figure"
+    assert explorer.tokens == FIGURE_TOKENS
+    assert "others" not in view.group.options
+
+
+def test_an_area_without_an_interval_is_shown_without(explorer):
+    explorer.grid = explorer.grid.drop_vars(["auroc_low", "auroc_high"])
+    area = float(explorer.grid["auroc"].sel(layer=explorer.layer, token=explorer.token))
+    assert f">{area:.3f}</td>" in explorer.numbers()
+
+
+def test_a_name_with_control_characters_is_shown_as_what_it_is(tmp_path):
+    assert repr(pk.explore(made_run(tmp_path / "a\x1b[31mb"))).startswith("Explorer of a\\x1b[31mb")
+
+
 def test_runs_beside_it_can_be_chosen(tmp_path):
     first, second = made_run(tmp_path / "b"), made_run(tmp_path / "a", layers=3)
     (tmp_path / "empty").mkdir()
@@ -539,7 +585,9 @@ def test_the_list_is_saved_as_it_is_filtered_with_all_of_its_pages(explorer, run
     assert saved["p_error"].tolist() == pytest.approx(
         [p.get(id, np.nan) for id in saved["id"]], nan_ok=True
     )
-    assert f"{len(saved)} answers are sent to the browser" in view.message.value
+    assert f"{len(saved)} answers are sent to the browser" in view.saved.value
+    view.which.value = "misses"
+    assert view.saved.value == ""
 
 
 # Shown where nobody can click

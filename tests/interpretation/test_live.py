@@ -198,6 +198,13 @@ def test_the_verdict_is_the_thresholds(watch, p, limit, words):
     assert "no threshold holds" in none and "cut short" in none
 
 
+def test_what_is_above_the_threshold_does_not_look_like_it(watch):
+    threshold = Threshold(0.6667, 0.5, 0.1, 0.2, 0.125, 0.95)
+    verdict = Watch(watch.lm, watch.detector, None, threshold, 10)._verdict(0.6677, "Italy", True)
+    assert "withheld: that is above 0.667, " in verdict
+    assert "an error rate of at most 12.5% with 95% confidence" in verdict
+
+
 HOSTILE = "<img src=x onerror=alert(1)> \x1b]0;title\x07 $5 \u202e"
 
 

@@ -146,7 +146,7 @@ def test_questions_that_only_one_has_are_left_out_and_counted():
     xr.testing.assert_allclose(found, whole)
     assert [found.attrs[n] for n in ("n_shared", "n_only_a", "n_only_b")] == [200, 100, 0]
     assert found.attrs["description"].endswith(
-        "paired: on the 200 questions that both have; 100 answers that only one has are left out."
+        "paired: on the 200 answers that both have; 100 answers that only one has are left out."
     )
 
 

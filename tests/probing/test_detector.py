@@ -268,7 +268,7 @@ def test_no_threshold_is_said():
     found = guaranteed(p_error, groups, error_rate=0.001)
     assert np.isnan(found.p_error)
     assert found.answered == 0
-    assert str(found).startswith("No threshold on P(error) has an error rate of at most 0%")
+    assert str(found).startswith("No threshold on P(error) has an error rate of at most 0.1% with")
     kept = guaranteed(p_error, groups)
     assert f"{kept.answered:.0%} are answered" in str(kept)
     below = p_error.to_numpy() <= kept.p_error
