@@ -71,7 +71,7 @@ def explore(run, *, split=None, measure="auroc"):
     >>> import probekit as pk
     >>> explorer = pk.explore(pk.Run("data/examples/cities"), split="answer")
     >>> explorer
-    Explorer of cities, answer split: layer 15, last_q
+    Explorer of cities, answers held out: layer 15, last_q
     """
     arguments.one_of("measure", measure, MEASURES_SHOWN)
     if split is not None:

@@ -462,11 +462,16 @@ def _suppression(result):
     """Whether it is shown that what this layer holds keeps wrong answers down."""
     one, about = result.sel(outcome="wrong"), result.attrs
     n = int((~result["correct"]).sum())
-    values = (float(one[name]) for name in ("effect", "effect_low", "effect_high"))
+    values = [float(one[name]) for name in ("effect", "effect_low", "effect_high")]
     effect, low, high = (f"{value:+.2f}" for value in values)
     p = float(one["p_value"])
-    if not np.isfinite(p):
-        return "That later layers suppress wrong content was not tested: no answer was wrong."
+    if not np.isfinite([p, *values]).all():
+        few = (
+            "no answer was wrong"
+            if not n
+            else f"{n} wrong answer{'s are' * (n > 1) or ' is'} too few"
+        )
+        return f"That later layers suppress wrong content was not tested: {few}."
     measured = (
         f"erasing what the probe of layer {about['layer']}, {about['token']} reads changes the "
         f"log-probability of the {n} wrong answers that were given by {effect} [{low}, {high}] "

@@ -31,6 +31,7 @@ _BLOCKS = 20  # of the training run's answers, left out in turn
 _RIVALS = 25  # cells that might have been chosen, at most, in which fits are made again
 _LEAST = 10  # right answers, and wrong ones, below which nothing is measured
 _ENDS = ("", "_low", "_high")
+_TOGETHER = ("", "_low_simultaneous", "_high_simultaneous")
 
 
 @arguments.plainly()
@@ -58,8 +59,10 @@ def transfer(runs, *, split=None, cell=None):
         standard error that comes from which answers the probes were trained on. `gain`,
         `gain_low` and `gain_high`: the same less the AUROC of the tested run's own controls
         together, on the same answers; less that of the best one where they are not joined, as with
-        two folds. `above_chance`, `below_chance` and `above_controls`: whether the interval says
-        so where all pairs of different runs are looked at together, False on the diagonal.
+        two folds. `auroc_low_simultaneous` and so on are ends of intervals that hold for all pairs
+        of different runs together (Bonferroni's), NaN on the diagonal; `above_chance`,
+        `below_chance` and `above_controls`: whether these say so, False on the diagonal. `summary`
+        has these intervals.
         `n_examples`, `n_errors`, `n_cells`. `n_shared` answers of the tested run are left out, as
         the training run has their question.
 
@@ -117,7 +120,7 @@ def transfer(runs, *, split=None, cell=None):
     >>> print(transfers.attrs["summary"])
     Nothing transfers, as far as this can tell. Of 2 pairs of different runs, none
     is above chance, by intervals that hold for all of them together. The highest is
-    cities on products 0.48 [0.18, 0.79]; no interval reaches above 0.79. Of these,
+    cities on products 0.48 [0.15, 0.83]; no interval reaches above 0.83. Of these,
     none is above the tested run's own controls.
     """
     runs = _several(runs)
@@ -445,6 +448,7 @@ def _assembled(sides, pairs, outputs, names, cell):
 
 _NUMBERS = tuple(f"{name}{end}" for name in ("auroc", "gain") for end in _ENDS)
 _NUMBERS += ("training_error", "cosine")
+_NUMBERS += tuple(f"{name}{end}" for name in ("auroc", "gain") for end in _TOGETHER[1:])
 _COUNTS = ("n_examples", "n_errors", "n_cells", "n_shared")
 _VERDICTS = ("above_chance", "below_chance", "above_controls")
 
@@ -580,9 +584,11 @@ def _together(units, n_units, trained):
 def _judge(measures):
     """Add to the pairs what holds of all of them together."""
     for ends in ("ends", "gain_ends"):
+        what = "auroc" if ends == "ends" else "gain"
         there = [found for found in measures.values() if ends in found]
         for found in there:
-            low, high = found.pop(ends)(1 - 0.05 / len(there))
+            low, high = map(float, found.pop(ends)(1 - 0.05 / len(there)))
+            found |= {f"{what}_low_simultaneous": low, f"{what}_high_simultaneous": high}
             if ends == "ends":
                 found |= {"above_chance": bool(low > 0.5), "below_chance": bool(high < 0.5)}
             else:
@@ -602,11 +608,11 @@ def _in_words(found):
     text = f"{_count(above, n)} above chance, by intervals that hold for all of them together"
     text += f": {_listed(above, 'auroc')}." if above else "."
     if not above:
-        reach = max(judged, key=lambda pair: pair["auroc_high"].item())
+        reach = max(judged, key=lambda pair: pair["auroc_high_simultaneous"].item())
         text = (
             f"Nothing transfers, as far as this can tell. {text} The highest is {_best(judged)}; "
         )
-        text += f"no interval reaches above {reach['auroc_high'].item():.2f}."
+        text += f"no interval reaches above {reach['auroc_high_simultaneous'].item():.2f}."
     if below:
         text += f" {_count(below)} below chance, where the detector is misleading: "
         text += f"{_listed(below, 'auroc')}."
@@ -636,7 +642,7 @@ def _listed(pairs, name):
     sign = "+" if name == "gain" else ""
     said = []
     for pair in sorted(pairs, key=lambda pair: -pair[name].item()):
-        value, low, high = (format(pair[name + end].item(), f"{sign}.2f") for end in _ENDS)
+        value, low, high = (format(pair[name + end].item(), f"{sign}.2f") for end in _TOGETHER)
         said.append(f"{pair.train.item()} on {pair.test.item()} {value} [{low}, {high}]")
     more = f"; and {len(said) - 6} more" if len(said) > 6 else ""
     return "; ".join(said[:6]) + more

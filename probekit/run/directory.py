@@ -229,7 +229,7 @@ class Run:
     Wrong answers can be told from right ones in 8 of 9 cells, and by all cells
     together (AUROC 0.84 [0.77, 0.89], where 0.5 is chance). But all controls
     together, without the network, reach 0.83; with answers held out 0.73 [0.58,
-    0.84] is left, no more than the controls.
+    0.84] is left, not shown to be more than the controls.
     """
 
     def __init__(self, path):

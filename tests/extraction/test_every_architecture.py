@@ -65,13 +65,9 @@ def line(model_type, model, way, sites, refusal):
     """One row of the table."""
     name = type(model).__name__
     if refusal:
-        why = (
-            refusal.removeprefix(name)
-            .split(" (")[0]
-            .split(". ")[0]
-            .split(", a diff")[0]
-            .strip(" .")
-        )
+        why = refusal.removeprefix(name).split(". ")[0].split(", a diff")[0].strip(" .")
+        # A shape is said in parentheses, and further reasons.
+        why = why if "of the shape (" in why else why.split(" (")[0]
         return f"| {model_type} | {name} | refused: {why} | |"
     return f"| {model_type} | {name} | {way} | {', '.join(sites)} |"
 

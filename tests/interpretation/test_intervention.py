@@ -242,7 +242,7 @@ def test_what_is_said_is_borne_out_by_the_interval(lm, run):
     one = {"outcome": "wrong"}
     effects["effect"].loc[one] = 5.0
     for low, high, said in (
-        (np.nan, np.nan, "is not shown"),
+        (np.nan, np.nan, "was not tested: 2 wrong answers are too few."),
         (-1, 9, "is not shown"),
         (1, 9, "In line with later layers"),
         (-9, -1, "they promote it"),

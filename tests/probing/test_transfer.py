@@ -82,12 +82,17 @@ def test_a_shared_direction_transfers_and_another_does_not(three):
         "Of 6 pairs of different runs, 2 are above chance, by intervals that hold for all of them "
         "together: "
     )
+    low = "auroc_low_simultaneous"
+    assert (found[low].to_numpy() > 0.5).tolist() == found["above_chance"].to_numpy().tolist()
+    shown = f"one on two {found['auroc'][0, 1]:.2f} [{found[low][0, 1]:.2f}, "
+    assert shown in found.attrs["summary"]
 
 
 def test_where_nothing_transfers_that_is_said(three):
     found = pk.transfer([three[0], three[2]])
     assert found.attrs["summary"].startswith("Nothing transfers, as far as this can tell. Of 2 ")
-    highest = found["auroc_high"].to_numpy()[[0, 1], [1, 0]].max()
+    highest = found["auroc_high_simultaneous"].to_numpy()[[0, 1], [1, 0]].max()
+    assert highest > found["auroc_high"].to_numpy()[[0, 1], [1, 0]].max()
     assert f"no interval reaches above {highest:.2f}" in found.attrs["summary"]
 
 

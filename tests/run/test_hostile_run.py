@@ -705,7 +705,7 @@ def hostile_run(path, url, shown=None, model="none"):
     for stage in STAGES:
         notebook = hostile_notebook(stage, url, shown[STAGES.index(stage)])
         run.executed_notebook(stage).write_text(nbformat.writes(notebook))
-        _, key = notebooks._to_execute(run, stage, {"model": model})
+        _, key = notebooks._to_execute(run, stage, {"model": model, "probe_site": "mlp_out"})
         key["executed notebook"] = sha256(run.executed_notebook(stage))
         key["manifest"] = sha256(run.manifest_path(stage))
         write_json(run.pipeline_record(stage), key)
