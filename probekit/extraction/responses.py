@@ -116,7 +116,8 @@ def show_tokens(run, n=5, seed=0, scores=None):
     >>> import probekit as pk
     >>> run = pk.Run("data/examples/cities")
     >>> print(pk.show_tokens(run, n=1))
-    In which country is the city of Vijayawada?  (right, exact answer: Indian)
+    In which country is the city of Vijayawada?  (right, exact answer: Indian, accepted: India
+    or 3 more)
       prompt  '⏎'                   last_q
            0  'The'                 first_answer
            1  ' city'               second_answer
