@@ -243,7 +243,7 @@ def extract(
                 work.record(at_work=False)
             raise
         work.record(at_work=False)
-        check_two_classes(answers, parameters, files)
+        check_two_classes(answers, parameters, asked["candidates"])
         stage.finish(
             [run.path / "answers.parquet", *(store.path for store in work.stores.values())],
             sites=list(sites),
@@ -380,21 +380,29 @@ def _workers(scheduler, lm, judge):
         yield Workers(client, lm, judge)
 
 
-def check_two_classes(answers, parameters, files=()):
+def check_two_classes(answers, parameters, candidates=()):
     """Refuse answers that are all right or all wrong: there is nothing to tell apart."""
     if answers["correct"].nunique() > 1:
         return
+    lists = {each.path.name if each.path else each.name: each for each in candidates if each}
     verdict = "right" if answers["correct"].iloc[0] else "wrong"
+    causes = "\n".join(f"- {each}" for each in advise(with_doubts(answers), parameters, lists))
+    # They come last and are short: where a message is too long, its middle is left out.
     examples = "\n".join(
-        f"  {arguments.visible(row.question, 200)}  ->  "
-        f"{arguments.visible(repr(row.response.strip()), 300)}  (graded {verdict})"
+        f"  {_begun(row.question)}  ->  {_begun(repr(row.response.strip()))}"
         for row in answers.head(3).itertuples()
     )
-    causes = "\n".join(f"- {each}" for each in advise(with_doubts(answers), parameters, files))
     raise ValueError(
-        f"All {len(answers)} answers are {verdict}, so there is nothing to tell apart:\n{examples}"
-        f"\nSee whether they are graded fairly. What stands in the way:\n{causes}"
+        f"All {len(answers)} answers are {verdict}, so there is nothing to tell apart. What stands "
+        f"in the way:\n{causes}\nSee whether they are graded fairly. Graded {verdict} were:\n"
+        f"{examples}"
     )
+
+
+def _begun(text, longest=45):
+    """How a text begins, as it may be printed."""
+    text = arguments.visible(text, 100_000)
+    return text if len(text) <= longest else f"{text[: longest - 1]}…"
 
 
 def _check_questions(questions):

@@ -2,6 +2,7 @@
 
 import html
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import wrap
@@ -12,12 +13,12 @@ import pandas as pd
 from probekit import arguments
 from probekit.extraction.audit import with_doubts
 from probekit.extraction.responses import accepted
-from probekit.questions.candidates import unlisted
+from probekit.questions.candidates import read_candidates, unlisted
 from probekit.questions.grading import normalize
+from probekit.questions.statements import spoken
 from probekit.run.directory import Run
-from probekit.run.files import resource
+from probekit.run.files import sha256
 
-_FOLDS = 5  # those of the probe stage, each of which needs a right and a wrong answer
 _FEW = 30  # right or wrong answers on which an AUROC can be measured, but not well
 _SOME = 0.05  # the share of the answers from which a cause is worth a word
 _ALIKE = 0.3  # the share of the commonest exact answer from which it may carry the picture
@@ -26,6 +27,18 @@ _WIDTH = 100  # of a terminal
 
 # Doubts that are causes of their own; the others are of labels that a person should read.
 _NO_LABEL = {"no exact answer", "cut short", "a refusal"}
+
+# Of a kind: what a response must name, and how a question says so.
+_KINDS = {
+    "number": ("number", "Answer with a number only: 3 + 4"),
+    "date": ("date", "Answer with a date only: when did the war end?"),
+    "yes_no": ("yes or no", "Answer with yes or no only: is Oslo in Norway?"),
+    "choice": ("option", "Answer with the letter of one option only"),
+}
+_ELSEWHERE = (
+    "To change the questions, a list, the model or the length, give another run directory "
+    "(--run-dir): this one keeps its answers."
+)
 
 
 @dataclass(frozen=True)
@@ -65,13 +78,15 @@ class Preflight:
 
 
 @arguments.plainly()
-def preflight(run, seed=0):
+def preflight(run, folds=5, seed=0):
     """Say what a run's answers are good for, and what stands in the way of the probes.
 
     Parameters
     ----------
     run : Run
         With a finished extract stage.
+    folds : int
+        Those of the probe stage: see `probe_grid`.
     seed : int
         Random seed of the answers that are shown.
 
@@ -94,9 +109,9 @@ def preflight(run, seed=0):
     >>> print(pk.preflight(pk.open_run()))  # doctest: +SKIP
     """
     arguments.instance("run", run, Run, 'such as Run("data/runs/cities")')
-    seed = arguments.seed(seed)
+    folds, seed = arguments.whole("folds", folds, 2), arguments.seed(seed)
     answers, manifest = with_doubts(run.answers()), run.manifest("extract")
-    advice = advise(answers, manifest["parameters"], manifest["inputs"])
+    advice = advise(answers, manifest["parameters"], _lists(manifest), folds)
     return Preflight(_counts(answers), _examples(answers, seed), advice)
 
 
@@ -153,35 +168,44 @@ def _short(text, longest):
     return line if len(line) <= longest else f"{line[: longest - 1]}…"
 
 
-def advise(answers, parameters, files):
+def advise(answers, parameters, lists, folds=5):
     """What stands in the way of probes of these answers, and what to do about it, in sentences.
 
-    `answers` are from `with_doubts`, `parameters` those of the extract stage, `files` the question
-    file and the lists of candidates.
+    `answers` are from `with_doubts`, `parameters` those of the extract stage; `lists` are the lists
+    of candidates by the names of their files, each None if it can't be read any more, or None where
+    it isn't known whether there are any.
     """
+    if not len(answers):
+        return ["There are no answers. Ask questions first."]
+    # What it thinks is no part of a response.
+    answers = answers.assign(said=answers["response"].map(spoken))
     there, some = answers["exact_answer"] != "", max(1, _SOME * len(answers))
-    is_empty = answers["response"].str.strip() == ""
-    refused = answers["doubt"].map(lambda doubt: "a refusal" in doubt.split("; ")) & ~is_empty
-    cut = answers["doubt"].map(lambda doubt: "cut short" in doubt.split("; "))
-    unfound = answers[~there & ~is_empty & ~refused & ~cut]
-    found = [*_of_number(answers, parameters)]
+    nothing = answers["said"].str.strip() == ""
+    unfinished = nothing & ~answers["finished"].astype(bool)
+    is_empty = nothing & ~unfinished
+    refused = answers["doubt"].map(lambda doubt: "a refusal" in doubt.split("; ")) & ~nothing
+    cut = answers["doubt"].map(lambda doubt: "cut short" in doubt.split("; ")) | unfinished
+    unfound = answers[~there & ~nothing & ~refused & ~cut]
+    found = [*_of_number(answers, parameters, folds)]
     if is_empty.sum() >= some:
         found.append(
-            f"{_of(is_empty.sum(), 'response')} empty: the model stopped at once. Use a model that "
-            "was trained to answer questions (often called Instruct or Chat), or look whether its "
-            "tokenizer has the right chat template."
+            f"{_of(is_empty.sum(), 'response')} empty: the model stopped before it answered. Use a "
+            "model that was trained to answer questions (often called Instruct or Chat), or look "
+            "whether its tokenizer has the right chat template."
         )
     if len(unfound) >= some:
-        found.append(_of_unfound(unfound, files))
+        found += _of_unfound(unfound, lists)
     if refused.sum() >= some:
         found.append(
             f"{_of(refused.sum(), 'response', 'decline')} to answer, such as "
-            f"{_quoted(answers['response'][refused].iloc[0])}. Ask for a short answer in the "
+            f"{_quoted(answers['said'][refused].iloc[0])}. Ask for a short answer in the "
             "question itself, leave such questions out, or use another model."
         )
     if cut.sum() >= some:
         found.append(_of_cut(answers[cut], parameters))
-    found += _of_alike(answers[there])
+    found += _of_alike(answers[there], folds)
+    if found:
+        found[-1] += f" {_ELSEWHERE}"
     doubts = answers["doubt"][_in_doubt(answers)]
     if len(doubts) >= some:
         ((why, _),) = Counter("; ".join(doubts).split("; ")).most_common(1)
@@ -203,33 +227,63 @@ def what_helps(lacking, parameters):
     )
 
 
-def _of_number(answers, parameters):
+def _of_number(answers, parameters, folds):
     """Too few answers of a kind: none can be probed, or no AUROC be measured well."""
     correct, there = answers["correct"].astype(bool), answers["exact_answer"] != ""
-    right, wrong = int((correct & there).sum()), int((~correct & there).sum())
-    fewer = "right" if right < wrong else "wrong"
-    n, n_other = sorted((right, wrong))
-    if n >= _FEW:
-        return
     if not there.any():
         yield "No response has an exact answer, so no probe can be fitted."
         return
-    only = "None" if n == 0 else f"Only {n}"
-    said = f"{only} of the {n + n_other:,} answers with an exact answer {'is' if n < 2 else 'are'} "
-    if n < _FOLDS:
-        said += f"{fewer}, so no probe can be fitted: {_FOLDS} folds need {_FOLDS} right and "
-        said += f"{_FOLDS} wrong ones with an exact answer."
+
+    def asked(which):
+        """How many different questions: no fold divides the answers to one."""
+        return answers["question"][which].nunique()
+
+    n_asked = asked(there)
+    repeated = n_asked < there.sum()
+    n_answers = min((there & correct).sum(), (there & ~correct).sum())
+    right, wrong = asked(there & correct), asked(there & ~correct)
+    fewer = "right" if right < wrong else "wrong"
+    n, n_other = sorted((right, wrong))
+
+    def fitted(folds):
+        # One fold is left out, or two, and both kinds must be in the others.
+        return min(n_answers, n_asked) >= folds and n >= min(folds, 3)
+
+    if n >= _FEW and fitted(folds):
+        return
+    only = "None" if n == 0 else f"Only {n:,}"
+    if repeated:
+        has = "has" if n < 2 else "have"
+        said = f"{only} of the {n_asked:,} questions {has} a {fewer} answer that can be probed"
+        if n == n_asked:
+            said = f"The answers with an exact answer are to only {n:,} questions"
+    else:
+        said = f"{only} of the {n_asked:,} answers with an exact answer "
+        said += f"{'is' if n < 2 else 'are'} {fewer}"
+    helps = what_helps(fewer, parameters)
+    n_unfound = asked(correct == (fewer == "right")) - n
+    if n + n_unfound >= _FEW and n_unfound > n:
+        of = f"to {n_unfound:,} more questions " if repeated else ""
+        more = (
+            f"{fewer.capitalize()} answers {of}"
+            if repeated
+            else f"{n_unfound:,} more {fewer} answers "
+        )
+        helps = f"{more}lack an exact answer: see to these first."
+    elif n > (n + n_other) / 3:
+        helps = "Ask more questions."
+    if not fitted(folds):
+        said += f", so no probe can be fitted: {folds} folds need {folds} right and {folds} wrong "
+        said += "ones with an exact answer"
+        if repeated:
+            said += f", to {folds} questions or more, each kind to {min(folds, 3)} or more"
+        said += "."
+        less = next((k for k in range(folds - 1, 1, -1) if fitted(k)), None)
+        said += f" It can be done with folds={less}, though not well." if less else ""
     else:
         known = f"±{_half_width(n, n_other):.2f}"
-        said += f"{fewer}: an AUROC measured on so few is known only to about {known}."
-    n_unfound = int((~there & (correct == (fewer == "right"))).sum())
-    if n + n_unfound >= _FEW and n_unfound > n:
-        said += f" {n_unfound:,} more {fewer} answers lack an exact answer: see to these first."
-    elif n > (n + n_other) / 3:
-        said += " Ask more questions."
-    else:
-        said += f" {what_helps(fewer, parameters)}"
-    yield said
+        said += f": an AUROC measured on so few is known only to about {known}."
+    yield f"{said} {helps}"
 
 
 def _half_width(n, n_other, area=0.75):
@@ -239,59 +293,95 @@ def _half_width(n, n_other, area=0.75):
     return 1.96 * np.sqrt(spread / (n * n_other))
 
 
-def _of_unfound(answers, files):
+def _of_unfound(answers, lists):
     """Responses in which no exact answer was found, though they are neither refused nor cut."""
-    lists, n = _lists(files), len(answers)
-    kinds = answers["kind"].value_counts()
-    if kinds.index[0] != "text":
-        what = {"number": "number", "date": "date", "yes_no": "yes or no", "choice": "option"}
-        return (
-            f"{_of(n, 'response', 'name')} no {what.get(kinds.index[0], 'answer')}, such as "
-            f"{_quoted(answers['response'].iloc[0])}. They are left out. Say in the questions what "
-            "the answer must be, as in 'Answer with a number only: 3 + 4'."
-        )
-    if not lists:
-        return (
-            f"In {n:,} of the responses no exact answer was found, such as "
-            f"{_quoted(answers['response'].iloc[0])}. They are left out. Give the question file a "
-            "column candidates with the name of a list of all that could be answered, or ask "
-            "questions that have a short answer."
-        )
-    names, others = Counter(), Counter()
-    for response, question in answers[["response", "question"]].to_numpy():
+    for kind, some in answers.groupby("kind", sort=False, dropna=False):
+        if kind in _KINDS:
+            what, ask = _KINDS[kind]
+            yield (
+                f"{_of(len(some), 'response', 'name')} no {what}, such as "
+                f"{_quoted(some['said'].iloc[0])}. {_left_out(len(some))} Say in the questions "
+                f"what the answer must be, as in '{ask}'."
+            )
+        elif lists:
+            yield from _of_unlisted(some, lists)
+        else:
+            advice = (
+                "If the questions have a list of candidates, look whether it has what is answered "
+                "here. If not, ask questions that have a short answer."
+                if lists is None
+                else "Give the question file a column candidates with the name of a list of all "
+                "that could be answered, or ask questions that have a short answer."
+            )
+            yield (
+                f"In {len(some):,} of the responses no exact answer was found, such as "
+                f"{_quoted(some['said'].iloc[0])}. {_left_out(len(some))} {advice}"
+            )
+
+
+def _of_unlisted(answers, lists):
+    """Responses to questions with a list that name nothing of it, and those that take it back."""
+    known = [candidates for candidates in lists.values() if candidates is not None]
+    names, others, taken_back = Counter(), Counter(), []
+    for response, question in answers[["said", "question"]].to_numpy():
+        if any(each.names_in(response, question) for each in known):
+            taken_back.append(response)
+            continue
         other, named = unlisted(response, question)
-        names.update(named)
-        others.update([other] if other else [])
-    often, helped = names, sum(others.values())
-    # A list that had {other} would have found these.
-    if helped >= n / 5:
-        often = others
-        advice = f"Add a line {{other}} to the list, which finds {helped:,} of them, or the names."
-    elif names:
-        advice = (
-            "Where such a name is an answer, add it to the list, on a line of its own or as an "
-            "alias. Where none is, the list is right: these responses answer nothing."
-        )
-    else:
-        advice = "Say in the questions what the answer must be, and that it must be short."
-    seen = ", ".join(f"{_short(name, 40)} {_times(c)}" for name, c in often.most_common(3))
-    seen = seen or f"such as {_quoted(answers['response'].iloc[0])}"
+        listed = {name for name in named if any(each.names_in(name) for each in known)}
+        names.update(named - listed)
+        others.update({other} - listed - {None})
     which = f"list{'s' * (len(lists) > 1)} {arguments.listed(lists, 3)}"
-    return (
-        f"{_of(n, 'response', 'name')} nothing that is on the {which} ({seen}). They are left out. "
-        f"{advice}"
-    )
+    if n := len(answers) - len(taken_back):
+        often, helped = names, sum(others.values())
+        # A list that had {other} would have found these.
+        if helped >= n / 5 and all(each.names for each in known):  # none has that already
+            often = others
+            advice = (
+                f"Add a line {{other}} to the list, which finds {helped:,} of them, or the names."
+            )
+        elif names:
+            advice = (
+                "Where such a name is an answer, add it to the list, on a line of its own or as an "
+                "alias. Where none is, the list is right: these responses answer nothing."
+            )
+        else:
+            advice = "Say in the questions what the answer must be, and that it must be short."
+        seen = ", ".join(f"{_short(name, 40)} {_times(c)}" for name, c in often.most_common(3))
+        if not seen:
+            rest = (said for said in answers["said"] if said not in taken_back)
+            seen = f"such as {_quoted(next(rest))}"
+        yield (
+            f"{_of(n, 'response', 'name')} nothing that is on the {which} ({seen}). {_left_out(n)} "
+            f"{advice}"
+        )
+    if n := len(taken_back):
+        yield (
+            f"{_of(n, 'response', 'name')} something on the {which}, but not as the answer: it is "
+            f"denied, taken back, or one of several, as in {_quoted(taken_back[0])}. "
+            f"{_left_out(n)} The list is not the cause. Ask for one short answer in the questions."
+        )
 
 
-def _lists(files):
-    """Names of the files that are lists of candidates."""
-    # Their folder is not known of a run that was copied elsewhere. The first is the question file.
-    shipped = resource("data/questions/candidates")
-    return [
-        path.name
-        for i, path in enumerate(map(Path, files))
-        if path.parent.name == "candidates" or (i > 0 and (shipped / path.name).is_file())
-    ]
+def _left_out(n):
+    return "It is left out." if n == 1 else "They are left out."
+
+
+def _lists(manifest):
+    """Lists of candidates of a run: as `advise` takes them."""
+    found, files = {}, manifest["inputs"]
+    for i, (name, digest) in enumerate(files.items()):
+        path = Path(name)
+        beside = path.parent.name == "candidates"  # it lies where lists do
+        with suppress(ValueError, OSError):
+            candidates = read_candidates(path.stem, path.parent.parent if beside else None)
+            if sha256(candidates.path) == digest:
+                found[path.name] = candidates
+        if beside and i > 0:  # the first is the question file
+            found.setdefault(path.name, None)
+    # A table that lost what files it is of has none of them; there may still be corrections.
+    is_known = len(files) > bool(manifest["results"].get("corrections"))
+    return found if found or is_known else None
 
 
 def _of_cut(answers, parameters):
@@ -316,22 +406,33 @@ def _repeats(response):
     return len(tail) == 30 and tail in text[: -len(tail)]
 
 
-def _of_alike(answers):
+def _of_alike(answers, folds):
     """One exact answer that is given to many questions."""
-    if len(answers) < 2 * _FOLDS:
+    if len(answers) < 2 * folds:
         return
-    given = answers["answer" if "answer" in answers else "exact_answer"].map(normalize)
+    names = answers["answer" if "answer" in answers else "exact_answer"]
+    given = names.map(normalize)
     counts = given.value_counts()
     share = counts.iloc[0] / len(answers)
     # Of two answers one is always given to half of the questions.
     if share < max(_ALIKE, min(1.5 / len(counts), 0.9)):
         return
-    name = _quoted(answers["exact_answer"][given == counts.index[0]].mode().iloc[0])
-    right = answers["correct"][given == counts.index[0]].mean()
+    alike = given == counts.index[0]
+    forms = answers["exact_answer"][alike]
+    are = f"are {_quoted(forms.mode().iloc[0])}"
+    if forms.map(normalize).nunique() > 1:
+        name = _quoted(names[alike].mode().iloc[0])
+        are = f"name {name}, in different forms such as {_quoted(forms.mode().iloc[0])}"
+    trust = "Trust only what is left with answers held out"
+    if len(counts) < folds:
+        one = "is only one answer" if len(counts) == 1 else f"are only {len(counts)} answers"
+        trust = (
+            f"There {one}, which {folds} folds can't hold out: compare with the controls instead"
+        )
     yield (
-        f"{share:.0%} of the exact answers are {name} ({right:.0%} of these are right). Probes may "
-        "read which answer was given instead of whether it is wrong. Trust only what is left with "
-        "answers held out, or ask questions whose answers differ more."
+        f"{share:.0%} of the exact answers {are} ({answers['correct'][alike].mean():.0%} of these "
+        "are right). Probes may read which answer was given instead of whether it is wrong. "
+        f"{trust}, or ask questions whose answers differ more."
     )
 
 

@@ -116,9 +116,9 @@ def run_pipeline(run_dir=None, *, stages=STAGES, progress=True, dry_run=False, *
                     arguments.say(f"{stage}: this replaces {lost} (--run-dir)")
                 _run_stage(run, stage, parameters, progress)
                 if stage == "extract":
-                    arguments.say(
-                        preflight(run, parameters.get("seed", defaults()["seed"])), longest=10_000
-                    )
+                    used = defaults() | parameters
+                    found = preflight(run, folds=used["folds"], seed=used["seed"])
+                    arguments.say(found, longest=10_000)
             bar.update()
         no_report = _update_report(run) if stages == list(STAGES) else None
     if "interpret" in stages:

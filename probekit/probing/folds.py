@@ -12,6 +12,7 @@ from probekit import arguments
 from probekit.questions.grading import normalize
 
 _ALIKE = 8  # groups of about the same size, between which labels are permuted
+_FIFTHS = 5  # of which the published protocol tests on one
 _NO_FOLD = -1  # marks the examples that are trained on only, in the published protocol
 
 # A name is dropped from training if a fold holds a third of its errors, and that is far more than
@@ -35,15 +36,30 @@ class Plan:
     training: np.ndarray  # (labelling, fold, example): who may train a fit that this fold tests
 
     @classmethod
-    def make(cls, wrong, groups, protocol, folds, C, seed, n_permutations, names=None, among=None):
+    def make(
+        cls,
+        wrong,
+        groups,
+        protocol,
+        folds,
+        C,
+        seed,
+        n_permutations,
+        names=None,
+        among=None,
+        split="random",
+    ):
         """Divide examples into folds, and permute their labels; both are (example,).
 
         `names` are what is held out and what goes with it, (2, example): see `held_names`. `among`
         are how many answers there are, with those that don't count, and which of them these are.
+        `split` says what the groups are, for messages.
         """
         published = (among or (len(wrong), slice(None))) if protocol == "published" else None
         random = np.random.default_rng(seed)
-        first, training = _divide(wrong, groups, published, folds, seed, names)
+        # To choose one of several C inside the training folds takes a third fold.
+        least = 2 if len(C) == 1 else 3
+        first, training = _divide(wrong, groups, published, folds, seed, names, split, least)
         labellings, fold = [wrong], [first]
         for _ in range(100 * n_permutations):
             if len(labellings) > n_permutations:
@@ -94,49 +110,59 @@ class Plan:
         return rows
 
 
+# Of a split: what one fold keeps together, one and several, and what helps where these are few.
+_KEPT_TOGETHER = {
+    "random": ("question", "questions", "ask more questions"),
+    "answer": (
+        "group of answers",
+        "groups of answers",
+        'ask more questions with more different answers, or use split="random"',
+    ),
+    "group": ("group", "groups", 'ask questions of more groups, or use split="random"'),
+}
+_KEPT_TOGETHER["gold"] = _KEPT_TOGETHER["answer"]
+
+
 class _IndivisibleError(ValueError):
     """Answers that can't be divided into folds: why, and what would help but fewer folds."""
 
 
-def _divide(wrong, groups, published, folds, seed, names):
+def _divide(wrong, groups, published, folds, seed, names, split, least=2):
     """Fold of each example, (example,), and which may train: (fold, example).
 
-    Refuses what can't be divided, and says what helps: fewer folds only if they do.
+    Refuses what can't be divided, and says what helps: fewer folds only if they do, and never
+    fewer than `least`.
     """
     try:
-        return _attempt(wrong, groups, published, folds, seed, names)
+        return _attempt(wrong, groups, published, folds, seed, names, split)
     except _IndivisibleError as error:
         cause, helps = error.args
     groups_there = len(wrong) if groups is None else len(np.unique(groups))
     most = min(folds - 1, wrong.sum(), (~wrong).sum(), groups_there)
     for fewer in sorted({most, *range(2, 6)}, reverse=True) if published is None else ():
-        if 2 <= fewer <= most:
+        if least <= fewer <= most:
             with suppress(_IndivisibleError):
-                _attempt(wrong, groups, None, fewer, seed, names)
+                _attempt(wrong, groups, None, fewer, seed, names, split)
                 helps = f"use folds={fewer}, or {helps}"
                 break
     raise ValueError(f"{cause}. {helps[0].upper()}{helps[1:]}.")
 
 
-def _attempt(wrong, groups, published, folds, seed, names):
+def _attempt(wrong, groups, published, folds, seed, names, split):
     """As `_divide`, without advice on fewer folds."""
-    fold = _folds(wrong, groups, published, folds, seed)
+    fold = _folds(wrong, groups, published, folds, seed, split)
     training = _training(fold, folds if published is None else 1, wrong, names)
     _check_training(training, wrong)
     return fold, training
 
 
-def _folds(wrong, groups, published, folds, seed):
+def _folds(wrong, groups, published, folds, seed, split="random"):
     """Fold of each example, (example,); refuses what can't be divided.
 
     `published` is None, or how many answers there are to be divided, and which of them these are.
+    `split` says what the groups are.
     """
     needed = folds if published is None else 2
-    if not len(wrong):
-        raise _IndivisibleError(
-            "No response has an exact answer, so there is nothing to probe",
-            "see probekit.preflight(run), which names the cause",
-        )
     need = f"{folds} folds need" if published is None else 'protocol="published" needs'
     for name, other, ask, count in (
         ("wrong", "right", "harder questions, or more of them", wrong.sum()),
@@ -154,10 +180,17 @@ def _folds(wrong, groups, published, folds, seed):
                 f"{len(wrong)}",
                 f"ask {ask}",
             )
-    more_groups = 'ask more questions with more different answers, or use split="random"'
-    if groups is not None and (n_groups := len(np.unique(groups))) < needed:
+    one, several, more_groups = _KEPT_TOGETHER.get(split, _KEPT_TOGETHER["group"])
+    n_groups = len(wrong) if groups is None else len(np.unique(groups))
+    if groups is not None and published is not None and n_groups < _FIFTHS:
         raise _IndivisibleError(
-            f"{need} at least {needed} different groups of answers, got {n_groups}", more_groups
+            'protocol="published" tests on a fifth of the answers and divides no '
+            f"{one}, so it needs at least {_FIFTHS} different {several}, got {n_groups}",
+            f'{more_groups}, or use protocol="cross-validated" with fewer folds',
+        )
+    if groups is not None and n_groups < needed:
+        raise _IndivisibleError(
+            f"{need} at least {needed} different {several}, got {n_groups}", more_groups
         )
     fold = np.full(len(wrong), _NO_FOLD)
     if groups is None and published is not None:
@@ -173,7 +206,8 @@ def _folds(wrong, groups, published, folds, seed):
             fold[train_test_split(np.arange(len(wrong)), **halves)[1]] = 0
     else:
         kind = StratifiedKFold if groups is None else StratifiedGroupKFold
-        splitter = kind(folds if published is None else 5, shuffle=True, random_state=seed)
+        k = folds if published is None else _FIFTHS
+        splitter = kind(k, shuffle=True, random_state=seed)
         for k, (_, test) in enumerate(splitter.split(wrong, wrong, groups)):
             fold[test] = k
     if published is not None:
@@ -198,7 +232,9 @@ def _folds(wrong, groups, published, folds, seed):
                     'use protocol="cross-validated", or ask more questions',
                 )
             n_groups = len(np.unique(groups[side]))
-            are = f"{side.sum()} {kind} answers are of {n_groups} group{'s' * (n_groups > 1)}"
+            are = (
+                f"{side.sum()} {kind} answers are of {n_groups} {one if n_groups == 1 else several}"
+            )
             raise _IndivisibleError(
                 f"{cause}: the {are}, which a fold keeps together",
                 more_groups,
@@ -322,6 +358,11 @@ def example_groups(examples, split):
     The same question is never on both sides, whatever the split: samples of it, and exact
     duplicates, stay together.
     """
+    if not examples.sizes["example"]:
+        raise ValueError(
+            "No response has an exact answer, so there is nothing to probe. See "
+            "probekit.preflight(run), which names the cause."
+        )
     questions = examples["question"].to_numpy().astype(str) if "question" in examples.coords else []
     repeated = len(np.unique(questions)) < len(questions)
     if split == "random":
@@ -410,7 +451,8 @@ def held_out_splits(dataset, *, folds=5, seed=0, needed="random"):
     TypeError
         If an argument is of the wrong kind.
     ValueError
-        If it lacks `correct` or `exact_answer`, or the split that is needed can't be made.
+        If it lacks `correct` or `exact_answer`, no response has an exact answer, or the split
+        that is needed can't be made.
 
     Examples
     --------
@@ -432,7 +474,7 @@ def held_out_splits(dataset, *, folds=5, seed=0, needed="random"):
         groups = example_groups(labels, split)
         obstacles[split] = ""
         try:
-            _divide(wrong, groups, None, folds, seed, held_names(labels, split))
+            _divide(wrong, groups, None, folds, seed, held_names(labels, split), split)
         except ValueError as error:
             if split == needed:
                 raise

@@ -170,7 +170,7 @@ def probe_grid(
     groups = example_groups(examples, split)
     names = held_names(examples, split)
     among = activations.sizes["example"], kept
-    plan = Plan.make(wrong, groups, protocol, folds, C, seed, n_permutations, names, among)
+    plan = Plan.make(wrong, groups, protocol, folds, C, seed, n_permutations, names, among, split)
     cells = list(np.ndindex(activations.sizes["layer"], activations.sizes["token"]))
     fitter = Fitter(classifier, standardize, device)
     null = _Null(plan, len(examples["layer"]), len(examples["token"]))

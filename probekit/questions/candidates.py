@@ -245,6 +245,14 @@ class Candidates:
         start, end = unfold(origin, answers[0].start, answers[0].end)
         return Mention(start, end, answers[0].name)
 
+    def names_in(self, text, question=""):
+        """Names of the list that a text mentions and the question does not, as answers or not."""
+        asked = {mention.name for mention in self._mentions(fold(question)[0], loose=False)}
+        folded = fold(text)[0]
+        found = self._mentions(folded, loose=False)
+        masked = self._contexts.mask(folded, found)
+        return {m.name for m, hidden in zip(found, masked, strict=True) if not hidden} - asked
+
     def _mentions(self, text, loose):
         """Mentions in order, decoys with a slot not yet applied; positions in folded text."""
         found = []

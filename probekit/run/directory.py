@@ -350,7 +350,7 @@ class Run:
         token : str
             One of `TOKENS`.
         site : str, optional
-            By default the run's first site.
+            By default the one that the grid is of; before the probe stage, the run's first.
 
         Returns
         -------
@@ -378,6 +378,9 @@ class Run:
 
         The grid's AUROC pools the folds' scores, so the mean of theirs differs a little.
         """
+        if site is None and self.manifest_path("probe").exists():
+            # Runs from before there was a choice don't name it: they are of the first.
+            site = self.manifest("probe")["parameters"].get("probe_site")
         dataset = self.activations(site)
         place = []
         for kind, label in (("layer", layer), ("token", token)):

@@ -106,6 +106,22 @@ def test_a_split_that_was_asked_for_is_refused_before_any_work(split, message, t
         execute("probe", run, split=split)
 
 
+def test_four_questions_lose_the_published_protocol_only(tmp_path, capsys):
+    questions = [f"Where is town {i % 4}?" for i in range(N)]
+    run = few(tmp_path / "run", [f"country {i}" for i in range(30)], question=questions)
+    execute("probe", run, folds=4, n_permutations=0)
+    said = capsys.readouterr().out
+    assert "The published protocol is left out." in said
+    assert "at least 5 different questions, got 4" in said
+    splits = run.manifest("probe")["results"]["splits"]
+    assert "random" in splits
+    assert "published" not in splits
+    for stage in ("visualize", "interpret"):
+        execute(stage, run)
+    with pytest.raises(ValueError, match="tests on a fifth"):
+        execute("probe", run, split="published", folds=4, n_permutations=0)
+
+
 def test_the_split_that_was_asked_for_comes_first(tmp_path):
     run = few(tmp_path / "run", ["yes", "no"], group=[f"g{i // 9}" for i in range(N)])
     execute("probe", run, split="group", n_permutations=0)

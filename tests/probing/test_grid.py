@@ -17,7 +17,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.tree import DecisionTreeClassifier
 
-from probekit import findings, probe_grid
+from probekit import findings, held_out_splits, probe_grid
 from probekit.probing import grid as grid_module
 from probekit.probing.auroc import auroc_influence, interval, standard_error
 from probekit.probing.cells import Fitter
@@ -712,12 +712,60 @@ def test_no_example_with_an_exact_answer():
         probe_grid(empty, **QUICK)
 
 
+@pytest.mark.parametrize("split", ["random", "answer", "gold", "group"])
+def test_where_no_response_has_an_exact_answer_no_split_fails_otherwise(split):
+    empty = np.full(120, "", object)
+    activations = make_activations().assign_coords(
+        exact_answer=("example", empty),
+        accepted=("example", np.full(120, "Italy", object)),
+        group=("example", np.full(120, "towns", object)),
+        question=("example", np.full(120, "Where is Oz?", object)),
+    )
+    with pytest.raises(ValueError, match=r"No response has an exact answer.*preflight\(run\)"):
+        probe_grid(activations, split=split, **QUICK)
+    with pytest.raises(ValueError, match=r"No response has an exact answer.*preflight\(run\)"):
+        held_out_splits(activations, needed=split)
+
+
+def repeated(n_questions):
+    """Right and wrong answers to so few questions, each asked again and again."""
+    questions = np.array([f"Where is town {i % n_questions}?" for i in range(120)], object)
+    return make_activations().isel(token=[0]).assign_coords(question=("example", questions))
+
+
+def test_few_questions_are_called_questions():
+    activations = repeated(4)
+    with pytest.raises(ValueError, match="at least 5 different questions, got 4") as refused:
+        probe_grid(activations, **QUICK)
+    assert str(refused.value).endswith("Use folds=4, or ask more questions.")
+    probe_grid(activations, **QUICK | {"folds": 4})
+
+
+def test_the_published_protocol_divides_no_question():
+    with pytest.raises(ValueError, match=r"a fifth of the answers .* 5 different questions, got 4"):
+        probe_grid(repeated(4), protocol="published", **QUICK)
+    grid = probe_grid(repeated(5), protocol="published", **QUICK)
+    assert (grid["fold"] == 0).sum() == 24
+
+
+def test_two_folds_are_not_advised_to_whom_chooses_c():
+    activations = make_activations(n=100).isel(token=[0])
+    few = activations.assign_coords(correct=("example", np.arange(100) >= 2))
+    with pytest.raises(ValueError, match="Ask harder") as refused:
+        probe_grid(few, **QUICK | {"C": [0.1, 1.0]})
+    assert "folds=" not in str(refused.value)
+    with pytest.raises(ValueError, match="Use folds=2"):
+        probe_grid(few, **QUICK)
+
+
 def test_one_group_of_nearly_all_errors():
     activations = make_activations()
     wrong = ~activations["correct"].to_numpy()
     answers = np.where(wrong, "one", [f"a{i % 17}" for i in range(120)])
     activations = activations.assign_coords(exact_answer=("example", answers.astype(object)))
-    with pytest.raises(ValueError, match=r"Without fold \d, all answers .*of 1 group,") as refused:
+    with pytest.raises(
+        ValueError, match=r"Without fold \d, all answers .*of 1 group of answers,"
+    ) as refused:
         probe_grid(activations, split="answer", **QUICK)
     assert "folds=" not in str(refused.value), "no number of folds divides one group"
 

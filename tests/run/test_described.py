@@ -1,5 +1,7 @@
 """What a run gives, found by id, named in words, and one cell of it for one's own classifier."""
 
+import shutil
+
 import numpy as np
 import pytest
 import xarray as xr
@@ -108,6 +110,22 @@ def test_a_response_that_lacks_the_token_is_left_out_of_the_cell(run, monkeypatc
     monkeypatch.setattr(type(run), "activations", lambda *_: whole)
     assert run.cell(1, "-8")[2].tolist() == [*ids[:3], *ids[4:]]
     assert run.cell(1, "-7")[2].tolist() == ids.tolist()
+
+
+@pytest.mark.parametrize(
+    ("probe", "site"),
+    [(None, None), ({}, None), ({"probe_site": "resid_post"}, "resid_post")],
+)
+def test_a_cell_is_of_the_site_that_was_probed(run, probe, site, tmp_path, monkeypatch):
+    run, asked = pk.Run(shutil.copytree(run[0].path, tmp_path / "run")), []
+    run.manifest_path("probe").unlink(missing_ok=True)
+    if probe is not None:
+        run.begin("probe", probe).finish([])
+    whole = run.activations()
+    monkeypatch.setattr(type(run), "activations", lambda _, site: asked.append(site) or whole)
+    run.cell(1, "-7")
+    run.cell(1, "-7", "mlp_out")
+    assert asked == [site, "mlp_out"]
 
 
 @pytest.mark.parametrize(
