@@ -106,7 +106,15 @@ def preflight(run, folds=5, seed=0):
 
     Examples
     --------
-    >>> print(pk.preflight(pk.open_run()))  # doctest: +SKIP
+    >>> import probekit as pk
+    >>> found = pk.preflight(pk.Run("data/examples/cities"))
+    >>> for count in found.counts:
+    ...     print(count)
+    300 answers
+    245 to be probed: 120 right, 125 wrong
+    55 left out, as no exact answer was found in them
+    4 cut short
+    11 with a doubtful label, of those to be probed
     """
     arguments.instance("run", run, Run, 'such as Run("data/runs/cities")')
     folds, seed = arguments.whole("folds", folds, 2), arguments.seed(seed)
