@@ -77,7 +77,7 @@ grid = run.grid()
 grid["auroc"][2, 3] = float("nan")
 grid["p_corrected"][5:9, 0] = 0.5
 grid["auroc_high"][9, 0], grid["auroc"][9, 0] = 0.45, 0.4
-heatmap = clickable_heatmap(grid, measure="auroc", tokens=pk.TOKENS[:7], title="", cell=(4, "-1"))
+heatmap = clickable_heatmap(pk.heatmap(grid, tokens=pk.TOKENS[:7]), (4, "-1"), None)
 _Chart(heatmap, embed_options=_OPTIONS)"""
 ASKED = """from types import SimpleNamespace
 from probekit.interpretation.live import LiveAnswer, Watch
@@ -188,12 +188,17 @@ NOTES = [
 ]
 
 
+NUMBER, HEADLINE = "AUROC, 95 % interval\t", "Wrong answers can be told from right ones in"
+
+
 def check_is_live(page):
     """Each thing is seen once: by its widget."""
-    page.wait_for_selector(f"{EXPLORER} .probekit-curves svg")
+    for name in ("curves", "path"):
+        page.wait_for_selector(f"{EXPLORER} .probekit-{name} svg")
     (explored, *pictures), (asked, *_) = seen(page)
-    assert pictures == [0, 2]
-    assert explored.count("AUROC\t") == explored.count("1–8 of 494") == 1
+    assert pictures == [0, 3]
+    for once in (NUMBER, HEADLINE, "1–8 of 494"):
+        assert explored.count(once) == 1
     assert asked.count("It was <so>.") == 1
     assert not any(note in explored + asked for note in NOTES)
 
@@ -203,8 +208,9 @@ def check_is_still(page):
     page.locator(f"{NOTEBOOK} .jp-RenderedImage img").nth(1).wait_for()
     (explored, *pictures), (asked, *_) = seen(page)
     assert pictures == [2, 0]
-    assert "Layer 17, exact_answer_first\nAUROC\t0.856" in explored
-    assert "1–8 of 494" in explored and NOTES[0] in explored
+    assert f"Layer 17, exact_answer_first\n{NUMBER}0.856" in explored
+    for once in (HEADLINE, "1–8 of 494", NOTES[0]):
+        assert explored.count(once) == 1
     assert "Where is Oslo?" in asked and "It was <so>." in asked and NOTES[1] in asked
     assert not re.search("[Ee]rror disp|[Ll]oading", explored + asked)
     assert page.locator(f"{NOTEBOOK} so").count() == 0
