@@ -327,7 +327,9 @@ class Explorer:
             f"<div data-answer='{html.escape(str(id))}'>{TokenView([row])._repr_html_()}</div>"
             for id, row in zip(listed["id"], shown.rows, strict=True)
         )
-        return heading + answers, listed["id"].tolist(), last == len(found)
+        # Widgets have lines twice as high, for menus.
+        shown = f"<div style='line-height:1.4'>{heading}{answers}</div>"
+        return shown, listed["id"].tolist(), last == len(found)
 
     def path(self, id):
         """Chart of one answer's P(error) by layer and token.
