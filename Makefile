@@ -24,7 +24,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-inp
 help:
 	@echo "make figure   extract, probe, draw, interpret: data/runs/cities/figures/heatmap.png"
 	@echo "make test     the tests (make test ARGS='-k grid' for some of them)"
-	@echo "make docs     the site: docs/_build/index.html (make docs ARGS=-E builds all anew)"
+	@echo "make docs     the site: docs/_build/html/index.html (make docs ARGS=-E builds all anew)"
 	@echo "make gpu-check  what only a GPU can show: rounding, speed, memory (8 minutes)"
 	@echo "make lint     ruff: rules and format"
 	@echo "make lab      JupyterLab on copies of the notebooks, on this machine only"
@@ -78,10 +78,11 @@ example: $(STAMP)
 test: $(STAMP)
 	@$(BIN)/python -m pytest $(or $(ARGS),-n 2)
 
-# Warnings are errors: a dead link, a page that nothing leads to, code that fails.
+# Warnings are errors: a dead link, a page that nothing leads to, code that fails. Twelve processes
+# for their small shares of the pages: of two, one would get all the tutorials.
 docs: $(STAMP)
-	@$(BIN)/python -m sphinx -q -W --keep-going -j auto -b html $(ARGS) docs docs/_build
-	@echo "docs/_build/index.html"
+	@$(BIN)/python -m sphinx -q -W --keep-going -j 12 -b html $(ARGS) docs docs/_build/html
+	@echo "docs/_build/html/index.html"
 
 # PROBEKIT_GPU_CHECK=cpu make gpu-check tries the checks themselves where there is no GPU.
 gpu-check: $(STAMP)

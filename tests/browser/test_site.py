@@ -28,8 +28,8 @@ WIDTHS = 390, 1024, 1440
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
     """Folder of the built site."""
-    built = tmp_path_factory.mktemp("site")
-    options = ["-q", "-W", "--keep-going", "-b", "html", "-j", "2"]
+    built = tmp_path_factory.mktemp("site") / "html"
+    options = ["-q", "-W", "--keep-going", "-b", "html", "-j", "12"]
     command = [sys.executable, "-m", "sphinx", *options, str(DOCS), str(built)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr
