@@ -37,7 +37,10 @@ if not os.environ.get("CI"):
 # worker has a long file to itself while the others have nothing left.
 LONG = [
     "test_notebooks.py",
+    "test_doctest.py",
     "test_cluster.py",
+    "test_site.py",
+    "test_shuffled_labels.py",
     "test_extract.py",
     "test_grid_simulations.py",
     "test_real_model.py",
@@ -48,6 +51,7 @@ LONG = [
     "test_wrong_arguments.py",
     "test_injector.py",
     "test_explorer_in_lab.py",
+    "test_theme_in_lab.py",
     "test_stopping.py",
     "test_scale.py",
     "test_pipeline.py",

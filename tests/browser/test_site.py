@@ -1,5 +1,6 @@
 """The site as `make docs` builds it: no warning, no dead link, no command that isn't one."""
 
+import inspect
 import re
 import shlex
 import subprocess
@@ -155,3 +156,23 @@ def test_no_page_needs_sideways_scrolling(site, pages, page, traffic):
 def test_search_finds_a_function(site, page):
     page.goto((site / "search.html").as_uri() + "?q=probe_grid")
     page.locator("ul.search a", has_text="probe_grid").first.wait_for()
+
+
+def blocks(path, language):
+    """Code blocks of a page that are shown and not run."""
+    return re.findall(rf"```{language}\n(.*?)```", path.read_text(encoding="utf-8"), re.DOTALL)
+
+
+def test_code_that_is_not_run_is_of_names_that_there_are():
+    shown = [block for path in WRITTEN for block in blocks(path, "python")]
+    assert len(shown) > 4
+    for block in shown:
+        compile(block, "page", "exec")
+        assert set(re.findall(r"\bpk\.(\w+)", block)) <= set(pk.__all__), block
+
+
+def test_what_is_shown_of_a_session_is_a_tested_example():
+    """Of a docstring, which `test_doctest.py` runs."""
+    (session,) = [block for path in WRITTEN for block in blocks(path, "pycon")]
+    example = inspect.getdoc(pk.check_model).split("Examples\n--------\n")[1]
+    assert session.strip() == example.strip()
