@@ -134,7 +134,7 @@ def _page(run):
         about=(
             f"{extract['model']} was asked {extract['n_questions']} questions; "
             f"{results['n_correct']} of its {results['n_examples']} answers are right. "
-            f"Read were its activations at {', '.join(results['sites'])}{_probed(manifests[1])}."
+            f"Its activations were read at {_read(results['sites'], manifests[1])}."
         ),
         figures=_figures(run),
         highlighting=HtmlFormatter().get_style_defs(".highlight"),
@@ -153,10 +153,11 @@ def _page(run):
     )
 
 
-def _probed(manifest):
-    """Which site was probed; nothing of a run from before there was a choice."""
-    site = manifest["parameters"].get("probe_site")
-    return f"; probed were those at {site}" if site else ""
+def _read(sites, probe):
+    """Where activations were read, and which of them were probed if that can be asked."""
+    site = probe["parameters"].get("probe_site")
+    probed = f"; those at {site} were probed" if site and len(sites) > 1 else ""
+    return f"{', '.join(sites)}{probed}"
 
 
 _MARKS = {"supported": "✓", "contradicted": "✗", "undecided": "?", "not testable": "–"}
