@@ -110,7 +110,10 @@ def test_the_first_screen_is_the_headline_and_two_figures_and_the_rest_is_folded
 
 
 def test_it_says_which_of_several_sites_was_probed(page):
-    assert "activations were read at mlp_out, resid_post; those at resid_post were probed." in page.text
+    assert (
+        "activations were read at mlp_out, resid_post; those at resid_post were probed."
+        in page.text
+    )
 
 
 def test_it_does_not_say_where_on_this_machine_the_run_is(tmp_path):
