@@ -142,7 +142,8 @@ def hold(path):
     try:
         if not directed:
             locks.append(_acquire(path, "run", 0))
-        locks.append(_acquire(path, "stage", _PATIENCE if directed else 0))
+        # Who has this one and not the other is a kernel whose command has just ended.
+        locks.append(_acquire(path, "stage", _PATIENCE))
     except BaseException:  # also Ctrl-C in a notebook, whose process goes on
         _held[path] = locks
         release(path)
