@@ -286,7 +286,8 @@ def _of_number(answers, parameters, folds):
         if repeated:
             said += f", to {folds} questions or more, each kind to {min(folds, 3)} or more"
         said += "."
-        less = next((k for k in range(folds - 1, 1, -1) if fitted(k)), None)
+        most = min(folds - 1, n_answers, n_asked)
+        less = next((k for k in range(most, 1, -1) if fitted(k)), None)
         said += f" It can be done with folds={less}, though not well." if less else ""
     else:
         known = f"±{_half_width(n, n_other):.2f}"
