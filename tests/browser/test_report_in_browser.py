@@ -1,7 +1,9 @@
 """The report from disk in a real browser: all of it is there, nothing runs, nothing is fetched."""
 
+import nbformat
 import pandas as pd
 import pytest
+from nbformat.v4 import new_output
 from test_report import HOSTILE, STAGES, finished_run
 
 import probekit as pk
@@ -74,6 +76,14 @@ def test_it_fits_any_screen_and_paper(width, tmp_path, page):
     key = read_record(run.pipeline_record("interpret"))
     key["manifest"] = sha256(run.manifest_path("interpret"))
     write_json(run.pipeline_record("interpret"), key)
+    # As notebook 03 shows: a column for each token of the figure.
+    wide = pd.DataFrame(0.81, index=range(30), columns=pk.FIGURE_TOKENS)
+    notebook = nbformat.read(run.executed_notebook("visualize"), as_version=4)
+    notebook.cells[1].outputs.append(new_output("display_data", {"text/html": wide.to_html()}))
+    nbformat.write(notebook, run.executed_notebook("visualize"))
+    key = read_record(run.pipeline_record("visualize"))
+    key["executed notebook"] = sha256(run.executed_notebook("visualize"))
+    write_json(run.pipeline_record("visualize"), key)
     page.set_viewport_size({"width": width, "height": 900})
     page.goto(pk.write_report(run).as_uri())
     if width == 690:
