@@ -424,13 +424,9 @@ class Widgets:
         """Show the grid that the explorer looks at, and the cell."""
         explorer = self.explorer
         with self._silently():
-            self.split.options = [(SPLITS.get(s, s), s) for s in explorer.splits]
-            self.split.value = explorer.split
+            splits = [(SPLITS.get(s, s), s) for s in explorer.splits]
+            _offer(self.split, splits, explorer.split)
             self._show_group()
-            layers = explorer.grid["layer"].to_numpy().tolist()
-            self.layer.options = layers
-            self.other_layer.options = [("no cell", ""), *((str(n), n) for n in layers)]
-            self.other_token.options = explorer.grid["token"].to_numpy().tolist()
         self.headline.value = explorer.headline()
         self.heatmap.chart = explorer.heatmap()
         self.heatmap.selections.observe(self._on_click, CLICKED)
@@ -447,10 +443,14 @@ class Widgets:
         """Show the cell's numbers and curves, beside those of the cell it is compared with."""
         explorer = self.explorer
         with self._silently():
-            self.token.options = explorer.tokens_to_choose
-            self.layer.value, self.token.value = explorer.layer, explorer.token
+            layers, tokens = (
+                explorer.grid[name].to_numpy().tolist() for name in ("layer", "token")
+            )
+            _offer(self.layer, layers, explorer.layer)
+            _offer(self.token, explorer.tokens_to_choose, explorer.token)
             layer, token = explorer.other or ("", explorer.token)
-            self.other_layer.value, self.other_token.value = layer, token
+            _offer(self.other_layer, [("no cell", ""), *((str(n), n) for n in layers)], layer)
+            _offer(self.other_token, tokens, token)
             self.other_token.disabled = explorer.other is None
         setattr(self.heatmap.params, CHOSEN, framed_value((explorer.layer, explorer.token)))
         setattr(self.heatmap.params, OTHER, framed_value(explorer.compared))
@@ -480,8 +480,8 @@ class Widgets:
         ids = self.listed if chosen in self.listed else [chosen, *self.listed]
         ids = [id for id in ids if id in questions.index]
         with self._silently():
-            self.answer.options = [(f"{id}: {visible(questions[id], 70)}", id) for id in ids]
-            self.answer.value = chosen if chosen in ids else next(iter(ids), None)
+            options = [(f"{id}: {visible(questions[id], 70)}", id) for id in ids]
+            _offer(self.answer, options, chosen if chosen in ids else next(iter(ids), None))
 
     def show_path(self):
         """Show the path of the chosen answer through the layers."""
@@ -519,7 +519,7 @@ class Widgets:
         groups = {"all of the figure": FIGURE_TOKENS, **GROUPS}
         name = next((n for n, tokens in groups.items() if tokens == shown), "others")
         self.groups = groups | {name: shown}
-        self.group.options, self.group.value = list(self.groups), name
+        _offer(self.group, self.groups, name)
 
     def _on_cell(self, change):
         if not self._quiet:
@@ -585,6 +585,14 @@ class Widgets:
 
 # Parts of an explorer that have a class of their own in the page.
 _CLASSES = ("headline", "message", "heatmap", "numbers", "examples", "about", "path", "curves")
+
+
+def _offer(menu, options, value):
+    """Show these options in a menu, and that this one is chosen."""
+    # The same options sent anew would choose the first, which the browser may tell the kernel of.
+    if menu.options != tuple(options):
+        menu.options = list(options)
+    menu.value = value
 
 
 def _menu(name, options=(), **given):
