@@ -140,6 +140,7 @@ def test_the_interpret_notebook_is_explored(lab, page, traffic, screenshot):
     menu(page, "Examples").select_option("false alarms")
     explorer.get_by_text("right answers, highest P(error) first").wait_for()
     menu(page, "Examples").select_option("most confidently wrong")
+    explorer.get_by_text("wrong answers, highest P(error) first").wait_for()
     menu(page, "Tokens").select_option("the exact answer")
     page.locator(f"{EXPLORER} .probekit-message", has_text="frames no cell").wait_for()
     check_shows(page, run, "answer", 12, "last_q")
